@@ -1,0 +1,205 @@
+"""A Gaussian fitted to the target from scores alone: the coordinates in which the sampler is trained.
+
+Natural-gradient variational inference with antithetic draws, from several starting points at once. For x = mu + L e and
+s = L^T grad log q(x), the matrix -E[s e^T] estimates L^T (-Hessian) L, which is the identity at the optimum (Stein's
+lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is invariant to affine maps of x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_dft.engine_torch.target import Target
+
+# Above this dimension a full matrix costs more than it gives: scales only.
+FULL_RANK_LIMIT = 300
+# The last share of the steps averages the noise out (rate falling as k^-0.7).
+AVERAGING_SHARE = 0.27
+# The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
+EVIDENCE_ROWS = 4e7
+
+
+@dataclass
+class Gaussians:
+    """One Gaussian for each of K restarts, on unconstrained R^d.
+
+    Attributes:
+        mean: (K, d).
+        scale: Square roots of the covariances, (K, d, d); not triangular.
+        elbo: Evidence lower bounds, up to the target's own constant, (K,).
+        elbo_error: Monte Carlo standard errors of `elbo`, (K,).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+
+    def __getitem__(self, index: Tensor) -> Gaussians:
+        return Gaussians(self.mean[index], self.scale[index], self.elbo[index], self.elbo_error[index])
+
+
+class GaussianFitter:
+    """Fits one full-rank Gaussian from each starting point (diagonal above 300 dimensions), step by step.
+
+    Args:
+        target: The target; minibatch scores are used where it has them.
+        starts: (K, d) starting means.
+        start_scales: (K,) standard deviations to start from.
+        steps: Natural-gradient steps at most; fitting ends early when all restarts have settled.
+        rng: Generator on the target's device.
+    """
+
+    def __init__(self, target: Target, starts: Tensor, start_scales: Tensor, *, steps: int, rng: torch.Generator):
+        self.target, self.steps, self.rng = target, steps, rng
+        self.taken = 0
+        self._state = _State.start(starts.double(), start_scales.double(), target.dim <= FULL_RANK_LIMIT)
+        self._averaging_from = int(steps * (1 - AVERAGING_SHARE))
+        self._pairs = max(32, 2 * target.dim) if self._state.full else 64
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken or the restarts have settled and been averaged."""
+        return self.taken >= min(self.steps, self._averaging_from + AVERAGING_SHARE * self.steps)
+
+    @property
+    def best_elbo(self) -> float:
+        """The highest evidence bound seen, up to the target's constant."""
+        return float(self._state.best.max())
+
+    def step(self) -> None:
+        """One natural-gradient step of every restart."""
+        averaging = self.taken - self._averaging_from
+        # The first steps only have to find the way; they do with half the draws.
+        early = self._state.full and self.taken < self.steps // 3
+        pairs = max(16, self.target.dim) if early else self._pairs
+        self._state.advance(self.target, pairs, self.rng, averaging if averaging >= 0 else None)
+        self.taken += 1
+        if averaging < 0 and self._state.settled():
+            self._averaging_from = self.taken
+
+    def result(self) -> Gaussians:
+        """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
+        rows = len(self._state.mean) * self.target.data_size
+        pairs = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
+        elbo, error = self._state.evidence_bound(self.target, pairs, self.rng)
+        scale = self._state.scale if self._state.full else torch.diag_embed(self._state.scale)
+        return Gaussians(self._state.mean, scale, elbo, error)
+
+
+class _State:
+    """Means (K, d), scales (K, d, d) or (K, d), and what is needed to step back from a bad move."""
+
+    def __init__(self, mean: Tensor, scale: Tensor, log_det: Tensor, full: bool):
+        self.mean, self.scale, self.log_det, self.full = mean, scale, log_det, full
+        self.rate = torch.ones(len(mean), dtype=torch.float64, device=mean.device)
+        self.best = torch.full_like(self.rate, -torch.inf)
+        self.kept = (mean, scale, log_det)
+        self.calm = 0
+
+    @classmethod
+    def start(cls, mean: Tensor, sd: Tensor, full: bool) -> _State:
+        d = mean.shape[-1]
+        scale = sd[:, None] * torch.ones_like(mean)
+        return cls(mean, torch.diag_embed(scale) if full else scale, d * sd.log(), full)
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        moved = noise @ self.scale.mT if self.full else noise * self.scale[:, None]
+        return self.mean[:, None] + moved
+
+    def _whitened_score(self, score: Tensor) -> Tensor:
+        return score @ self.scale if self.full else score * self.scale[:, None]
+
+    def _noise(self, pairs: int, rng: torch.Generator) -> Tensor:
+        shape = (len(self.mean), pairs, self.mean.shape[-1])
+        noise = torch.randn(shape, generator=rng, dtype=torch.float64, device=self.mean.device)
+        return torch.cat([noise, -noise], 1)
+
+    def evidence_bound(self, target: Target, pairs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Evidence lower bounds (K,), up to the target's constant, and their standard errors."""
+        log_q, _ = target.evaluate(self._draw(self._noise(pairs, rng)))
+        return self._bound(log_q, torch.isfinite(log_q))
+
+    def _bound(self, log_q: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
+        """The bound over the finite points, -inf where more than a tenth are not."""
+        count = good.sum(1)
+        mean = torch.where(good, log_q, 0.0).sum(1) / count.clamp(min=1)
+        spread = torch.where(good, log_q - mean[:, None], 0.0).square().sum(1) / (count - 1).clamp(min=1)
+        bound = torch.where(count >= 0.9 * good.shape[1], mean + self.log_det, -torch.inf)
+        return bound, (spread / count.clamp(min=1)).sqrt()
+
+    def advance(self, target: Target, pairs: int, rng: torch.Generator, averaging: int | None) -> None:
+        """One natural-gradient step; `averaging` counts the steps of the last, noise-averaging part."""
+        noise = self._noise(pairs, rng)
+        log_q, score = target.evaluate(self._draw(noise), minibatch=True)
+        good = torch.isfinite(log_q)
+        # Points where the target is not finite act as under a unit Gaussian: they pull back.
+        s = torch.where(good[..., None], self._whitened_score(score), -noise)
+        n, d = noise.shape[1:]
+        centre = s.mean(1)
+        elbo, error = self._bound(log_q, good)
+        rate = self.rate
+        if target.minibatch:
+            # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
+            spread = (s - centre[:, None] + noise).square().mean((1, 2))
+            ridge = spread.clamp(min=1.0)[:, None, None]
+            rate = (0.5 * (n / spread).sqrt()).clamp(max=1.0)
+            self.best = torch.fmax(self.best, elbo)
+        else:
+            ridge = torch.ones(1, 1, 1, dtype=s.dtype, device=s.device)
+            dropped = self._accept_or_return(elbo, error)
+            # The scores of a point that was just left are of no use at the one returned to.
+            rate = torch.where(dropped, 0.0, self.rate)
+        if averaging is not None:
+            rate = rate / (1 + averaging) ** 0.7
+        if self.full:
+            eye = torch.eye(d, dtype=s.dtype, device=s.device)
+            gram = noise.mT @ noise + ridge * eye
+            product = -(s - centre[:, None]).mT @ noise + ridge * eye
+            curvature = torch.linalg.solve(gram, product, left=False)
+            curvature = torch.nan_to_num(0.5 * (curvature + curvature.mT), nan=0.0, posinf=9.0, neginf=-9.0)
+            w, v = torch.linalg.eigh(curvature)
+            w = w.clamp(0.25, 9.0)
+            step = (v @ ((v.mT @ centre[..., None]).squeeze(-1) / w)[..., None]).squeeze(-1)
+        else:
+            weight = ridge.squeeze(-1)
+            w = ((-(s - centre[:, None]) * noise).sum(1) + weight) / (noise.square().sum(1) + weight)
+            w = torch.nan_to_num(w, nan=1.0).clamp(0.25, 9.0)
+            step = centre / w
+        length = step.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+        limit = 2 * d**0.5
+        step = torch.nan_to_num(step * (limit / length).clamp(max=1.0))
+        move = rate[:, None] * step
+        if self.full:
+            self.mean = self.mean + (self.scale @ move[..., None]).squeeze(-1)
+            self.scale = self.scale @ (v * w.pow(-0.5 * rate[:, None])[:, None, :]) @ v.mT
+        else:
+            self.mean = self.mean + self.scale * move
+            self.scale = self.scale * w.pow(-0.5 * rate[:, None])
+        self.log_det = self.log_det - 0.5 * rate * w.log().sum(-1)
+        # Restarts that have settled move by no more than the noise of their own estimate.
+        small = (length.squeeze(-1) < 4 * (d / n) ** 0.5) & (w.log().abs().amax(-1) < 6 * (d / n) ** 0.5 + 0.3)
+        self.calm = self.calm + 1 if bool((small | ~torch.isfinite(elbo)).all()) else 0
+
+    def settled(self) -> bool:
+        """Whether all restarts have been still for a while."""
+        return self.calm >= 15
+
+    def _accept_or_return(self, elbo: Tensor, error: Tensor) -> Tensor:
+        """Goes back to the best point where the bound dropped, and halves the step; else speeds up. Says where (K,)."""
+        finite = torch.isfinite(elbo)
+        dropped = torch.isfinite(self.best) & (~finite | (elbo < self.best - 2 - 3 * error))
+        better = finite & (elbo > self.best)
+        self.best = torch.where(better, elbo, self.best)
+
+        def choose(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+        now = (self.mean, self.scale, self.log_det)
+        self.kept = tuple(choose(better, a, b) for a, b in zip(now, self.kept, strict=True))  # type: ignore[assignment]
+        self.mean, self.scale, self.log_det = (choose(dropped, a, b) for a, b in zip(self.kept, now, strict=True))
+        self.rate = torch.where(dropped, self.rate / 2, (1.2 * self.rate).clamp(max=1.0))
+        return dropped

@@ -1,0 +1,140 @@
+"""Refinement: a few transitions of exact Hamiltonian Monte Carlo from the sampler's draws, all draws at once.
+
+Each draw is a chain of its own, so nothing has to mix beyond repairing what the sampler got slightly wrong; the transitions
+leave the posterior invariant, so the draws can only come closer to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_dft.engine_torch.target import Target
+
+TARGET_ACCEPTANCE = 0.8
+# As in NUTS: an energy error beyond this is a divergence.
+MAX_ENERGY_ERROR = 1000.0
+
+
+# The step size is tuned on this many draws, over this many transitions.
+TUNING_DRAWS = 200
+TUNING_STEPS = 15
+
+
+@dataclass
+class Refined:
+    """What the transitions left.
+
+    Attributes:
+        draws: (C, n, d), unconstrained.
+        log_density: (C, n), up to the target's constant.
+        acceptance: Mean acceptance probability, (C,).
+        divergence_rate: Share of transitions with an energy error over 1000, or not finite.
+        stuck: Share of draws that never moved.
+    """
+
+    draws: Tensor
+    log_density: Tensor
+    acceptance: Tensor
+    divergence_rate: float
+    stuck: float
+
+
+def whitening(draws: Tensor, fallback: Tensor) -> Tensor:
+    """Cholesky factor of the covariance of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell."""
+    n, d = draws.shape[1:]
+    if n < 4 * d:
+        return fallback.to(draws.dtype)
+    x = draws.double()
+    x = x - x.mean(1, keepdim=True)
+    covariance = x.mT @ x / (n - 1)
+    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-300)
+    correlation = covariance / (sd[..., None] * sd[..., None, :])
+    correlation = correlation + 1e-9 * torch.eye(d, dtype=x.dtype, device=x.device)
+    factor, info = torch.linalg.cholesky_ex(correlation)
+    good = (info == 0) & torch.isfinite(factor).all(-1).all(-1)
+    return torch.where(good[:, None, None], sd[..., None] * factor, fallback.double()).to(draws.dtype)
+
+
+@torch.no_grad()
+def refine(
+    target: Target,
+    draws: Tensor,
+    scale: Tensor,
+    step_size: Tensor,
+    *,
+    steps: int,
+    leapfrog_steps: int,
+    rng: torch.Generator,
+) -> Refined:
+    """Moves every draw by `steps` HMC transitions.
+
+    Args:
+        target: The posterior, on its full data.
+        draws: Starting points (C, n, d).
+        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        step_size: Leapfrog step of each chain in whitened units, (C,).
+        steps: Transitions.
+        leapfrog_steps: Gradient steps in each.
+        rng: Generator on the target's device.
+    """
+    kernel = _Kernel(target, draws, scale, leapfrog_steps, rng)
+    moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
+    acceptance, divergent = torch.zeros_like(step_size), torch.zeros((), dtype=torch.float64, device=draws.device)
+    for _ in range(steps):
+        take, probability, error = kernel.transition(step_size)
+        moved |= take
+        acceptance = acceptance + probability.mean(1) / steps
+        divergent = divergent + (error > MAX_ENERGY_ERROR).double().mean() / steps
+    stuck = float((~moved).double().mean()) if steps else 0.0
+    return Refined(kernel.x, kernel.log_q, acceptance, float(divergent), stuck)
+
+
+@torch.no_grad()
+def tune_step_size(target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator) -> Tensor:
+    """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
+    c, n, d = draws.shape
+    kernel = _Kernel(target, draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS], scale, leapfrog_steps, rng)
+    log_step = torch.full((c,), d**-0.25, dtype=draws.dtype, device=draws.device).log()
+    average = torch.zeros_like(log_step)
+    for k in range(TUNING_STEPS):
+        _, probability, _ = kernel.transition(log_step.exp())
+        log_step = log_step + 1.5 / (1 + 0.3 * k) * (probability.mean(1) - TARGET_ACCEPTANCE)
+        if k >= TUNING_STEPS // 2:
+            average = average + log_step / (TUNING_STEPS - TUNING_STEPS // 2)
+    return average.exp()
+
+
+class _Kernel:
+    """Positions (C, n, d) with their log densities and scores, and one HMC transition of all of them."""
+
+    def __init__(self, target: Target, x: Tensor, scale: Tensor, leapfrog_steps: int, rng: torch.Generator):
+        self.target, self.scale, self.leapfrog_steps, self.rng = target, scale, leapfrog_steps, rng
+        self.x = x
+        self.log_q, self.score = target.evaluate(x)
+
+    def transition(self, step_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Moves all; returns who moved, the acceptance probabilities and the energy errors, (C, n) each."""
+        x, rng = self.x, self.rng
+        like = {"generator": rng, "dtype": x.dtype, "device": x.device}
+        # Steps of different length for each draw: no direction is met with the same phase every time.
+        eps = (step_size[:, None] * (0.7 + 0.5 * torch.rand(x.shape[:2], **like)))[..., None]
+        p = torch.randn(x.shape, **like)
+        y, log_y, score, momentum = x, self.log_q, self.score, p
+        for _ in range(self.leapfrog_steps):
+            momentum = momentum + 0.5 * eps * (score @ self.scale)
+            y = y + eps * (momentum @ self.scale.mT)
+            log_y, score = self.target.evaluate(y)
+            momentum = momentum + 0.5 * eps * (score @ self.scale)
+        error = (self.log_q - 0.5 * p.square().sum(-1)) - (log_y - 0.5 * momentum.square().sum(-1))
+        error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)
+        # A draw outside the support (log density -inf) moves as soon as it finds a way in.
+        error = torch.where(torch.isinf(self.log_q) & torch.isfinite(log_y), -torch.inf, error)
+        probability = (-error).clamp(max=0.0).exp()
+        take = torch.rand(probability.shape, **like) < probability
+        self.x = torch.where(take[..., None], y, x)
+        self.score = torch.where(take[..., None], score, self.score)
+        self.log_q = torch.where(take, log_y, self.log_q)
+        return take, probability, error

@@ -1,0 +1,104 @@
+"""The trained sampler: noise in, draws out, one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dft.engine_torch.networks import Generator
+
+# Rows of one forward pass; bounds memory when a million draws are asked for.
+CHUNK = 65_536
+
+
+@dataclass
+class Sampler:
+    """x = mean + scale (g(z) + sigma eps) for each of C chains; without a generator x = mean + scale z.
+
+    Attributes:
+        mean: (C, d), unconstrained units.
+        scale: (C, d, d), maps whitened to unconstrained coordinates.
+        generator: The network g with its noise sigma, or None for the Gaussian alone.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    generator: Generator | None = None
+
+    @property
+    def chains(self) -> int:
+        """C."""
+        return self.mean.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.mean.shape[1]
+
+    def color(self, u: Tensor) -> Tensor:
+        """Whitened (C, n, d) -> unconstrained coordinates."""
+        return torch.baddbmm(self.mean[:, None].to(u.dtype), u, self.scale.mT.to(u.dtype))
+
+    def whitened_noise(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The random numbers z and eps of n draws from each chain, (C, n, d) both."""
+        dtype = self.dtype
+        shape = (self.chains, n, self.dim)
+        z = torch.randn(shape, generator=rng, dtype=dtype, device=self.mean.device)
+        if self.generator is None:
+            return z, torch.zeros(0, dtype=dtype)
+        return z, torch.randn(shape, generator=rng, dtype=dtype, device=self.mean.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the draws."""
+        return self.mean.dtype if self.generator is None else self.generator.matrix.dtype
+
+    @torch.no_grad()
+    def transport(self, z: Tensor, eps: Tensor) -> Tensor:
+        """Draws (C, n, d) for given noise: the same noise gives the same draws."""
+        if self.generator is None:
+            return self.color(z)
+        return self.color(self.generator(z) + self.generator.sigma * eps)
+
+    def blocks(self, n: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """n draws from each chain in blocks (C, at most 65,536 / C, d)."""
+        size = max(1, CHUNK // self.chains)
+        for start in range(0, n, size):
+            yield self.transport(*self.whitened_noise(min(size, n - start), rng))
+
+    def draw(self, n: int, rng: torch.Generator) -> Tensor:
+        """n independent draws from each chain, (C, n, d), unconstrained."""
+        return torch.cat(list(self.blocks(n, rng)), 1)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything that defines the sampler, by name."""
+        arrays = {"mean": self.mean, "scale": self.scale}
+        if self.generator is not None:
+            arrays |= {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+        return {k: v.detach().cpu().numpy() for k, v in arrays.items()}
+
+    @staticmethod
+    def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the network's arrays in `to_arrays`."""
+        empty = Generator(chains, dim, width, depth, 1.0, rng=torch.Generator(), dtype=torch.float32)
+        return {f"generator.{k}": tuple(v.shape) for k, v in empty.state_dict().items()}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: dict[str, np.ndarray], *, width: int, depth: int, device: torch.device | str = "cpu"
+    ) -> Sampler:
+        """The inverse of `to_arrays`; `width` and `depth` are those of the network."""
+        tensors = {k: torch.as_tensor(np.array(v), device=device) for k, v in arrays.items()}
+        mean, scale = tensors.pop("mean"), tensors.pop("scale")
+        generator = None
+        if tensors:
+            weights = {k.removeprefix("generator."): v for k, v in tensors.items()}
+            rng = torch.Generator(device=device)
+            chains, dim = mean.shape
+            generator = Generator(chains, dim, width, depth, 1.0, rng=rng, dtype=weights["matrix"].dtype)
+            generator.load_state_dict(weights)
+        return cls(mean, scale, generator)

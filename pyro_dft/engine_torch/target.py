@@ -1,0 +1,255 @@
+"""A batched target: log density, score and Hessian-vector products of a potential written for one point.
+
+The potential is vectorised with `torch.func.vmap`; where that fails it is evaluated row by row, with one warning that says
+what it costs. Batch sizes that come back are traced once into a flat graph of tensor operations (`make_fx`), which takes the
+modelling language out of the loop. Scores stay differentiable, so a Hessian-vector product is a backward pass.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_dft.errors import ModelError, PerformanceWarning
+
+Potential = Callable[[Tensor], Tensor]
+# A chunk of this many rows keeps memory bounded; larger ones are no faster on a CPU.
+MAX_ROWS = 2048
+# A single-row call slower than this (seconds) has thousands of operations: tracing it costs more than it saves.
+TRACE_LIMIT = 0.03
+
+
+class BatchedPotential:
+    """Evaluates (log density, score) of one potential on (n, d) points."""
+
+    def __init__(self, potential: Potential, context: Callable[[], AbstractContextManager], trace: bool, randomness: str):
+        self.potential = potential
+        self.context = context
+        self.trace = trace
+        self.vectorised = True
+        self._graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {}
+        self._seen: dict[int, int] = {}
+        self._vmapped = torch.func.vmap(torch.func.grad_and_value(potential), randomness=randomness)
+
+    def probe(self, x: Tensor) -> None:
+        """Finds out, on a few points (n, d), whether the potential can be batched and is worth tracing.
+
+        Raises:
+            ModelError: the potential fails at single points too, or does not return one number.
+        """
+        expected_g, expected_u = self._rows(x, errors=True)
+        try:
+            with warnings.catch_warnings():
+                # vmap's own advice on slow batching rules is not for our users.
+                warnings.filterwarnings("ignore", category=UserWarning, message=".*performance drop.*")
+                g, u = self._eager(x)
+                start = time.perf_counter()
+                self._eager(x[:1])
+                seconds = time.perf_counter() - start
+        except Exception as error:  # whatever the model does that vmap does not support
+            self._fall_back(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            return
+        same = torch.allclose(u, expected_u, rtol=1e-3, atol=1e-3, equal_nan=True)
+        if not same or not torch.allclose(g, expected_g, rtol=1e-2, atol=1e-2, equal_nan=True):
+            self._fall_back("batched values differ from single ones")
+            return
+        self.trace = self.trace and seconds < TRACE_LIMIT
+
+    def _fall_back(self, reason: str) -> None:
+        self.vectorised = False
+        warnings.warn(
+            f"the potential cannot be evaluated for a batch of points at once ({reason}), so it runs point by point: "
+            "expect training to take some hundred times longer. Models without Python branches on latent values, "
+            ".item() or in-place writes can be batched.",
+            PerformanceWarning,
+            stacklevel=2,
+        )
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d) points -> log density (n,), score (n, d); differentiable where gradients are enabled."""
+        parts = []
+        for chunk in x.split(MAX_ROWS):
+            gradient, value = self._one_chunk(chunk)
+            parts.append((-value, -gradient))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.vectorised:
+            return self._rows(x)
+        if not self.trace:
+            return self._eager(x)
+        n = len(x)
+        if n not in self._graphs:
+            self._seen[n] = self._seen.get(n, 0) + 1
+            # Sizes that come once or twice are not worth a trace; and a handful of sizes is all that a fit needs.
+            if self._seen[n] < 4 or len(self._graphs) >= 8:
+                return self._eager(x)
+            self._graphs[n] = self._traced(x)
+        graph = self._graphs[n]
+        return self._eager(x) if graph is None else graph(x)
+
+    def _eager(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with self.context():
+            return self._vmapped(x)
+
+    def _traced(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        x = x.detach()
+        try:
+            with self.context(), torch.no_grad():
+                graph = make_fx(lambda batch: self._vmapped(batch))(x)
+                state = torch.get_rng_state()
+                expected = self._vmapped(x)
+                torch.set_rng_state(state)
+                found = graph(x)
+            same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True) for a, b in zip(expected, found, strict=True))
+        except Exception:  # tracing is an optimisation: any failure leaves eager mode in place
+            same = False
+        if not same:
+            self.trace = False
+            return None
+        return graph
+
+    def _rows(self, x: Tensor, errors: bool = False) -> tuple[Tensor, Tensor]:
+        """Row by row, with plain autograd (Python branches on latent values work)."""
+        higher = torch.is_grad_enabled() and x.requires_grad
+        gradients, values = [], []
+        with self.context(), torch.enable_grad():
+            for row in x:
+                point = row if higher else row.detach().requires_grad_()
+                try:
+                    value = self.potential(point)
+                    if not isinstance(value, Tensor) or value.numel() != 1:
+                        raise ModelError(f"the potential must return one number, not {getattr(value, 'shape', type(value))}")
+                    (gradient,) = torch.autograd.grad(value.reshape(()), point, create_graph=higher, allow_unused=True)
+                    gradient = torch.zeros_like(point) if gradient is None else gradient
+                except ModelError:
+                    raise
+                except (RuntimeError, ValueError, ArithmeticError):
+                    if errors:
+                        raise
+                    value, gradient = point.new_tensor(float("nan")), torch.full_like(point, float("nan"))
+                values.append(value.reshape(()) if higher else value.detach().reshape(()))
+                gradients.append(gradient)
+        return torch.stack(gradients), torch.stack(values)
+
+
+class _FiniteGradient(torch.autograd.Function):
+    """Identity whose backward pass drops non-finite gradients: one bad particle must not spoil the batch."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class Target:
+    """The posterior that a sampler is trained for, on points x of unconstrained R^d.
+
+    Args:
+        potential: U(x) of one point (d,), minus the log density up to a constant, on the full data.
+        dim: d.
+        minibatch_potential: The same from a fresh random subsample of the data in each call, unbiased; or None.
+        context: Gives a context manager to hold around each evaluation.
+        data_size: Data rows that one evaluation of `potential` reads (for budgets).
+        trace: Whether batch sizes that come back may be traced.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        minibatch_potential: Potential | None = None,
+        context: Callable[[], AbstractContextManager] = nullcontext,
+        data_size: int = 1,
+        trace: bool = True,
+    ):
+        self.dim = dim
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.data_size = data_size
+        self.gradient_evaluations = 0
+        self.nonfinite_evaluations = 0
+        self._context = context
+        self._bind(potential, minibatch_potential, trace)
+
+    def _bind(self, potential: Potential, minibatch_potential: Potential | None, trace: bool) -> None:
+        self._full = BatchedPotential(potential, self._context, trace, "same")
+        self._minibatch = None
+        if minibatch_potential is not None:
+            # Each point gets a minibatch of its own: at the same cost, the noise averages out over the batch.
+            self._minibatch = BatchedPotential(minibatch_potential, self._context, trace, "different")
+
+    def rebind(self, potential: Potential, minibatch_potential: Potential | None) -> None:
+        """Takes another potential of the same dimension, as when a user's loop brings a new minibatch each time."""
+        vectorised = self._full.vectorised
+        # A traced graph holds on to the data it was traced with.
+        self._bind(potential, minibatch_potential, trace=False)
+        self._full.vectorised = vectorised
+        if self._minibatch is not None:
+            self._minibatch.vectorised = vectorised
+
+    @property
+    def minibatch(self) -> bool:
+        """Whether scores can come from random subsamples of the data."""
+        return self._minibatch is not None
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether a batch of points is evaluated at once."""
+        return self._full.vectorised
+
+    def probe(self, x: Tensor) -> None:
+        """Checks on (n, d) points that the potential works, and how it can be batched.
+
+        Raises:
+            ModelError: it does not return one number.
+        """
+        with torch.no_grad():
+            self._full.probe(x)
+            if self._minibatch is not None:
+                # Fresh subsamples make single and batched values differ, so only the full potential is compared.
+                self._minibatch.vectorised = self._full.vectorised
+                self._minibatch.trace = self._minibatch.trace and self._full.trace
+
+    def evaluate(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
+        """Log density (...,) and score (..., d) at x (..., d), without gradients.
+
+        Where either is not finite the log density is -inf and the score zero; such points are counted.
+        """
+        with torch.no_grad():
+            log_density, score = self._call(x, minibatch)
+        return log_density, score
+
+    def evaluate_differentiable(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
+        """As `evaluate`, but the score is differentiable in x: the backward pass is a Hessian-vector product."""
+        # The backward pass through the score costs about two more gradient evaluations.
+        self.gradient_evaluations += 2 * (x.numel() // self.dim)
+        return self._call(_FiniteGradient.apply(x), minibatch)
+
+    def _call(self, x: Tensor, minibatch: bool) -> tuple[Tensor, Tensor]:
+        batched = self._minibatch if minibatch and self._minibatch is not None else self._full
+        flat = x.reshape(-1, self.dim)
+        if flat.dtype != self.dtype:
+            flat = flat.to(self.dtype)
+        log_density, score = batched(flat)
+        good = torch.isfinite(log_density) & torch.isfinite(score).all(-1)
+        self.gradient_evaluations += len(flat)
+        if not bool(good.all()):
+            self.nonfinite_evaluations += int((~good).sum())
+            log_density = torch.where(good, log_density, -torch.inf)
+            score = torch.where(good[:, None], score, 0.0)
+        return log_density.reshape(x.shape[:-1]).to(x.dtype), score.reshape(x.shape).to(x.dtype)

@@ -1,0 +1,145 @@
+"""Every hyper-parameter of both engines, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_dft.errors import SettingsError
+
+OBJECTIVES = ("dft", "dft-paper", "kl", "fisher-partial")
+DISTANCES = ("squared", "pseudo-huber")
+NOISE_MODES = ("constant", "annealed", "learned")
+TRAIN_MODES = ("auto", "always", "never")
+COMPILE_MODES = ("auto", "never")
+REPARAM_MODES = ("auto", "never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a fit. Lengths are in whitened units (posterior sds of the Gaussian preconditioner).
+
+    Attributes:
+        objective: `"dft"` (the whole recipe: Gaussian preconditioner, KL warm start, DFT phase kept only where a
+            measurement says that it helped), `"dft-paper"` (Theorem 1 of arXiv 2411.01453 with alternating score
+            matching; no preconditioner, no KL, no refinement), `"kl"` (KL-NS, arXiv 2306.04952, behind the same
+            preconditioner) or `"fisher-partial"` (the first term of Theorem 1 alone; kept for comparison).
+        num_steps: Generator steps in all phases together.
+        dft_fraction: Share of `num_steps` that the DFT phase of objective `"dft"` takes, at the end.
+        score_steps: Score-network steps for each generator step.
+        batch_size: Latent points z for each step; each is used with +eps and -eps.
+        final_batch_factor: `batch_size` is multiplied by this in the DFT phase, where the gradient noise of order
+            1/sigma is what limits it.
+        width: Hidden units for each layer of the generator and of the score network.
+        depth: Hidden layers of both networks.
+        learning_rate: Adam rate of the generator under KL.
+        dft_learning_rate: Adam rate of the generator under the DFT gradient.
+        score_learning_rate: Adam rate of the score network.
+        distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
+        huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.
+        noise: Standard deviation sigma of the noise that is part of a draw.
+        noise_mode: `"constant"`, `"annealed"` (geometrically from `noise_start` to `noise`) or `"learned"` (one
+            global sigma for each whitened coordinate, started at `noise`).
+        noise_start: First sigma of the annealed mode.
+        train: `"auto"` skips the network where the Gaussian preconditioner is measured to be right already,
+            `"always"` trains it in any case, `"never"` stops at the Gaussian.
+        gate: `"auto"` skips the network when no coordinate of the Gaussian's draws moves by more than this (posterior
+            sds, and log sds) under refinement.
+        restarts: Starting points of the Gaussian preconditioner for each chain.
+        precondition_steps: Natural-gradient steps of the preconditioner.
+        refine_steps: HMC transitions that refine a draw (default of `get_samples`; 0 serves raw draws). None finds
+            them by the drift test: 5, doubled until as many transitions again move nothing.
+        max_refine_steps: Limit of that search.
+        leapfrog_steps: Leapfrog steps for each HMC transition.
+        refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.
+        num_draws: Draws over all chains that are kept after the fit: the default of `get_samples`, `summary` and
+            `to_inference_data`, and the fixed number at which the drift test is made.
+        full_data_budget: Gradient evaluations times data rows that refinement and drift test may use when the model
+            subsamples its data; the number of refined draws shrinks to fit.
+        compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
+        reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
+            fit has the higher evidence bound; `"never"` takes the model's own coordinates.
+        seed: Seed of everything random in the fit, or None to draw one from the framework's generator.
+    """
+
+    objective: str = "dft"
+    num_steps: int = 2000
+    dft_fraction: float = 0.25
+    score_steps: int = 2
+    batch_size: int = 128
+    final_batch_factor: int = 2
+    width: int = 96
+    depth: int = 2
+    learning_rate: float = 3e-3
+    dft_learning_rate: float = 3e-4
+    score_learning_rate: float = 3e-3
+    distance: str = "squared"
+    huber_scale: float = 3.0
+    noise: float = 0.1
+    noise_mode: str = "constant"
+    noise_start: float = 0.5
+    train: str = "auto"
+    gate: float = 0.08
+    restarts: int = 6
+    precondition_steps: int = 300
+    refine_steps: int | None = None
+    max_refine_steps: int = 40
+    leapfrog_steps: int = 5
+    refine_limit: int = 20_000
+    num_draws: int = 4000
+    full_data_budget: float = 2e9
+    compile: str = "auto"
+    reparam: str = "auto"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every value; raises SettingsError naming the setting."""
+        choices = {
+            "objective": OBJECTIVES,
+            "distance": DISTANCES,
+            "noise_mode": NOISE_MODES,
+            "train": TRAIN_MODES,
+            "compile": COMPILE_MODES,
+            "reparam": REPARAM_MODES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
+        counts = {
+            "num_steps": 1, "score_steps": 1, "batch_size": 2, "final_batch_factor": 1, "width": 1, "depth": 1,
+            "restarts": 1, "precondition_steps": 1, "max_refine_steps": 1, "leapfrog_steps": 1, "refine_limit": 0,
+            "num_draws": 10,
+        }  # fmt: skip
+        for name, least in counts.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"{name}={value!r}: expected an integer of at least {least}")
+        if self.refine_steps is not None and (type(self.refine_steps) is not int or self.refine_steps < 0):
+            raise SettingsError(f"refine_steps={self.refine_steps!r}: expected an integer of at least 0, or None")
+        for name in ("learning_rate", "dft_learning_rate", "score_learning_rate", "huber_scale", "noise",
+                     "noise_start", "gate", "full_data_budget"):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise SettingsError(f"{name}={value!r}: expected a positive finite number")
+        if not 0 <= self.dft_fraction <= 1:
+            raise SettingsError(f"dft_fraction={self.dft_fraction!r}: expected a number from 0 to 1")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise SettingsError(f"seed={self.seed!r}: expected an integer or None")
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> Settings:
+        """Builds settings from keyword arguments.
+
+        Raises:
+            SettingsError: a name is unknown (the message lists the known ones) or a value is out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(kwargs) - known)
+        if unknown:
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are: {', '.join(sorted(known))}")
+        return cls(**kwargs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as a plain dictionary."""
+        return dataclasses.asdict(self)

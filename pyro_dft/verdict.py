@@ -1,0 +1,224 @@
+"""From measured numbers to a verdict: what `diagnostics()` returns, and the words that a fit warns with."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from pyro_dft import diagnostics
+from pyro_dft.diagnostics import Drift
+
+# Effects in posterior standard deviations whose lower 95 % limit passes this are flagged.
+DRIFT_LIMIT = 0.1
+# With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd.
+RHAT_LIMIT = 1.01
+# An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
+MODE_LIMIT = 0.01
+DIVERGENCE_LIMIT = 0.01
+STUCK_LIMIT = 0.05
+ACCEPTANCE_LIMIT = 0.4
+# Standard deviations beyond this are a sign of an improper posterior rather than of units.
+SPREAD_LIMIT = 1e9
+
+
+class Diagnostics(dict[str, Any]):
+    """Numbers that say how good a fit is. A dict; `print` it for a readable page.
+
+    Keys:
+        status: "converged", "suspect" or "failed".
+        warnings: What is wrong, in words, with what to try.
+        objective: What the returned sampler ended with: "gaussian", "kl", "dft", ... (one for each chain where they differ).
+        coordinates: Sites that were non-centred for training; empty for the model's own coordinates.
+        refine_steps: HMC transitions that served draws get by default.
+        drift_raw, drift_refined: The drift test: how far transitions of exact HMC move the raw draws, and as many again the
+            refined ones; `worst` effect over coordinates on means and log sds, in sds, with its 95 % interval, where it is,
+            the root mean square effect, and whether it is flagged (lower limit above 0.1).
+        r_hat: Largest R-hat between chains over all coordinates; None with one chain.
+        ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
+        optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
+            the served draws at each.
+        fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
+            without a network).
+        movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
+        acceptance, divergence_rate, stuck: Of the refinement's transitions.
+        num_draws: Draws the tests were made on.
+        gradient_evaluations, nonfinite_evaluations: Of the model's potential.
+        iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
+    """
+
+    def __str__(self) -> str:
+        lines = [f"status: {self['status']}"]
+        lines += [f"  ! {line}" for line in self["warnings"]]
+        for key, value in self.items():
+            if key in ("status", "warnings"):
+                continue
+            if isinstance(value, dict):
+                value = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+            lines.append(f"{key}: {_short(value)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same with plain numbers only; not-a-number becomes None."""
+        return json.loads(json.dumps(_plain(self)))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(v) for v in value) + "]"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def drift_entry(drift: Drift, names: list[str]) -> dict[str, Any]:
+    """A drift test as plain numbers."""
+    effect = np.abs(drift.effects)
+    i = int(effect.max(0).argmax())
+    row = int(effect[:, i].argmax())
+    error = float(drift.standard_errors[row, i])
+    return {
+        "worst": drift.worst,
+        "interval": [drift.worst - 1.96 * error, drift.worst + 1.96 * error],
+        "coordinate": names[i],
+        "moment": "mean" if row == 0 else "log sd",
+        "rms": drift.rms,
+        "flagged": drift.flagged(DRIFT_LIMIT),
+    }
+
+
+def ksd_entry(draws: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Any] | None:
+    """Kernel Stein discrepancy of whitened draws (n, d) with the scores there; None where something is not finite."""
+    if len(draws) < 2 or not (np.isfinite(draws).all() and np.isfinite(scores).all()):
+        return None
+    found = diagnostics.ksd(draws, scores, seed=seed)
+    return {
+        "statistic_u": found.statistic_u,
+        "statistic_v": found.statistic_v,
+        "p_value": found.p_value,
+        "null_quantile_95": found.null_quantile_95,
+    }
+
+
+def optima_entry(means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws: np.ndarray) -> dict[str, Any] | None:
+    """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
+
+    Args:
+        means: (R, d).
+        scales: (R, d, d), any square roots of the covariances.
+        elbos: (R,).
+        draws: Served draws in the same coordinates.
+    """
+    if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
+        return None
+    tril = _triangular(scales)
+    found = diagnostics.distinct_optima(means, tril, elbos)
+    keep = found.relevant(MODE_LIMIT)
+    picked = found.indices[keep]
+    coverage = diagnostics.mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
+    return {
+        "count": len(keep),
+        "elbos": found.elbo[keep].tolist(),
+        "weights": (found.weight[keep] / found.weight[keep].sum()).tolist(),
+        "shares": coverage.fraction.tolist(),
+        "missing": coverage.missing(MODE_LIMIT).tolist(),
+        "failed_restarts": len(found.failed),
+    }
+
+
+def _triangular(scales: np.ndarray) -> np.ndarray:
+    """Lower triangular factors of scale scale^T."""
+    factors = np.array([np.linalg.qr(np.nan_to_num(s).T, mode="r").T for s in scales])
+    return factors * np.where(np.diagonal(factors, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
+
+
+def approximation_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Estimated error of a site's mean in sds: drift under refinement and spread between samplers, noise subtracted.
+
+    Args:
+        before: (C, n, *site) draws.
+        after: (C, n, *site) the same draws after further transitions.
+
+    Returns:
+        Array of the site's shape; zero where neither passes its own standard error.
+    """
+    c, n = after.shape[:2]
+    flat_after = after.reshape(c * n, -1).astype(float)
+    flat_before = before.reshape(c * n, -1).astype(float)
+    moved = diagnostics.drift(flat_before, flat_after)
+    squared = np.maximum(0.0, moved.mean_shift**2 - moved.mean_se**2)
+    if c > 1:
+        chains = flat_after.reshape(c, n, -1)
+        within = chains.var(axis=1, ddof=1).mean(axis=0)
+        between = chains.mean(axis=1).var(axis=0, ddof=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.where(within > 0, between / within - 1 / n, 0.0)
+        # The pooled mean of c samplers has a c-th of their spread.
+        squared = squared + np.maximum(0.0, spread) / c
+    return np.sqrt(squared).reshape(after.shape[2:])
+
+
+def judge(facts: dict[str, Any]) -> Diagnostics:
+    """Adds `status` and `warnings` to measured facts (the keys of `Diagnostics`)."""
+    failed, suspect = [], []
+    refined, raw = facts["drift_refined"], facts["drift_raw"]
+    served = raw if facts["refine_steps"] == 0 else refined
+    if not math.isfinite(served["worst"]) or facts["acceptance"] < ACCEPTANCE_LIMIT:
+        failed.append(
+            "exact transitions from the draws are hardly ever accepted "
+            f"(acceptance {facts['acceptance']:.2f}): the draws are far from the posterior. Check the model for improper or "
+            "extremely narrow directions; try float64, an init_strategy, or more restarts."
+        )
+    elif served["flagged"]:
+        kind = "raw" if facts["refine_steps"] == 0 else "refined"
+        failed.append(
+            f"the {kind} draws still move under exact transitions: {served['moment']} of {served['coordinate']} by "
+            f"{served['worst']:.2f} sd (limit {DRIFT_LIMIT}). Try a larger num_steps or width, or more refine_steps."
+        )
+    if facts["spread"] > SPREAD_LIMIT:
+        failed.append(
+            f"the posterior is improper or nearly so: {facts['widest']} has a standard deviation of {facts['spread']:.1e}. "
+            "Give it a proper prior."
+        )
+    if facts["r_hat"] is not None and not facts["r_hat"] <= RHAT_LIMIT:
+        failed.append(
+            f"chains disagree (R-hat {facts['r_hat']:.3f}): independently trained samplers found different posteriors. "
+            "There may be several modes; try a larger num_steps or more restarts."
+        )
+    optima = facts["optima"]
+    if optima and optima["missing"]:
+        lost = sum(optima["weights"][i] for i in optima["missing"])
+        failed.append(
+            f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
+            f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
+        )
+    elif optima and optima["count"] > 1 and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1:
+        suspect.append(
+            f"restarts ended at {optima['count']} optima with weights {_short(optima['weights'])}, and the draws visit them "
+            f"with shares {_short(optima['shares'])}: where these are separate modes, their weights are doubtful."
+        )
+    if facts["divergence_rate"] > DIVERGENCE_LIMIT:
+        suspect.append(
+            f"{facts['divergence_rate']:.1%} of the refining transitions diverged: parts of the posterior are much narrower "
+            "than the rest (a funnel?) and may be missed. Try a non-centred parametrisation."
+        )
+    if facts["stuck"] > STUCK_LIMIT:
+        suspect.append(
+            f"{facts['stuck']:.1%} of the draws never moved while being refined: they sit in regions much narrower than the rest."
+        )
+    status = "failed" if failed else "suspect" if suspect else "converged"
+    return Diagnostics({"status": status, "warnings": failed + suspect, **facts})
