@@ -6,15 +6,19 @@ engine trains, draws and refines. Native arrays (torch or jax) go in and out of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import numpy as np
 
 from pyro_dft import storage, verdict
+from pyro_dft.arguments import Arguments, pack, same_objects, unpack
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError
 from pyro_dft.layout import Layout
 from pyro_dft.progress import ProgressBar
@@ -22,11 +26,18 @@ from pyro_dft.report import to_inference_data
 from pyro_dft.settings import Settings
 from pyro_dft.summary import Summary, summary_table
 
+# Points at which a file keeps the potential, to recognise the model and its data.
+CHECK_POINTS = 4
+# Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
+LIKELIHOOD_LIMIT = 1e8
 
-class Inference:
+
+class Inference(ABC):
     """Base of the `DFT` classes; see `pyro_dft.DFT`."""
 
     _framework = ""
+    # Options that users of NUTS may still have in their call, and that mean nothing here.
+    _nuts_options: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -44,30 +55,42 @@ class Inference:
         if (model is None) == (potential_fn is None):
             raise ModelError("give either a model or potential_fn, and not both")
         if potential_fn is not None and not initial_params:
-            raise ModelError("potential_fn needs initial_params: a dict of unconstrained values that gives names and shapes")
+            raise ModelError(
+                "potential_fn needs initial_params: a dict of unconstrained values that gives names and shapes"
+            )
         if model is not None and not callable(model):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
-        if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
-            raise SettingsError(f"num_chains={num_chains!r}: expected an integer of at least 1")
+        _check_count("num_chains", num_chains, 1, SettingsError)
+        foreign = sorted(self._nuts_options & overrides.keys())
+        if foreign:
+            raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
         if settings is not None and overrides:
-            raise SettingsError(f"give either settings or single ones ({', '.join(sorted(overrides))}), not both")
+            raise SettingsError(
+                f"give either settings or single ones ({', '.join(sorted(overrides))}), not both"
+            )
         self.model = model
         self.potential_fn = potential_fn
+        self.initial_params = initial_params
+        self.transforms = dict(transforms or {})
         self.num_chains = num_chains
-        self.settings = settings or Settings.from_kwargs(**overrides)
         self.init_strategy = init_strategy
         self.disable_progbar = disable_progbar
-        self._initial_params = initial_params
-        self._transforms = dict(transforms or {})
-        self._clear()
+        self.settings = settings or Settings.from_kwargs(**overrides)
+        self._forget()
 
-    def _clear(self) -> None:
+    def _forget(self) -> None:
+        """Back to an untrained sampler."""
+        self._arguments: Arguments = ((), {})
         self._trainer: Any = None
-        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._whole = False  # whether the training was one `run`, and not single steps that may go on
+        self._failure = ""
+        self._seconds = self._cpu_seconds = 0.0
+        self._drop_results()
+
+    def _drop_results(self) -> None:
+        self._fit: Any = None
         self._kept: Any = None
-        self._report: verdict.Diagnostics | None = None
-        self._seconds = 0.0
-        self._cpu_seconds = 0.0
+        self._report = verdict.Diagnostics()
 
     # Training
 
@@ -81,109 +104,137 @@ class Inference:
             **kwargs: Keyword arguments of the model.
 
         Raises:
-            ModelError: the model or its data cannot be used; the message names the site or argument.
+            ModelError: the model or its data cannot be used; the message names the site or argument. Nothing of an
+                earlier fit is left then.
 
         Warns:
-            FidelityWarning: a diagnostic says that the fit is doubtful.
+            FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
         """
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._clear()
-        self._arguments = (args, kwargs)
-        with self._random_state():
+        with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
-            with ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
+            self._whole = True
+            with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
                 try:
                     while not self._trainer.done:
                         bar.update(self._trainer.step())
                     bar.status("measuring")
-                    self._trainer.finish()
+                    self._measure(self._trainer)
                 except KeyboardInterrupt:
-                    bar.status("interrupted")
-                    self._trainer.finish()
+                    bar.status("interrupted, measuring")
+                    self._measure(self._trainer)
                     warnings.warn(
                         "training was interrupted: the sampler trained so far is kept; see diagnostics()",
                         FidelityWarning,
                         stacklevel=2,
                     )
-            self._finish(wall, cpu)
+        self._warn(stacklevel=3)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.
 
-        The first call sets up the training. Later calls may bring other data of the same shapes (minibatches scaled by
-        the model): each iteration sees the arguments of its own call. Draws may be taken after any number of steps.
+        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring other
+        data, such as minibatches scaled by the model: each iteration sees the arguments of its own call. The learning
+        rates follow the plan of the settings; when the planned iterations are made, further calls train no more.
+
+        Draws may be taken after any number of steps, and training goes on after that. Refinement and diagnostics use
+        the arguments of the last call: end a loop over minibatches with a step on the full data. (With
+        `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the DFT phase gets
+        the two independent ones that its loss needs.)
 
         Returns:
             The Fisher gap J(s_q) - J(s_phi) on fresh draws; minus the evidence bound while the Gaussian is fitted.
-        """
-        wall, cpu = time.perf_counter(), time.process_time()
-        with self._random_state():
-            if self._trainer is None:
-                self._clear()
-                self._arguments = (args, kwargs)
-                self._prepare(args, kwargs)
-            elif not _same_arguments(self._arguments, (args, kwargs)):
-                self._arguments = (args, kwargs)
-                self._replace_data(args, kwargs)
-            progress = self._trainer.step()
-        self._kept, self._report = None, None
-        self._seconds += time.perf_counter() - wall
-        self._cpu_seconds += time.process_time() - cpu
-        return progress.loss
 
-    # What `DFTKernel` drives in place of `run`.
+        Raises:
+            ModelError: as for `run`. Data that cannot be used leave the training as it was before the call.
+        """
+        with self._timed():
+            if self._trainer is None or self._whole:
+                with self._all_or_nothing():
+                    self._prepare(args, kwargs)
+            with self._session():
+                if not same_objects(self._arguments, (args, kwargs)):
+                    self._replace_data(args, kwargs)
+                    self._arguments = (args, kwargs)
+                self._drop_results()
+                return self._trainer.step().loss
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forgets an earlier fit and sets up a training that no step has been made of."""
+        self._forget()
+        self._read(args, kwargs)
+        with self._session():
+            self._trainer = self._start()
+        self._arguments = (args, kwargs)
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._clear()
-        self._arguments = (args, kwargs)
-        with self._random_state():
+        """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""
+        with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
-        self._seconds += time.perf_counter() - wall
-        self._cpu_seconds += time.process_time() - cpu
 
-    def _advance(self, until: float) -> float:
-        """Trains until that share of the planned iterations is made; returns the last loss."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        trainer, loss = self._trainer, float("nan")
-        with self._random_state():
+    def _advance(self, until: float) -> float | None:
+        """Trains until that share of the planned iterations is made; returns the last loss, if any step was due."""
+        trainer, loss = self._trainer, None
+        with self._all_or_nothing(), self._timed(), self._session():
             while not trainer.done and len(trainer.history) < until * trainer.total:
                 loss = trainer.step().loss
-        self._seconds += time.perf_counter() - wall
-        self._cpu_seconds += time.process_time() - cpu
         return loss
 
-    @property
-    def _phase(self) -> str:
-        return "untrained" if self._trainer is None else self._trainer.phase
-
-    def _finish(self, wall: float, cpu: float) -> None:
-        """Keeps the refined draws of the drift test, assesses the fit and warns where it is doubtful."""
-        self._kept = self._keep_draws()
-        self._seconds += time.perf_counter() - wall
-        self._cpu_seconds += time.process_time() - cpu
-        self._report = self._assess()
-        if self._report["warnings"]:
-            text = "\n".join(f"  - {line}" for line in self._report["warnings"])
-            warnings.warn(f"the fit is {self._report['status']}:\n{text}", FidelityWarning, stacklevel=3)
+    def _measure(self, trainer: Any) -> None:
+        """Ends the training, measures the sampler and keeps the draws of the measurement."""
+        try:
+            self._fit = trainer.finish()
+            self._kept = self._keep()
+            self._report = verdict.judge(self._facts())
+        except BaseException:
+            self._drop_results()
+            raise
 
     def _require_fit(self) -> None:
-        if self._kept is not None:
+        if self._fit is not None:
             return
-        if self._trainer is None:
+        if self._failure:
+            raise NotFittedError(
+                f"there is no trained sampler, because the last run failed ({self._failure}): call run(...) again"
+            )
+        if self._trainer is None or not self._trainer.history:
             raise NotFittedError("the sampler is not trained yet: call run(...) first")
-        # After single steps: measure what is there.
+        with self._timed(), self._session():
+            # Between single steps: a copy is finished and measured, and the training can go on.
+            self._measure(self._trainer if self._trainer.done else self._trainer.branch())
+        self._warn(stacklevel=4)
+
+    def _warn(self, stacklevel: int) -> None:
+        if self._report["warnings"]:
+            lines = "\n".join(f"  - {line}" for line in self._report["warnings"])
+            warnings.warn(
+                f"the fit is {self._report['status']}:\n{lines}", FidelityWarning, stacklevel=stacklevel
+            )
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A failure leaves no half-trained sampler that could pass for a good one."""
+        try:
+            yield
+        except Exception as error:
+            self._forget()
+            self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
         wall, cpu = time.perf_counter(), time.process_time()
-        with self._random_state():
-            self._trainer.finish()
-            self._finish(wall, cpu)
+        try:
+            yield
+        finally:
+            self._seconds += time.perf_counter() - wall
+            self._cpu_seconds += time.process_time() - cpu
 
     # Draws
 
     def get_samples(
         self, num_samples: int | None = None, group_by_chain: bool = False, *, refine_steps: int | None = None
     ) -> dict[str, Any]:
-        """Posterior draws of all latent sites, constrained, as `MCMC.get_samples`.
+        """Posterior draws of all latent and deterministic sites, constrained, as `MCMC.get_samples`.
 
         Args:
             num_samples: Draws over all chains, or for each chain with `group_by_chain`. None returns the draws that the
@@ -204,26 +255,38 @@ class Inference:
         if refine_steps is not None:
             _check_count("refine_steps", refine_steps, 0)
         self._require_fit()
-        if num_samples is None and refine_steps is None:
-            return self._grouped(self._constrain_blocks([self._kept]), group_by_chain, None)
-        if num_samples is None:
-            num_samples = self.settings.num_draws // (self.num_chains if group_by_chain else 1)
-        each = num_samples if group_by_chain else -(-num_samples // self.num_chains)
-        if refine_steps is None:
-            refine_steps = self._default_refine_steps() if each * self.num_chains <= self.settings.refine_limit else 0
-        blocks = self._draw_blocks(each, refine_steps)
-        return self._grouped(self._constrain_blocks(blocks), group_by_chain, num_samples)
+        chains = self.num_chains
+        if num_samples is None and refine_steps is not None:
+            num_samples = self.settings.num_draws // (chains if group_by_chain else 1)
+        with self._session():
+            if num_samples is None:
+                samples = self._constrain([self._kept])
+            else:
+                each = num_samples if group_by_chain else -(-num_samples // chains)
+                if refine_steps is None:
+                    few = each * chains <= self.settings.refine_limit
+                    refine_steps = self._default_refine_steps() if few else 0
+                samples = self._constrain(self._blocks(each, refine_steps))
+        if group_by_chain:
+            return samples
+        if num_samples is None or num_samples % chains == 0:
+            return {name: value.reshape((-1, *value.shape[2:])) for name, value in samples.items()}
+        # No chain serves more than one draw more than another.
+        counts = [num_samples // chains + (i < num_samples % chains) for i in range(chains)]
+        return {
+            name: self._concatenate([value[i, :count] for i, count in enumerate(counts)])
+            for name, value in samples.items()
+        }
 
     def _default_refine_steps(self) -> int:
         if self.settings.refine_steps is not None:
             return self.settings.refine_steps
-        return 0 if self.settings.objective == "dft-paper" else self._trainer.fit.measurement.steps
+        return 0 if self.settings.objective == "dft-paper" else self._fit.measurement.steps
 
-    def _grouped(self, samples: dict[str, Any], group_by_chain: bool, num_samples: int | None) -> dict[str, Any]:
-        if group_by_chain:
-            return samples
-        flat = {k: v.reshape((-1, *v.shape[2:])) for k, v in samples.items()}
-        return flat if num_samples is None else {k: v[:num_samples] for k, v in flat.items()}
+    def _keep(self) -> Any:
+        """The draws of the measurement that were refined at least as much as served ones are by default."""
+        measurement = self._fit.measurement
+        return measurement.raw if self._default_refine_steps() == 0 else measurement.refined
 
     # Reports
 
@@ -231,9 +294,14 @@ class Inference:
         """Numbers that say how good the fit is; `print` it for a readable page.
 
         Keys: see `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever reached.
+
+        Raises:
+            NotFittedError: before `run`.
         """
         self._require_fit()
-        assert self._report is not None
+        # Draws taken since the fit have cost gradients too.
+        self._report["gradient_evaluations"] = self._gradient_evaluations()
+        self._report |= {"seconds": self._seconds, "cpu_seconds": self._cpu_seconds}
         return self._report
 
     def summary(self, prob: float = 0.9) -> None:
@@ -241,30 +309,31 @@ class Inference:
 
         Args:
             prob: Mass of the interval that is shown.
+
+        Raises:
+            NotFittedError: before `run`.
         """
         print(self.summary_table(prob))
 
     def summary_table(self, prob: float = 0.9) -> Summary:
         """The numbers behind `summary`."""
-        samples = self._numpy_samples()
-        return summary_table(samples, self._approximation_error(samples), prob=prob)
-
-    def _numpy_samples(self) -> dict[str, np.ndarray]:
-        return {k: self._numpy(v) for k, v in self.get_samples(group_by_chain=True).items()}
-
-    def _approximation_error(self, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Error of each site's mean in posterior sds: between samplers, and by the drift of the refined draws."""
-        before = self._constrain_blocks([self._drift_start()])
-        errors = {}
-        for name, after in samples.items():
-            errors[name] = verdict.approximation_error(self._numpy(before[name]), after)
-        return errors
+        samples = {k: self._numpy(v) for k, v in self.get_samples(group_by_chain=True).items()}
+        # The other end of the last part of the drift test: raw draws are compared with what refinement makes of them.
+        measurement = self._fit.measurement
+        other = measurement.refined if self._default_refine_steps() == 0 else measurement.halfway
+        with self._session():
+            before = self._constrain([other])
+        errors = {
+            name: verdict.approximation_error(self._numpy(before[name]), after)
+            for name, after in samples.items()
+        }
+        return summary_table(samples, errors, prob=prob)
 
     def to_inference_data(
         self,
         num_samples: int | None = None,
         *,
-        log_likelihood: bool = True,
+        log_likelihood: bool | None = None,
         posterior_predictive: bool = False,
         prior: bool = False,
         constant_data: Mapping[str, Any] | None = None,
@@ -273,68 +342,74 @@ class Inference:
     ) -> Any:
         """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
 
-        Groups: posterior (chain, draw, plates), sample_stats, unconstrained_posterior, observed_data, and log_likelihood
-        where the model's can be computed; the others on request.
+        Groups: posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`, all False),
+        unconstrained_posterior and observed_data; the others on request. Attributes hold the library's version, the
+        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation plots carry
+        no information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.
-            log_likelihood: Whether to add pointwise log likelihoods (for `az.loo`).
+            log_likelihood: Whether to add pointwise log likelihoods (for `az.loo`). None adds them where the model has
+                them and they are at most 1e8 numbers.
             posterior_predictive: Whether to add replicated data, one for each draw.
             prior: Whether to add prior draws and prior predictive data, as many as there are draws.
             constant_data: Arrays to store beside the observations, such as predictors.
             coords: Labels for dimensions.
             dims: Names of dimensions for each site, in place of the plates' names.
+
+        Raises:
+            NotFittedError: before `run`.
+            ModelError: a group was asked for that the model does not have.
+            ValueError: `num_samples` is not a positive integer.
+            ImportError: neither ArviZ nor arviz-base is installed.
         """
-        self._require_fit()
         if num_samples is not None:
             _check_count("num_samples", num_samples, 1)
-        if num_samples is None:
-            flat = self._kept
-        else:
-            flat = self._concatenate(self._draw_blocks(num_samples, self._default_refine_steps()))
-        samples = {k: self._numpy(v) for k, v in self._constrain_blocks([flat]).items()}
-        original, log_density = self._original_and_density(flat)
-        groups = self._model_groups(flat, log_likelihood, posterior_predictive, prior)
-        shape = (self.num_chains, log_density.shape[1])
         report = self.diagnostics()
+        with self._session():
+            flat = self._kept
+            if num_samples is not None:
+                flat = self._concatenate(self._blocks(num_samples, report["refine_steps"]), axis=1)
+            samples = self._constrain([flat])
+            original = self._original(flat)
+            groups = self._model_groups(samples, log_likelihood, posterior_predictive, prior)
         return to_inference_data(
-            samples,
-            sample_stats={"lp": log_density, "diverging": np.zeros(shape, dtype=bool)},
+            {name: self._numpy(value) for name, value in samples.items()},
+            sample_stats={"lp": -self._potential_at(original)},
             unconstrained_posterior=self._layout().unflatten(original),
-            constant_data={k: self._numpy(v) for k, v in (constant_data or {}).items()},
+            constant_data={name: self._numpy(value) for name, value in (constant_data or {}).items()},
             coords=coords,
             dims={**self._plate_dims(), **(dims or {})},
             attrs={
                 "backend": self._framework,
                 "settings": self.settings.to_json(),
                 "sampling_time": self._seconds,
-                "status": report["status"],
-                "objective": report["objective"],
-                "refine_steps": report["refine_steps"],
+                **{key: report[key] for key in ("status", "warnings", "objective", "refine_steps")},
             },
-            **groups,
+            **{
+                group: {name: self._numpy(value) for name, value in values.items()}
+                for group, values in groups.items()
+            },
         )
 
     # Files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, data: bool = True) -> None:
         """Writes the trained sampler to a safetensors file with a JSON header (no pickle).
 
-        The file holds the sampler's weights, the layout of the sites, the settings and the diagnostics, and the potential
-        at a few points, by which `load` recognises the model and its data. It does not hold the data.
+        The file holds the sampler's weights and kept draws, the layout of the sites, the settings, the diagnostics, the
+        arguments of the model, and the potential at a few points, by which `load` recognises the model and its data.
+
+        Args:
+            path: Where to write; an existing file is replaced at the last moment.
+            data: Whether to store the model's arguments: arrays, numbers and strings, nested in tuples, lists and
+                dicts. Others (a data frame, a module) are left out in any case. Without them, `load` must be given them.
+
+        Raises:
+            NotFittedError: before `run`.
+            OSError: the file cannot be written.
         """
-        self._require_fit()
-        arrays, header = self._state()
-        points, values = self._check_points()
-        header |= {
-            "framework": self._framework,
-            "layout": self._layout().to_json(),
-            "settings": self.settings.to_json(),
-            "num_chains": self.num_chains,
-            "diagnostics": self.diagnostics().to_json(),
-            "seconds": self._seconds,
-        }
-        storage.save(path, {**arrays, "check.points": points, "check.values": values}, header)
+        storage.save(path, *self._contents(data))
 
     @classmethod
     def load(
@@ -353,120 +428,190 @@ class Inference:
         Args:
             path: The file.
             model: The model that it was trained for; or give `potential_fn`, `initial_params`, `transforms`.
-            *args: The model's arguments at training: the data are not in the file.
+            *args: The model's arguments at training, where the file does not hold them.
             potential_fn: As in the constructor.
             initial_params: As in the constructor.
             transforms: As in the constructor.
             disable_progbar: As in the constructor.
-            **kwargs: The model's keyword arguments at training.
+            **kwargs: The model's keyword arguments at training, where the file does not hold them.
 
         Raises:
             StorageError: the file is damaged, of another version, or of another model or other data.
         """
         arrays, header = storage.load(path)
         try:
-            settings = Settings.from_kwargs(**header["settings"])
-            chains, saved_layout = int(header["num_chains"]), header["layout"]
-            report = verdict.Diagnostics(header["diagnostics"])
-            points, values = arrays.pop("check.points"), arrays.pop("check.values")
+            settings, chains = Settings.from_kwargs(**header["settings"]), int(header["num_chains"])
         except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: the header is incomplete ({error})") from error
+            raise StorageError(f"{path}: its header cannot be used ({error})") from error
         loaded = cls(
             model, potential_fn=potential_fn, initial_params=initial_params, transforms=transforms,
             num_chains=chains, disable_progbar=disable_progbar, settings=settings,
         )  # fmt: skip
-        loaded._arguments = (args, kwargs)
-        with loaded._random_state():
-            loaded._prepare(args, kwargs)
-        storage.check_layout(path, saved_layout, loaded._layout())
-        now = loaded._potential_at(points)
-        # The potential of float32 models is good to some digits of its own size.
-        if not np.allclose(now - now[0], values - values[0], rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(values).max()))):
-            raise StorageError(f"{path}: the potential differs from the saved one: another model, or other data")
-        loaded._restore(path, arrays, header)
-        loaded._kept = loaded._keep_draws()
-        loaded._report = report
-        loaded._seconds = float(header.get("seconds", 0.0))
+        loaded._adopt(path, arrays, header, (args, kwargs))
         return loaded
+
+    def _contents(self, data: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and header of a file."""
+        report = self.diagnostics()
+        arrays, header = self._state()
+        kept = self._original(self._kept).reshape(-1, self._layout().dim)
+        points = kept[:: max(1, len(kept) // CHECK_POINTS)][:CHECK_POINTS]
+        arrays |= {"check.points": points, "check.values": self._potential_at(points)}
+        packed: dict[str, np.ndarray] = {}
+        arguments = None
+        if data:
+            with contextlib.suppress(TypeError):
+                arguments = pack(self._arguments, packed, self._to_numpy, "arguments")
+        return arrays | (packed if arguments else {}), header | {
+            "framework": self._framework,
+            "layout": self._layout().to_json(),
+            "settings": self.settings.to_json(),
+            "num_chains": self.num_chains,
+            "diagnostics": report.to_json(),
+            "arguments": arguments,
+        }
+
+    def _adopt(
+        self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any], arguments: Arguments
+    ) -> None:
+        """Takes over what `_contents` returned, after checking that it belongs to this model and its data."""
+        packed = {name: arrays.pop(name) for name in list(arrays) if name.startswith("arguments.")}
+        given = bool(arguments[0] or arguments[1])
+        try:
+            layout, report = header["layout"], verdict.Diagnostics(header["diagnostics"])
+            points, values = arrays.pop("check.points"), arrays.pop("check.values")
+            if not given and header["arguments"] is not None:
+                args, kwargs = unpack(header["arguments"], packed, self._from_numpy)
+                arguments = (tuple(args), dict(kwargs))
+            self._seconds, self._cpu_seconds = float(report["seconds"]), float(report["cpu_seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
+        try:
+            self._read(*arguments)
+        except (ModelError, TypeError) as error:
+            if given:
+                raise
+            hint = "" if header["arguments"] else "; the file does not hold the model's arguments: give them"
+            raise StorageError(
+                f"{path}: the model does not run on what the file was saved with{hint} ({error})"
+            ) from error
+        storage.check_layout(path, layout, self._layout())
+        with self._session():
+            if not self._agrees(points, values):
+                raise StorageError(
+                    f"{path}: the potential differs from the saved one: another model, or other data"
+                )
+            self._trainer = self._restore(path, arrays, header)
+        self._arguments, self._fit, self._report = arguments, self._trainer.fit, report
+        self._kept, self._whole = self._keep(), True
+
+    def _agrees(self, points: np.ndarray, values: np.ndarray) -> bool:
+        """Whether the potential has these values, up to rounding: a sum of terms some orders larger than itself."""
+        now = self._potential_at(points)
+        tolerance = 1e3 * self._precision() * max(1.0, float(np.abs(values).max(initial=0.0)))
+        return now.shape == values.shape and bool(np.allclose(now, values, rtol=0.0, atol=tolerance))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or another process, gets the trained sampler as a file would, and no training in progress."""
+        live = self._live | {"_fit", "_kept", "_trainer"}
+        state = {name: value for name, value in self.__dict__.items() if name not in live}
+        if self._fit is not None:
+            state["contents"] = self._contents(data=False)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        contents = state.pop("contents", None)
+        self.__dict__.update(state)
+        self._trainer = self._fit = self._kept = None
+        if contents is not None:
+            self._adopt("this copy", *contents, self._arguments)
 
     # Hooks that a front door fills in. Flat arrays have shape (chains, draws, dim), in the sampler's coordinates.
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Builds the problems and `self._trainer`."""
-        raise NotImplementedError
+    # Attributes that the front door makes in `_read`, and that do not go into copies.
+    _live: frozenset[str] = frozenset()
 
+    @abstractmethod
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Turns the model and its arguments into targets, and sets up the random number generator."""
+
+    @abstractmethod
+    def _start(self) -> Any:
+        """A new trainer for what `_read` made."""
+
+    @abstractmethod
     def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Lets the running training see other model arguments."""
-        raise NotImplementedError
+        """Lets the running training see other model arguments; raises before anything is changed."""
 
-    def _random_state(self) -> Any:
-        """A context in which the framework's global random state may be used and is put back after."""
-        raise NotImplementedError
+    @abstractmethod
+    def _session(self) -> AbstractContextManager[None]:
+        """Global state of the framework as the fit needs it, put back after: random numbers, device."""
 
+    @abstractmethod
     def _layout(self) -> Layout:
         """Layout of the model's own unconstrained coordinates."""
-        raise NotImplementedError
 
-    def _keep_draws(self) -> Any:
-        """The draws that the fit serves by default."""
-        raise NotImplementedError
+    @abstractmethod
+    def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
+        """New draws, in flat blocks that together have `each` for each chain."""
 
-    def _drift_start(self) -> Any:
-        """The draws that the last part of the drift test started from: raw ones where raw draws are served."""
-        raise NotImplementedError
-
-    def _draw_blocks(self, each: int, refine_steps: int) -> Any:
-        """New draws, in blocks (chains, any number, dim) that together have `each` for each chain."""
-        raise NotImplementedError
-
-    def _constrain_blocks(self, blocks: Any) -> dict[str, Any]:
+    @abstractmethod
+    def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
         """Blocks of flat draws -> site name -> native array (chains, draws, *site)."""
-        raise NotImplementedError
 
-    def _concatenate(self, blocks: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _original(self, flat: Any) -> np.ndarray:
+        """Flat draws -> the model's own unconstrained coordinates, same shape."""
+
+    @abstractmethod
+    def _potential_at(self, points: np.ndarray) -> np.ndarray:
+        """Potential (...) at points (..., dim) of the model's own unconstrained coordinates."""
+
+    @abstractmethod
+    def _precision(self) -> float:
+        """Relative rounding error of one number of the model's dtype."""
+
+    @abstractmethod
+    def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any: ...
+
+    @abstractmethod
+    def _to_numpy(self, value: Any) -> np.ndarray | None:
+        """A native array as a NumPy array; None for any other value."""
+
+    @abstractmethod
+    def _from_numpy(self, array: np.ndarray) -> Any: ...
 
     def _numpy(self, value: Any) -> np.ndarray:
-        raise NotImplementedError
+        array = self._to_numpy(value)
+        return np.asarray(value) if array is None else array
 
-    def _original_and_density(self, flat: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The model's own unconstrained coordinates (C, n, d), and the log density there (C, n)."""
-        raise NotImplementedError
+    @abstractmethod
+    def _model_groups(
+        self, samples: dict[str, Any], log_likelihood: bool | None, predictive: bool, prior: bool
+    ) -> dict[str, dict[str, Any]]:
+        """ArviZ groups that need the model, for constrained draws (chains, draws, *site)."""
 
-    def _model_groups(self, flat: Any, log_likelihood: bool, predictive: bool, prior: bool) -> dict[str, Any]:
-        """ArviZ groups that need the model."""
-        raise NotImplementedError
-
+    @abstractmethod
     def _plate_dims(self) -> dict[str, list[str]]:
-        raise NotImplementedError
+        """Names of the dimensions of each site."""
 
-    def _assess(self) -> verdict.Diagnostics:
-        raise NotImplementedError
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """What `verdict.judge` wants to know about the fit."""
 
+    @abstractmethod
+    def _gradient_evaluations(self) -> int:
+        """Of the potential, since the model was given."""
+
+    @abstractmethod
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and header entries that define the trained sampler."""
-        raise NotImplementedError
 
-    def _restore(self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-    def _check_points(self) -> tuple[np.ndarray, np.ndarray]:
-        """A few flat points of the model's own coordinates, (m, d), and the potential there, (m,)."""
-        raise NotImplementedError
-
-    def _potential_at(self, points: np.ndarray) -> np.ndarray:
-        """Potential at points of the model's own unconstrained coordinates."""
-        raise NotImplementedError
+    @abstractmethod
+    def _restore(self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
+        """A complete trainer from what `_state` returned; raises StorageError where it does not fit."""
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def _check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
-
-
-def _same_arguments(a: Any, b: Any) -> bool:
-    """Whether two sets of model arguments hold the very same objects."""
-    (args_a, kwargs_a), (args_b, kwargs_b) = a, b
-    if len(args_a) != len(args_b) or kwargs_a.keys() != kwargs_b.keys():
-        return False
-    return all(x is y for x, y in zip(args_a, args_b, strict=True)) and all(kwargs_a[k] is kwargs_b[k] for k in kwargs_a)
+        raise error(f"{name}={value!r}: expected an integer of at least {least}")

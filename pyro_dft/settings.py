@@ -105,7 +105,9 @@ class Settings:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
+                raise SettingsError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}"
+                )
         counts = {
             "num_steps": 1, "score_steps": 1, "batch_size": 2, "final_batch_factor": 1, "width": 1, "depth": 1,
             "restarts": 1, "precondition_steps": 1, "max_refine_steps": 1, "leapfrog_steps": 1, "refine_limit": 0,
@@ -116,7 +118,9 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SettingsError(f"{name}={value!r}: expected an integer of at least {least}")
         if self.refine_steps is not None and (type(self.refine_steps) is not int or self.refine_steps < 0):
-            raise SettingsError(f"refine_steps={self.refine_steps!r}: expected an integer of at least 0, or None")
+            raise SettingsError(
+                f"refine_steps={self.refine_steps!r}: expected an integer of at least 0, or None"
+            )
         for name in ("learning_rate", "dft_learning_rate", "score_learning_rate", "huber_scale", "noise",
                      "noise_start", "gate", "full_data_budget"):  # fmt: skip
             value = getattr(self, name)
@@ -137,7 +141,9 @@ class Settings:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(kwargs) - known)
         if unknown:
-            raise SettingsError(f"unknown setting {', '.join(unknown)}; the settings are: {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"unknown setting {', '.join(unknown)}; the settings are: {', '.join(sorted(known))}"
+            )
         return cls(**kwargs)
 
     def to_json(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Diagnostics(dict[str, Any]):
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
-        acceptance, divergence_rate, stuck: Of the refinement's transitions.
+        acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
         num_draws: Draws the tests were made on.
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
         iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
@@ -114,7 +114,9 @@ def ksd_entry(draws: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Any
     }
 
 
-def optima_entry(means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws: np.ndarray) -> dict[str, Any] | None:
+def optima_entry(
+    means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws: np.ndarray
+) -> dict[str, Any] | None:
     """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
 
     Args:
@@ -142,7 +144,7 @@ def optima_entry(means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws
 
 def _triangular(scales: np.ndarray) -> np.ndarray:
     """Lower triangular factors of scale scale^T."""
-    factors = np.array([np.linalg.qr(np.nan_to_num(s).T, mode="r").T for s in scales])
+    factors = np.array([np.asarray(np.linalg.qr(np.nan_to_num(s).T)[1]).T for s in scales])
     return factors * np.where(np.diagonal(factors, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
 
 
@@ -216,7 +218,7 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
             f"{facts['divergence_rate']:.1%} of the refining transitions diverged: parts of the posterior are much narrower "
             "than the rest (a funnel?) and may be missed. Try a non-centred parametrisation."
         )
-    if facts["stuck"] > STUCK_LIMIT:
+    if facts["stuck"] > facts["expected_stuck"] + STUCK_LIMIT:
         suspect.append(
             f"{facts['stuck']:.1%} of the draws never moved while being refined: they sit in regions much narrower than the rest."
         )

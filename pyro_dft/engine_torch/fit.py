@@ -230,7 +230,11 @@ class Trainer:
 
     def _start_without_gaussian(self) -> None:
         target, starts = self.problems[0].target, self.problems[0].starts
-        scale = torch.eye(target.dim, dtype=target.dtype, device=target.device).expand(self.chains, -1, -1).clone()
+        scale = (
+            torch.eye(target.dim, dtype=target.dtype, device=target.device)
+            .expand(self.chains, -1, -1)
+            .clone()
+        )
         sampler = Sampler(torch.zeros_like(starts[:, 0]), scale)
         none = torch.zeros(self.chains, dtype=torch.float64)
         empty = Gaussians(sampler.mean.double(), scale.double(), none - math.inf, none)
@@ -243,7 +247,11 @@ class Trainer:
         assert self._network is not None
         s = self.settings
         first = s.num_steps - self._dft_steps if phase == "dft" else 0
-        length = self._dft_steps if phase == "dft" else (s.num_steps - self._dft_steps if phase == "kl" and s.objective == "dft" else s.num_steps)
+        length = (
+            self._dft_steps
+            if phase == "dft"
+            else (s.num_steps - self._dft_steps if phase == "kl" and s.objective == "dft" else s.num_steps)
+        )
         if phase == "dft" and self._kept is None:
             self._kept = self._network.snapshot()
         loss = self._network.step(phase, (self._network_steps - first) / length)
@@ -284,7 +292,12 @@ class Trainer:
         start = time.perf_counter()
         problem = self.problems[self.fit.problem]
         self.fit.measurement = measure(
-            problem.target, self.fit.sampler, self.settings.num_draws, self.settings, self.rng, problem.original
+            problem.target,
+            self.fit.sampler,
+            self.settings.num_draws,
+            self.settings,
+            self.rng,
+            problem.original,
         )
         self._seconds["refinement"] = self._seconds.get("refinement", 0.0) + time.perf_counter() - start
         return self.fit.measurement
@@ -322,9 +335,16 @@ class FittedTrainer:
     done, phase, total = True, "done", 0
 
     def __init__(
-        self, problems: Sequence[Problem], index: int, sampler: Sampler, objective: list[str], refine_steps: int, kept: dict[str, Tensor]
+        self,
+        problems: Sequence[Problem],
+        index: int,
+        sampler: Sampler,
+        objective: list[str],
+        refine_steps: int,
+        kept: dict[str, Tensor],
     ):
-        self.problems, self.history = list(problems), []
+        self.problems = list(problems)
+        self.history: list[Progress] = []
         nothing = compare(kept["refined"], kept["refined"], problems[index].original)
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
@@ -332,7 +352,15 @@ class FittedTrainer:
             kept["scale"], kept["step_size"], torch.ones(sampler.chains), 0.0, 0.0,
         )  # fmt: skip
         none = torch.zeros(0)
-        self.fit = Fit(sampler, index, objective, Gaussians(none, none, none, none), np.zeros(0), [], measurement=measurement)
+        self.fit = Fit(
+            sampler,
+            index,
+            objective,
+            Gaussians(none, none, none, none),
+            np.zeros(0),
+            [],
+            measurement=measurement,
+        )
 
     @property
     def target(self) -> Target:

@@ -107,7 +107,9 @@ def measure(
     scale = whitening(raw, sampler.scale)
 
     def go(x: Tensor) -> Refined:
-        return refine(target, x, scale, step_size, steps=steps, leapfrog_steps=settings.leapfrog_steps, rng=rng)
+        return refine(
+            target, x, scale, step_size, steps=steps, leapfrog_steps=settings.leapfrog_steps, rng=rng
+        )
 
     def tune(x: Tensor) -> Tensor:
         return tune_step_size(target, x, scale, leapfrog_steps=settings.leapfrog_steps, rng=rng)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 class ChainLinear(nn.Module):
     """A linear layer for each chain: (C, B, inputs) -> (C, B, outputs)."""
 
-    def __init__(self, chains: int, inputs: int, outputs: int, *, gain: float, rng: torch.Generator, dtype: torch.dtype):
+    def __init__(
+        self, chains: int, inputs: int, outputs: int, *, gain: float, rng: torch.Generator, dtype: torch.dtype
+    ):
         super().__init__()
         weight = torch.randn(chains, inputs, outputs, generator=rng, dtype=dtype, device=rng.device)
         self.weight = nn.Parameter(weight * (gain / inputs**0.5))
@@ -25,11 +27,22 @@ class ChainLinear(nn.Module):
 class ResidualMLP(nn.Module):
     """SiLU network with a skip around each hidden layer but the first; its output starts near zero."""
 
-    def __init__(self, chains: int, inputs: int, outputs: int, width: int, depth: int, *, rng: torch.Generator, dtype: torch.dtype):
+    def __init__(
+        self,
+        chains: int,
+        inputs: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        *,
+        rng: torch.Generator,
+        dtype: torch.dtype,
+    ):
         super().__init__()
         sizes = [inputs] + [width] * depth
         self.hidden = nn.ModuleList(
-            ChainLinear(chains, a, b, gain=1.0, rng=rng, dtype=dtype) for a, b in zip(sizes, sizes[1:], strict=False)
+            ChainLinear(chains, a, b, gain=1.0, rng=rng, dtype=dtype)
+            for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.last = ChainLinear(chains, width, outputs, gain=0.01, rng=rng, dtype=dtype)
 
@@ -46,7 +59,17 @@ class Generator(nn.Module):
     `log_sigma` holds the noise for each whitened coordinate, (C, 1, d); it is trained only where the settings say so.
     """
 
-    def __init__(self, chains: int, dim: int, width: int, depth: int, noise: float, *, rng: torch.Generator, dtype: torch.dtype):
+    def __init__(
+        self,
+        chains: int,
+        dim: int,
+        width: int,
+        depth: int,
+        noise: float,
+        *,
+        rng: torch.Generator,
+        dtype: torch.dtype,
+    ):
         super().__init__()
         eye = torch.eye(dim, dtype=dtype, device=rng.device)
         self.matrix = nn.Parameter(eye.expand(chains, dim, dim).clone())
@@ -68,7 +91,9 @@ class Generator(nn.Module):
 class ScoreNetwork(nn.Module):
     """s_phi(x) = -x / (1 + sigma^2) + MLP(x): exact for the generator's starting point."""
 
-    def __init__(self, chains: int, dim: int, width: int, depth: int, *, rng: torch.Generator, dtype: torch.dtype):
+    def __init__(
+        self, chains: int, dim: int, width: int, depth: int, *, rng: torch.Generator, dtype: torch.dtype
+    ):
         super().__init__()
         self.mlp = ResidualMLP(chains, dim, dim, width, depth, rng=rng, dtype=dtype)
 

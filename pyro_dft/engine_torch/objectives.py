@@ -56,7 +56,9 @@ def fisher_full(delta: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor, dist
     return (distance.value(delta) - (distance.slope(delta) * (score_p + eps / sigma)).sum(-1)).mean(-1)
 
 
-def fisher_full_two_minibatches(delta_1: Tensor, delta_2: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+def fisher_full_two_minibatches(
+    delta_1: Tensor, delta_2: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor
+) -> Tensor:
     """`fisher_full` (squared) from two independent minibatch scores: unbiased, where squaring one score is not.
 
     E[ 1/2 delta_1^T delta_2 - 1/2 (delta_1 + delta_2)^T (s_phi + eps / sigma) ].
@@ -79,7 +81,9 @@ def kl(delta: Tensor, x: Tensor, distance: Distance) -> Tensor:
     return (distance.slope(delta.detach()) * x).sum(-1).mean(-1)
 
 
-def fisher_gap(score_q: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor, score_q_2: Tensor | None = None) -> Tensor:
+def fisher_gap(
+    score_q: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor, score_q_2: Tensor | None = None
+) -> Tensor:
     """J(s_q) - J(s_phi) on fresh draws: a lower bound of the Fisher divergence for any score network, tight for a good one.
 
     With minibatch scores give two independent ones, so that the noise of s_q does not enter squared.

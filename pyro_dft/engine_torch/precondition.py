@@ -53,7 +53,9 @@ class GaussianFitter:
         rng: Generator on the target's device.
     """
 
-    def __init__(self, target: Target, starts: Tensor, start_scales: Tensor, *, steps: int, rng: torch.Generator):
+    def __init__(
+        self, target: Target, starts: Tensor, start_scales: Tensor, *, steps: int, rng: torch.Generator
+    ):
         self.target, self.steps, self.rng = target, steps, rng
         self.taken = 0
         self._state = _State.start(starts.double(), start_scales.double(), target.dim <= FULL_RANK_LIMIT)
@@ -181,7 +183,9 @@ class _State:
             self.scale = self.scale * w.pow(-0.5 * rate[:, None])
         self.log_det = self.log_det - 0.5 * rate * w.log().sum(-1)
         # Restarts that have settled move by no more than the noise of their own estimate.
-        small = (length.squeeze(-1) < 4 * (d / n) ** 0.5) & (w.log().abs().amax(-1) < 6 * (d / n) ** 0.5 + 0.3)
+        small = (length.squeeze(-1) < 4 * (d / n) ** 0.5) & (
+            w.log().abs().amax(-1) < 6 * (d / n) ** 0.5 + 0.3
+        )
         self.calm = self.calm + 1 if bool((small | ~torch.isfinite(elbo)).all()) else 0
 
     def settled(self) -> bool:
@@ -200,6 +204,8 @@ class _State:
 
         now = (self.mean, self.scale, self.log_det)
         self.kept = tuple(choose(better, a, b) for a, b in zip(now, self.kept, strict=True))  # type: ignore[assignment]
-        self.mean, self.scale, self.log_det = (choose(dropped, a, b) for a, b in zip(self.kept, now, strict=True))
+        self.mean, self.scale, self.log_det = (
+            choose(dropped, a, b) for a, b in zip(self.kept, now, strict=True)
+        )
         self.rate = torch.where(dropped, self.rate / 2, (1.2 * self.rate).clamp(max=1.0))
         return dropped

@@ -82,7 +82,10 @@ def refine(
     """
     kernel = _Kernel(target, draws, scale, leapfrog_steps, rng)
     moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
-    acceptance, divergent = torch.zeros_like(step_size), torch.zeros((), dtype=torch.float64, device=draws.device)
+    acceptance, divergent = (
+        torch.zeros_like(step_size),
+        torch.zeros((), dtype=torch.float64, device=draws.device),
+    )
     for _ in range(steps):
         take, probability, error = kernel.transition(step_size)
         moved |= take
@@ -93,10 +96,14 @@ def refine(
 
 
 @torch.no_grad()
-def tune_step_size(target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator) -> Tensor:
+def tune_step_size(
+    target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator
+) -> Tensor:
     """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
-    kernel = _Kernel(target, draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS], scale, leapfrog_steps, rng)
+    kernel = _Kernel(
+        target, draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS], scale, leapfrog_steps, rng
+    )
     log_step = torch.full((c,), d**-0.25, dtype=draws.dtype, device=draws.device).log()
     average = torch.zeros_like(log_step)
     for k in range(TUNING_STEPS):
@@ -118,10 +125,12 @@ class _Kernel:
     def transition(self, step_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Moves all; returns who moved, the acceptance probabilities and the energy errors, (C, n) each."""
         x, rng = self.x, self.rng
-        like = {"generator": rng, "dtype": x.dtype, "device": x.device}
         # Steps of different length for each draw: no direction is met with the same phase every time.
-        eps = (step_size[:, None] * (0.7 + 0.5 * torch.rand(x.shape[:2], **like)))[..., None]
-        p = torch.randn(x.shape, **like)
+        eps = (
+            step_size[:, None]
+            * (0.7 + 0.5 * torch.rand(x.shape[:2], generator=rng, dtype=x.dtype, device=x.device))
+        )[..., None]
+        p = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
         y, log_y, score, momentum = x, self.log_q, self.score, p
         for _ in range(self.leapfrog_steps):
             momentum = momentum + 0.5 * eps * (score @ self.scale)
@@ -133,7 +142,7 @@ class _Kernel:
         # A draw outside the support (log density -inf) moves as soon as it finds a way in.
         error = torch.where(torch.isinf(self.log_q) & torch.isfinite(log_y), -torch.inf, error)
         probability = (-error).clamp(max=0.0).exp()
-        take = torch.rand(probability.shape, **like) < probability
+        take = torch.rand(probability.shape, generator=rng, dtype=x.dtype, device=x.device) < probability
         self.x = torch.where(take[..., None], y, x)
         self.score = torch.where(take[..., None], score, self.score)
         self.log_q = torch.where(take, log_y, self.log_q)

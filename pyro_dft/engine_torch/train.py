@@ -37,10 +37,9 @@ class NetworkTrainer:
         self.target, self.settings, self.rng = target, settings, rng
         self.mean, self.scale = sampler.mean, sampler.scale
         c, d = self.mean.shape
-        size = {"rng": rng, "dtype": target.dtype}
         start = settings.noise_start if settings.noise_mode == "annealed" else settings.noise
-        self.generator = Generator(c, d, settings.width, settings.depth, start, **size)
-        self.score_network = ScoreNetwork(c, d, settings.width, settings.depth, **size)
+        self.generator = Generator(c, d, settings.width, settings.depth, start, rng=rng, dtype=target.dtype)
+        self.score_network = ScoreNetwork(c, d, settings.width, settings.depth, rng=rng, dtype=target.dtype)
         self.generator.log_sigma.requires_grad_(settings.noise_mode == "learned")
         self.distance = objectives.Distance(settings.distance, settings.huber_scale)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
@@ -48,7 +47,9 @@ class NetworkTrainer:
         self._generator_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self._score_parameters = list(self.score_network.parameters())
         fused = {"fused": target.device.type in ("cpu", "cuda")}
-        self._generator_adam = torch.optim.Adam(self._generator_parameters, lr=0.0, betas=GENERATOR_BETAS, **fused)
+        self._generator_adam = torch.optim.Adam(
+            self._generator_parameters, lr=0.0, betas=GENERATOR_BETAS, **fused
+        )
         self._score_adam = torch.optim.Adam(self._score_parameters, lr=0.0, betas=SCORE_BETAS, **fused)
         self._gap = torch.full((c,), math.nan, dtype=torch.float64, device=target.device)
 
@@ -62,13 +63,17 @@ class NetworkTrainer:
         return copy.deepcopy(self.generator.state_dict())
 
     def restore(
-        self, state: dict[str, Tensor], mask: np.ndarray | None = None, otherwise: dict[str, Tensor] | None = None
+        self,
+        state: dict[str, Tensor],
+        mask: np.ndarray | None = None,
+        otherwise: dict[str, Tensor] | None = None,
     ) -> None:
         """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
         if mask is not None and otherwise is not None:
             keep = torch.as_tensor(mask, device=self.mean.device)
             state = {
-                k: torch.where(keep.reshape(-1, *[1] * (v.ndim - 1)), v, otherwise[k]) for k, v in state.items()
+                k: torch.where(keep.reshape(-1, *[1] * (v.ndim - 1)), v, otherwise[k])
+                for k, v in state.items()
             }
         self.generator.load_state_dict(state)
 
@@ -94,7 +99,9 @@ class NetworkTrainer:
         score_rate = s.score_learning_rate * (0.05 + 0.95 * cosine) * (0.3 if phase == "dft" else 1.0)
         if s.noise_mode == "annealed" and phase != "dft":
             fraction = min(done / 0.6, 1.0)
-            self.generator.log_sigma.fill_(math.log(s.noise_start) * (1 - fraction) + math.log(s.noise) * fraction)
+            self.generator.log_sigma.fill_(
+                math.log(s.noise_start) * (1 - fraction) + math.log(s.noise) * fraction
+            )
         batch = s.batch_size * (s.final_batch_factor if phase == "dft" else 1)
         for _ in range(s.score_steps):
             self._score_step(score_rate, batch)
@@ -154,7 +161,13 @@ class NetworkTrainer:
             self._gap = torch.where(torch.isnan(self._gap), gap, 0.98 * self._gap + 0.02 * gap)
         return float(gap.mean())
 
-    def _apply(self, adam: torch.optim.Adam, parameters: list[nn.Parameter], gradients: tuple[Tensor, ...], rate: float) -> None:
+    def _apply(
+        self,
+        adam: torch.optim.Adam,
+        parameters: list[nn.Parameter],
+        gradients: tuple[Tensor, ...],
+        rate: float,
+    ) -> None:
         """Adam with the gradient norm of each chain clipped on its own, so that chains stay independent."""
         squares = sum(g.square().flatten(1).sum(1) for g in gradients)
         assert isinstance(squares, Tensor)

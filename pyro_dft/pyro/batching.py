@@ -1,0 +1,124 @@
+"""Many points at once: by vmap where it can, row by row where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .evaluation import patched, replaced
+
+Rows = Mapping[str, Tensor]
+RowFunction = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def in_vmap(x: Tensor) -> bool:
+    """Whether ``x`` stands for a whole batch of points inside ``torch.func.vmap``."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+def _methods(*names: str) -> set[Any]:
+    return {getattr(owner, name) for name in names for owner in (torch, torch.Tensor) if hasattr(owner, name)}
+
+
+_RANDOM = _methods(
+    "normal_", "uniform_", "exponential_", "cauchy_", "log_normal_", "geometric_", "bernoulli_"
+)  # fmt: skip
+_FACTORIES = _methods(
+    "zeros", "ones", "empty", "full", "eye", "clone",
+    "zeros_like", "ones_like", "empty_like", "full_like",
+    "new_zeros", "new_ones", "new_empty", "new_full",
+)  # fmt: skip
+
+
+class PerRow(TorchFunctionMode):
+    """Gives every row of a vmap its own copy of tensors that are written in place.
+
+    vmap refuses to write a batched value into a tensor that all rows share, as in ``a = torch.zeros(3)``,
+    ``a[0] = mu``, and to fill such a tensor with different random numbers, as many distributions do.
+
+    Args:
+        x: A tensor that is batched over the rows.
+        factories: Treat new tensors, such as ``torch.zeros(3)``, in addition to random numbers.
+    """
+
+    def __init__(self, x: Tensor, factories: bool) -> None:
+        super().__init__()
+        self.zero = torch.zeros_like(x, dtype=torch.get_default_dtype()).sum()
+        self.factories = factories
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.__setitem__ and _fills_a_mask(*args):
+            # tensor[mask] = number has a size that depends on the mask, unlike this.
+            tensor, mask, value = args
+            return tensor.masked_fill_(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), value)
+        if func in _RANDOM:
+            return func(torch.zeros_like(args[0]) + self.zero.to(args[0].dtype), *args[1:], **kwargs)
+        result = func(*args, **kwargs)
+        if self.factories and func in _FACTORIES and result.is_floating_point():
+            return result + self.zero.to(result.dtype)
+        return result
+
+
+def _fills_a_mask(tensor: Tensor, index: Any, value: Any) -> bool:
+    scalar = value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, (int, float))
+    return scalar and isinstance(index, Tensor) and index.dtype == torch.bool
+
+
+def per_row(x: Tensor, factories: bool) -> AbstractContextManager[Any]:
+    """:class:`PerRow` if ``x`` is batched, else nothing."""
+    return PerRow(x, factories) if in_vmap(x) else nullcontext()
+
+
+def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tensor]:
+    """Applies a function of one point to every row, without gradients.
+
+    Args:
+        function: Maps name -> tensor of one row to name -> tensor. Random numbers differ from row to row.
+        rows: Name -> tensor of shape (n, ...), with the same n > 0 for all.
+        chunk: Number of rows that are batched at a time, which bounds the memory.
+
+    Returns:
+        Name -> tensor of shape (n, ...).
+    """
+    inputs = dict(rows)
+    n = len(next(iter(inputs.values())))
+    with (
+        torch.no_grad(),
+        patched(),
+        replaced(torch.distributions.dirichlet, "_Dirichlet", _SampleDirichlet),
+    ):
+        for factories in (False, True) if n > 1 else ():
+            own = _with_own_tensors(function, factories)
+            try:
+                return torch.func.vmap(own, randomness="different", chunk_size=min(chunk, n))(inputs)
+            except Exception:  # whatever vmap cannot do, the loop may: the real error comes again below
+                continue
+        results = [function({name: value[i] for name, value in inputs.items()}) for i in range(n)]
+    return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+
+def _with_own_tensors(function: RowFunction, factories: bool) -> RowFunction:
+    def wrapped(row: dict[str, Tensor]) -> dict[str, Tensor]:
+        with PerRow(next(iter(row.values())), factories):
+            return function(row)
+
+    return wrapped
+
+
+class _SampleDirichlet:
+    """Stands in for torch's autograd function of Dirichlet samples, which vmap refuses. No gradient."""
+
+    @staticmethod
+    def apply(concentration: Tensor) -> Tensor:
+        return torch._sample_dirichlet(concentration)

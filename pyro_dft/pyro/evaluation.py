@@ -1,0 +1,182 @@
+"""Running a Pyro model so that many points can be evaluated at once.
+
+``torch.func.vmap`` batches a potential without any help from the model's author, but Pyro and torch raise
+where a batch is harmless. The context managers here remove those obstacles for the length of an evaluation
+and put everything back as it was. They change attributes of modules, so they are not safe in several threads
+at once (neither is Pyro).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pyro.ops.special
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+from torch import Tensor
+
+_VALIDATE_SAMPLE = torch.distributions.Distribution._validate_sample
+_LOOP_LIMIT = 10_000  # rows of a plate over which a Python loop is thinkable
+_depth = 0
+
+
+class _SafeLog(torch.autograd.Function):
+    """Pyro's log with a bounded gradient at 0, written so that torch.func can batch it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+def _cholesky(matrix: Tensor, *, upper: bool = False, out: Any = None) -> Tensor:
+    """``torch.linalg.cholesky`` that gives NaN for a matrix that has no factor, in place of an exception."""
+    if out is not None:
+        raise NotImplementedError("torch.linalg.cholesky(out=...) is not supported inside a model")
+    factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    # A product, so that the gradient becomes NaN as well.
+    return factor * torch.where(info > 0, float("nan"), 1.0).to(factor.dtype)[..., None, None]
+
+
+def _cholesky_method(matrix: Tensor, upper: bool = False) -> Tensor:
+    return _cholesky(matrix, upper=upper)
+
+
+def marked_range(size: int, device: Any) -> Tensor:
+    """Index of all rows of a plate; short ones carry their entries as numbers for :func:`_iterate`."""
+    index = torch.arange(size, device=device)
+    if size <= _LOOP_LIMIT:
+        index._pyro_dft_rows = range(size)  # type: ignore[attr-defined]
+    return index
+
+
+def _iterate(plate: SubsampleMessenger) -> Iterator[int]:
+    """``for i in pyro.plate(...)`` that reads no numbers from tensors: tracing into a graph forbids it."""
+    rows = getattr(plate._indices, "_pyro_dft_rows", None)
+    if rows is None or plate._vectorized is True or plate.dim is not None:
+        yield from IndepMessenger.__iter__(plate)  # type: ignore[misc]
+        return
+    plate._vectorized = False
+    for i in rows:
+        plate.next_context()
+        with plate:
+            yield i
+
+
+class VmapEnumMessenger(EnumMessenger):
+    """Parallel enumeration that never touches ``Tensor.data``, which vmap forbids outside of a gradient."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not isinstance(msg["fn"], TorchDistributionMixin) or value is None:
+            return
+        shape = value.shape[: value.dim() - msg["fn"].event_dim]
+        dim_to_id = msg["infer"].setdefault("_dim_to_id", {})
+        dim_to_id.update(self._param_dims.get(msg["name"], {}))
+        self._value_dims[msg["name"]] = {
+            dim: id_ for dim, id_ in dim_to_id.items() if len(shape) >= -dim and shape[dim] > 1
+        }
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Sets an attribute of a module or class for the length of the context."""
+    own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+@contextlib.contextmanager
+def patched() -> Iterator[None]:
+    """Everything that batched evaluation of a Pyro model needs; restores all of it on the way out.
+
+    Within: validation of Pyro and torch distributions is off (it branches on values, which vmap forbids), the
+    logarithm of enumeration is batchable, and a matrix without a Cholesky factor gives NaN in its own row in
+    place of an exception for the whole batch. May be nested; only the outermost context does anything.
+    """
+    global _depth
+    if _depth:
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+        return
+    distribution = torch.distributions.Distribution
+    with contextlib.ExitStack() as stack:
+        # Pyro puts torch's flag back to what *Pyro's* flag says: keep torch's own value as well.
+        stack.callback(distribution.set_default_validate_args, distribution._validate_args)
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(warnings.catch_warnings())
+        # vmap's advice on operations that it loops over is meant for the developers of torch.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        stack.enter_context(replaced(distribution, "_validate_sample", lambda self, value: None))
+        stack.enter_context(replaced(SubsampleMessenger, "__iter__", _iterate))
+        stack.enter_context(replaced(pyro.ops.special, "_SafeLog", _SafeLog))
+        stack.enter_context(replaced(torch.linalg, "cholesky", _cholesky))
+        stack.enter_context(replaced(torch, "cholesky", _cholesky_method))
+        stack.enter_context(replaced(torch.Tensor, "cholesky", _cholesky_method))
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+
+
+def checked_samples() -> contextlib.AbstractContextManager[None]:
+    """Puts back, inside :func:`patched`, the check of samples on which Pyro's strategies to start rely."""
+    return replaced(torch.distributions.Distribution, "_validate_sample", _VALIDATE_SAMPLE)
+
+
+@contextlib.contextmanager
+def full_index(record: dict[str, tuple[int, int]] | None = None) -> Iterator[None]:
+    """Makes every ``pyro.plate(name, size, subsample_size=n)`` run over all of its ``size`` rows.
+
+    A messenger cannot do this: Pyro compares the length of the index with ``subsample_size`` after the
+    handlers have run. Plates that were given an explicit ``subsample=`` keep it: that is the caller's choice.
+
+    Args:
+        record: Filled with name -> (size, subsample size) of the plates that were widened.
+    """
+    original = SubsampleMessenger._subsample
+
+    def subsample(
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Tensor | None = None,
+        use_cuda: bool | None = None,
+        device: str | None = None,
+    ) -> Any:
+        if subsample is None and size is not None and subsample_size is not None and subsample_size < size:
+            if record is not None:
+                record[name] = (int(size), int(subsample_size))
+            subsample_size = None
+        return original(name, size, subsample_size, subsample, use_cuda, device)
+
+    with replaced(SubsampleMessenger, "_subsample", staticmethod(subsample)):
+        yield

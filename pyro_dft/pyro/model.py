@@ -1,0 +1,403 @@
+"""A Pyro model and its data as a function of one flat point."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from pyro_dft.errors import FidelityWarning, ModelError
+from pyro_dft.layout import Layout, SiteInfo
+
+from . import predictive
+from .batching import map_rows
+from .enumeration import minibatch_log_density
+from .evaluation import checked_samples, full_index, patched
+from .noncentering import NonCentered, movable_sites
+from .placement import DynamicSupport, Place, SiteMap
+from .problem import Problem
+from .structure import Structure, data_sizes, describe_non_finite, failure, inspect_model, uniform_value
+from .transforms import bijection, is_identity, support_name
+
+
+class PyroProblem(Problem):
+    """The posterior of a Pyro model.
+
+    Discrete sites are summed out, as Pyro's NUTS does. Unlike there, ``pyro.plate(..., subsample_size=n)``
+    may be used: :meth:`minibatch_potential` draws a fresh subsample per call, :meth:`potential` reads all
+    rows. ``pyro.param`` statements keep their present value.
+
+    Args:
+        model: Callable with Pyro primitives.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        transforms: Name -> transform from constrained to unconstrained space, to override the automatic one.
+        max_plate_nesting: Number of batch dimensions reserved for plates, where the guess is wrong.
+
+    Attributes:
+        structure: The sites of the model by role.
+        transforms: Name -> transform from constrained to unconstrained space; for sites whose support depends
+            on other sites, the one at the first run.
+
+    Raises:
+        ModelError: The model cannot be run or used; the message names the site or argument.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        transforms: Mapping[str, Transform] | None = None,
+        max_plate_nesting: int | None = None,
+    ) -> None:
+        self.model = model
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+        self.structure: Structure = inspect_model(model, self.args, self.kwargs, max_plate_nesting)
+        self._given = frozenset(transforms or {})
+        self._read_latents(dict(transforms or {}))
+        self.minibatch = bool(self.structure.subsampled)
+        self.data_size, self.minibatch_size, self._elements = data_sizes(self.structure)
+        self.enumerated = bool(self.structure.discrete)
+        with patched():
+            nesting = self.structure.max_plate_nesting
+            self._evaluator = TraceEinsumEvaluator(self.structure.trace, self.enumerated, nesting)
+        if not self.enumerated:
+            self._find_dynamic_supports()
+        self._check_potential()
+        self.find_batching(self._prototype)
+
+    # What the model is
+
+    def _read_latents(self, transforms: dict[str, Transform]) -> None:
+        nodes, names = self.structure.trace.nodes, self.structure.latent
+        unknown = sorted(set(transforms) - set(names))
+        if unknown:
+            raise ModelError(f"transforms names {unknown}, but the latent sites are {names}")
+        self.transforms: dict[str, Transform] = {}
+        self._maps: dict[str, SiteMap] = {}
+        infos, coordinates = [], []
+        for name in names:
+            support, value = nodes[name]["fn"].support, nodes[name]["value"].detach()
+            transform = transforms[name] if name in transforms else bijection(support).inv
+            x = transform(value)
+            self.transforms[name] = transform
+            infos.append(SiteInfo(name, tuple(x.shape), tuple(value.shape), support_name(support)))
+            coordinates.append(x)
+        self.layout = Layout(tuple(infos))
+        self._dtypes = {name: x.dtype for name, x in zip(names, coordinates, strict=True)}
+        self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
+        self.device = coordinates[0].device
+        if not self.dim:
+            raise ModelError(f"latent sites {names} have no coordinates: there is nothing to infer")
+        self._prototype = torch.cat([x.reshape(-1).to(self.dtype) for x in coordinates])
+        self._curved = [name for name in names if not is_identity(self.transforms[name])]
+
+    def _find_dynamic_supports(self) -> None:
+        """Supports that depend on other sites, as in Uniform(0, other), need their transform at the site."""
+        other = self._run_anywhere()
+        for name in self._curved:
+            if name in self._given or name not in other.nodes:
+                continue
+            shape = self.layout[name].unconstrained_shape
+            x = torch.zeros(shape, dtype=self._dtypes[name], device=self.device)
+            before, after = self.transforms[name].inv(x), bijection(other.nodes[name]["fn"].support)(x)
+            if not torch.equal(before, after):
+                self._maps[name] = DynamicSupport()
+
+    def _check_potential(self) -> None:
+        try:
+            with torch.no_grad():
+                first, second = self.potential(self._prototype), self.potential(self._prototype)
+                if self.minibatch:
+                    self.minibatch_potential(self._prototype)
+        except ModelError:
+            raise
+        except (ValueError, RuntimeError, IndexError) as error:
+            trace = self.structure.trace
+            raise failure(
+                "the model cannot be evaluated", error, self.model, self.args, self.kwargs, trace
+            ) from error
+        if first.isfinite() and second.isfinite() and first != second:
+            warnings.warn(
+                f"two evaluations of the potential at one point differ ({first:.6g} and {second:.6g}): the "
+                "model draws random numbers outside of pyro.sample, and its posterior is not well defined",
+                FidelityWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def enum_dims(self) -> set[str]:
+        """Symbols of the enumerated dimensions in packed tensors."""
+        return self._evaluator._enum_dims
+
+    @property
+    def ordering(self) -> dict[str, frozenset[str]]:
+        """Symbols of the plates of every site in packed tensors; for enumerated models."""
+        return self._evaluator.ordering
+
+    # Running the model
+
+    def run(
+        self,
+        place: Place,
+        *,
+        full: bool = True,
+        enumerate_sites: bool = True,
+        replicate: Messenger | None = None,
+    ) -> Any:
+        """Trace of one run.
+
+        Args:
+            place: Handler that holds the latent values.
+            full: Read all rows of subsampled plates.
+            enumerate_sites: Enumerate discrete sites; otherwise they are drawn from their prior.
+            replicate: Handler for the observed sites.
+        """
+        model = self.structure.model if enumerate_sites else self.model
+        place.indices = self.structure.indices
+        with contextlib.ExitStack() as stack:
+            if full and self.minibatch:
+                stack.enter_context(full_index())
+            if replicate is not None:
+                stack.enter_context(replicate)
+            stack.enter_context(place)
+            return poutine.trace(model).get_trace(*self.args, **self.kwargs)
+
+    def run_at(self, values: Mapping[str, Tensor]) -> Any:
+        """Trace of one run at constrained values of all latent sites."""
+        return self.run(Place(values))
+
+    def _run_anywhere(self, strategy: Callable[..., Any] = uniform_value) -> Any:
+        """Trace of one run at values that an initialisation strategy chooses."""
+        with patched(), checked_samples(), full_index(), torch.no_grad():
+            model = InitMessenger(strategy)(self.structure.model)
+            return poutine.trace(model).get_trace(*self.args, **self.kwargs)
+
+    def _place(self, x: Tensor) -> tuple[Place, Tensor | float]:
+        """Handler that puts one flat point into the model, and the log Jacobian of its fixed transforms."""
+        coordinates = {name: part.to(self._dtypes[name]) for name, part in self.layout.unflatten(x).items()}
+        values: dict[str, Tensor] = {}
+        log_jacobian: Tensor | float = 0.0
+        for name, part in coordinates.items():
+            if name in self._maps:
+                continue
+            values[name] = self.transforms[name].inv(part)
+            if name in self._curved:
+                log_jacobian = (
+                    log_jacobian - self.transforms[name].log_abs_det_jacobian(values[name], part).sum()
+                )
+        return Place(values, self._maps, coordinates), log_jacobian
+
+    def _potential(self, x: Tensor, full: bool) -> Tensor:
+        place, log_jacobian = self._place(x)
+        trace = self.run(place, full=full)
+        place.check(trace)
+        if self.enumerated and not full:
+            log_density = minibatch_log_density(trace, self.enum_dims, self.ordering)
+        else:
+            log_density = self._evaluator.log_prob(trace)
+        for term in place.log_jacobians:
+            log_jacobian = log_jacobian + term
+        return -(log_density + log_jacobian).to(self.dtype)
+
+    def chunk_size(self, rows: Mapping[str, Tensor]) -> int:
+        """How many rows to batch at a time, so that memory stays bounded."""
+        return self._chunk(len(next(iter(rows.values()))))
+
+    # Starting points
+
+    def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
+        if init_strategy is None:
+            return torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
+        return torch.stack([self._coordinates(self._run_anywhere(init_strategy)) for _ in range(n)])
+
+    def _coordinates(self, trace: Any) -> Tensor:
+        """Flat coordinates (d,) of the values in a run of the model."""
+        parts = []
+        for name in self.layout.names:
+            site = trace.nodes[name]
+            if name in self._maps:
+                x = self._maps[name].inverse(site["fn"], site["value"])
+            else:
+                x = self.transforms[name](site["value"])
+            parts.append(x.reshape(-1).to(self.dtype))
+        return torch.cat(parts)
+
+    def _explain(self, x: Tensor) -> str:
+        with patched(), torch.no_grad():
+            try:
+                trace = self.run(self._place(x)[0])
+                trace.compute_log_prob()
+            except torch.linalg.LinAlgError as error:
+                return f"Linear algebra fails: {error}"
+        return describe_non_finite(trace, self.structure.observed) or super()._explain(x)
+
+    # Coordinates and values
+
+    def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
+        """Flat points -> values of latent sites and, if asked for, deterministic ones.
+
+        Args:
+            x: Points of shape (n, d).
+            include_deterministic: Also return ``pyro.deterministic`` sites and sites that a reparametrisation
+                made deterministic. Those that depend on enumerated sites have no single value: left out.
+
+        Returns:
+            Name -> tensor of shape (n, *site shape).
+        """
+        x = x.detach().to(self.dtype)
+        wanted = self.structure.deterministic if include_deterministic else []
+        if not self._maps and not wanted:
+            return self._constrain_fixed(x)
+
+        def one(row: dict[str, Tensor]) -> dict[str, Tensor]:
+            trace = self.run(self._place(row["x"])[0])
+            return {name: trace.nodes[name]["value"] for name in [*self.layout.names, *wanted]}
+
+        return map_rows(one, {"x": x}, chunk=self._chunk(len(x)))
+
+    def _constrain_fixed(self, x: Tensor) -> dict[str, Tensor]:
+        coordinates = self.layout.unflatten(x)
+        return {n: self.transforms[n].inv(part.to(self._dtypes[n])) for n, part in coordinates.items()}
+
+    def unconstrain(self, samples: Mapping[str, Any]) -> Tensor:
+        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape).
+
+        Returns:
+            Points of shape (n, d).
+
+        Raises:
+            ModelError: A latent site is missing or has the wrong shape.
+        """
+        values = self._checked_samples(samples, self._dtypes)
+        if not self._maps:
+            parts = [self.transforms[name](value) for name, value in values.items()]
+            return torch.cat([part.reshape(len(part), -1).to(self.dtype) for part in parts], -1)
+
+        def one(row: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"x": self._coordinates(self.run_at(row))}
+
+        return map_rows(one, values, chunk=self.chunk_size(values))["x"]
+
+    # Non-centring
+
+    def noncentering_candidates(self) -> tuple[str, ...]:
+        """Location-scale sites whose location or scale depends on other latent sites; none if enumerated."""
+        if self.enumerated:
+            return ()
+        names = tuple(name for name in self.layout.names if name not in self._given)
+        return movable_sites(self._run_anywhere(), self._run_anywhere(), names)
+
+    def noncentered(self, sites: tuple[str, ...] | list[str]) -> PyroProblem:
+        """The same posterior with standardised coordinates for ``sites``.
+
+        The flat coordinates of such a site hold y, its value is loc + scale * y (exp of that for a log-normal
+        site), with loc and scale from the model's own run. :meth:`constrain` returns the original sites.
+
+        Args:
+            sites: Names out of :meth:`noncentering_candidates`.
+
+        Raises:
+            ModelError: One of the sites is not a candidate.
+        """
+        candidates = self.noncentering_candidates()
+        wrong = sorted(set(sites) - set(candidates))
+        if wrong:
+            raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
+        problem = copy.copy(self)
+        problem._maps = self._maps | {name: NonCentered() for name in sites}
+        infos = []
+        for site in self.layout.sites:
+            kind = "noncentered" if site.name in sites else site.transform
+            infos.append(SiteInfo(site.name, site.unconstrained_shape, site.constrained_shape, kind))
+        problem.layout = Layout(tuple(infos))
+        return problem
+
+    def original_coordinates(self, x: Tensor) -> Tensor:
+        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
+        if not any(isinstance(site_map, NonCentered) for site_map in self._maps.values()):
+            return x
+
+        def one(row: dict[str, Tensor]) -> dict[str, Tensor]:
+            place = self._place(row["x"])[0]
+            self.run(place)
+            parts = place.coordinates | place.original
+            return {"x": torch.cat([parts[name].reshape(-1).to(self.dtype) for name in self.layout.names])}
+
+        return map_rows(one, {"x": x.detach()}, chunk=self._chunk(len(x)))["x"]
+
+    # Data
+
+    def observed(self) -> dict[str, Tensor]:
+        """Observed data by site, all rows."""
+        return {name: self.structure.trace.nodes[name]["value"] for name in self.structure.observed}
+
+    def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
+
+        Terms of ``pyro.factor`` belong to no datum and are not included. Discrete sites are summed out where
+        each datum has its own; :meth:`without_likelihood` names the sites where that is impossible, which are
+        left out here.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> tensor of shape (n, *batch shape of the site).
+
+        Raises:
+            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
+        """
+        return predictive.log_likelihood(self, self._checked_samples(samples, self._dtypes))
+
+    def without_likelihood(self) -> dict[str, str]:
+        """Observed sites that :meth:`log_likelihood` cannot compute -> the reason."""
+        return predictive.without_likelihood(self)
+
+    def posterior_predictive(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
+        """New data in the shape of the old, one replicate per draw.
+
+        Discrete sites are drawn from their posterior given the draw and the data.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> tensor of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
+        return predictive.posterior_predictive(self, self._checked_samples(samples, self._dtypes))
+
+    def prior_predictive(self, n: int) -> dict[str, Tensor]:
+        """Draws n values of latent, discrete, deterministic and observed sites from the prior.
+
+        Raises:
+            ModelError: A prior is improper.
+        """
+        return predictive.prior_predictive(self, n)
+
+    def plate_dims(self) -> dict[str, list[str]]:
+        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
+
+        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
+        """
+        return predictive.plate_dims(self)

@@ -1,0 +1,103 @@
+"""A bare potential function, as Pyro's ``NUTS(potential_fn=...)`` takes it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from pyro_dft.errors import ModelError
+from pyro_dft.layout import Layout, SiteInfo
+
+from .problem import Problem
+from .transforms import support_name
+
+
+class PotentialProblem(Problem):
+    """A posterior given by its potential alone.
+
+    Args:
+        potential_fn: Maps a dict name -> unconstrained tensor to a scalar, the negative log density.
+        initial_params: Name -> unconstrained tensor, one point.
+        transforms: Name -> transform from constrained to unconstrained space, whose ``.inv`` constrains
+            draws; sites without one are left as they are.
+
+    Raises:
+        ModelError: An argument has the wrong type, or the potential is not a scalar.
+    """
+
+    def __init__(
+        self,
+        potential_fn: Callable[[dict[str, Tensor]], Tensor],
+        initial_params: Mapping[str, Tensor],
+        transforms: Mapping[str, Transform] | None = None,
+    ) -> None:
+        if not callable(potential_fn):
+            raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
+        if not initial_params:
+            raise ModelError("initial_params must hold at least one unconstrained tensor")
+        transforms = dict(transforms or {})
+        unknown = sorted(set(transforms) - set(initial_params))
+        if unknown:
+            raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+        self.potential_fn = potential_fn
+        self.transforms = transforms
+        params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
+        self._dtypes = {name: value.dtype for name, value in params.items()}
+        self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
+        self.device = next(iter(params.values())).device
+        self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
+        self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
+        self._elements = self.layout.dim
+        value = self.potential(self._initial)
+        if value.dim():
+            raise ModelError(f"potential_fn must return a scalar, got shape {tuple(value.shape)}")
+        self.find_batching(self._initial)
+
+    @staticmethod
+    def _checked(name: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ModelError(f"initial_params['{name}'] must be a floating point tensor")
+        return value.detach()
+
+    def _site(self, name: str, value: Tensor) -> SiteInfo:
+        transform = self.transforms.get(name)
+        constrained = value if transform is None else transform.inv(value)
+        kind = "real" if transform is None else support_name(transform.domain)
+        return SiteInfo(name, tuple(value.shape), tuple(constrained.shape), kind)
+
+    def _sites(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: value.to(self._dtypes[name]) for name, value in self.layout.unflatten(x).items()}
+
+    def _potential(self, x: Tensor, full: bool) -> Tensor:
+        value = torch.as_tensor(self.potential_fn(self._sites(x))).to(self.dtype)
+        return value.reshape(()) if value.numel() == 1 else value
+
+    def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
+        if init_strategy is not None:
+            raise ModelError("init_strategy needs a Pyro model; with potential_fn, set initial_params")
+        noise = torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
+        noise[0] = 0  # the caller's own point is always tried
+        return self._initial + noise
+
+    def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
+        """Flat points (n, d) -> values of the sites (n, *shape)."""
+        with torch.no_grad():
+            return {
+                name: self.transforms[name].inv(value) if name in self.transforms else value
+                for name, value in self._sites(x).items()
+            }
+
+    def unconstrain(self, samples: Mapping[str, Any]) -> Tensor:
+        """The inverse of :meth:`constrain`.
+
+        Raises:
+            ModelError: A site is missing or has the wrong shape.
+        """
+        values = self._checked_samples(samples, self._dtypes)
+        parts = [self.transforms[name](v) if name in self.transforms else v for name, v in values.items()]
+        return torch.cat([part.reshape(len(part), -1).to(self.dtype) for part in parts], -1)

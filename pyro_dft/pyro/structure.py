@@ -1,0 +1,388 @@
+"""What a model consists of: one run of it, read site by site, and checked before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.infer import config_enumerate
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from pyro_dft.errors import FidelityWarning, ModelError
+
+from .evaluation import VmapEnumMessenger, full_index, marked_range, patched
+from .transforms import bijection
+
+_ATTEMPTS = 20  # runs from random points before a failure of linear algebra is the model's
+
+
+@dataclass
+class Structure:
+    """The parts of a model, from one run over its full data.
+
+    Attributes:
+        trace: The run itself, with log-probabilities; discrete sites enumerated.
+        latent: Names of the continuous latent sites, sorted.
+        observed: Names of the sites that carry data, in the order of the model.
+        deterministic: Names of ``pyro.deterministic`` sites and of sites that a reparametrisation made so,
+            without those that depend on enumerated sites and so have no single value.
+        discrete: Names of the enumerated latent sites.
+        subsampled: Plate -> (size, subsample size), for plates with ``subsample_size`` < size.
+        indices: Plate -> index of all its rows.
+        max_plate_nesting: Number of batch dimensions that plates may use.
+        model: The model, wrapped for enumeration if it has discrete sites.
+    """
+
+    trace: Any
+    latent: list[str] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
+    deterministic: list[str] = field(default_factory=list)
+    discrete: list[str] = field(default_factory=list)
+    subsampled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    indices: dict[str, Tensor] = field(default_factory=dict)
+    max_plate_nesting: int = 0
+    model: Callable[..., Any] = lambda: None
+
+
+def unwrap(fn: Any) -> Any:
+    """The distribution inside ``Independent`` and ``MaskedDistribution``."""
+    while isinstance(fn, (torch.distributions.Independent, MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
+
+
+def uniform_value(site: Mapping[str, Any], radius: float = 2.0) -> Tensor:
+    """A value whose unconstrained coordinates are uniform on (-radius, radius).
+
+    Discrete sites draw from the prior. Unlike with Pyro's ``init_to_uniform``, improper priors can start too.
+    """
+    fn = site["fn"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # only dtype and shape matter here
+            sample = fn.sample().detach()
+    except NotImplementedError:
+        sample = torch.zeros(fn.batch_shape + fn.event_shape)
+    try:
+        transform = bijection(fn.support)
+    except NotImplementedError:
+        return sample
+    x = torch.rand(transform.inverse_shape(sample.shape), dtype=sample.dtype, device=sample.device)
+    return transform(x * (2 * radius) - radius)
+
+
+def inspect_model(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    max_plate_nesting: int | None = None,
+) -> Structure:
+    """Runs the model over its full data and sorts its sites.
+
+    Args:
+        model: Callable with Pyro primitives.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        max_plate_nesting: Number of batch dimensions reserved for plates; needed only to override the guess.
+
+    Raises:
+        ModelError: The model cannot be run or used; the message names the site or argument.
+    """
+    if not callable(model):
+        raise ModelError(f"model must be a callable with Pyro primitives, got {type(model).__name__}")
+    subsampled: dict[str, tuple[int, int]] = {}
+    with patched(), full_index(subsampled):
+        trace = _run(model, args, kwargs)
+        nesting = _plate_nesting(trace) if max_plate_nesting is None else max_plate_nesting
+        runnable = model
+        if any(_is_enumerable(site) for _, site in _latents(trace)):
+            runnable = VmapEnumMessenger(first_available_dim=-1 - nesting)(config_enumerate(model))
+            trace = _run(runnable, args, kwargs)
+        structure = Structure(trace, subsampled=subsampled, max_plate_nesting=nesting, model=runnable)
+        _sort_sites(structure)
+        _check_latents(structure)
+        _drop_multiple_values(structure, model, args, kwargs)
+        _compute_log_probs(structure, args, kwargs)
+    _check_observed(structure)
+    _warn_of_frozen_subsamples(structure)
+    return structure
+
+
+def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One run from a random point, with the site named at which the model fails."""
+    recorder = poutine.trace(InitMessenger(uniform_value)(model))
+    try:
+        for attempt in reversed(range(_ATTEMPTS)):
+            try:
+                recorder(*args, **kwargs)
+                break
+            except torch.linalg.LinAlgError:  # a point outside of the support need not be the model's fault
+                if not attempt:
+                    raise
+    except ModelError:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        done = [name for name, site in recorder.trace.nodes.items() if site["type"] == "sample"]
+        where = (
+            f"the model failed after site '{done[-1]}'" if done else "the model failed before its first site"
+        )
+        raise failure(where, error, model, args, kwargs, recorder.trace) from error
+    return recorder.trace
+
+
+def failure(
+    what: str,
+    error: Exception,
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    trace: Any,
+) -> ModelError:
+    """The error to raise in place of ``error``, with a hint on arguments that do not fit the latent sites."""
+    message = str(error).split("\nTrace Shapes:")[0].strip()
+    hint = mismatched_arguments(model, args, kwargs, trace)
+    return ModelError(f"{what}: {type(error).__name__}: {message}{hint}")
+
+
+def _latents(trace: Any) -> Iterator[tuple[str, Any]]:
+    for name, site in trace.iter_stochastic_nodes():
+        if not isinstance(site["fn"], _Subsample):
+            yield name, site
+
+
+def _is_enumerable(site: Mapping[str, Any]) -> bool:
+    return bool(getattr(site["fn"], "has_enumerate_support", False))
+
+
+def _plate_nesting(trace: Any) -> int:
+    frames = [f for s in trace.nodes.values() if s["type"] == "sample" for f in s["cond_indep_stack"]]
+    return -min((frame.dim for frame in frames if frame.vectorized), default=0)
+
+
+def _sort_sites(structure: Structure) -> None:
+    for name, site in structure.trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if isinstance(site["fn"], _Subsample):
+            structure.indices[name] = marked_range(site["fn"].size, site["fn"].device)
+        elif site["is_observed"]:
+            if isinstance(unwrap(site["fn"]), dist.Delta):
+                structure.deterministic.append(name)
+            elif not isinstance(unwrap(site["fn"]), dist.Unit):
+                structure.observed.append(name)
+        elif _is_enumerable(site):
+            structure.discrete.append(name)
+        else:
+            structure.latent.append(name)
+    structure.latent.sort()
+
+
+def _drop_multiple_values(
+    structure: Structure, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Compares deterministic sites with a run at the same latent values in which discrete sites are drawn."""
+    if not structure.discrete or not structure.deterministic:
+        return
+    nodes = structure.trace.nodes
+    drawn = _run(
+        poutine.condition(model, {name: nodes[name]["value"] for name in structure.latent}), args, kwargs
+    )
+
+    def same(name: str) -> bool:
+        a, b = nodes[name]["value"], drawn.nodes[name]["value"]
+        return a.shape == b.shape and torch.allclose(a, b, equal_nan=True)
+
+    structure.deterministic = [name for name in structure.deterministic if name in drawn.nodes and same(name)]
+
+
+def _check_latents(structure: Structure) -> None:
+    if not structure.latent and not structure.discrete:
+        raise ModelError("the model has no latent sites: there is nothing to infer")
+    if not structure.latent:
+        raise ModelError(
+            f"the model has only discrete latent sites {structure.discrete}: they can be summed out, but "
+            "at least one continuous site must remain"
+        )
+    for name in structure.latent:
+        site = structure.trace.nodes[name]
+        for frame in site["cond_indep_stack"]:
+            if frame.name in structure.subsampled:
+                size, subsample_size = structure.subsampled[frame.name]
+                raise ModelError(
+                    f"latent site '{name}' is inside the subsampled plate '{frame.name}' (subsample_size="
+                    f"{subsample_size} of {size}): its values would differ from minibatch to minibatch. "
+                    "Move the site out of the plate, sum it out analytically, or drop subsample_size"
+                )
+        fn = site["fn"]
+        try:
+            bijection(fn.support)
+        except NotImplementedError:
+            kind = (
+                "cannot be enumerated"
+                if fn.support.is_discrete
+                else "has no transform to unconstrained space"
+            )
+            raise ModelError(
+                f"latent site '{name}' has support {fn.support} ({type(unwrap(fn)).__name__}), which {kind}: "
+                "reparametrise the site (pyro.infer.reparam) or sum it out"
+            ) from None
+
+
+def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Fills in the log-probabilities one site at a time, so that a failure has a name."""
+    for name, site in structure.trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        try:
+            structure.trace.compute_log_prob(lambda other, _, name=name: other == name)
+        except (ValueError, RuntimeError) as error:
+            shape = tuple(getattr(site["value"], "shape", ()))
+            what = f"observed data of shape {shape}" if site["is_observed"] else f"value of shape {shape}"
+            hint = mismatched_arguments(structure.model, args, kwargs, structure.trace)
+            fn = site["fn"]
+            raise ModelError(
+                f"site '{name}'{_within(site)} with distribution of batch_shape {tuple(fn.batch_shape)} and "
+                f"event_shape {tuple(fn.event_shape)} cannot score its {what}: {error}{hint}"
+            ) from error
+
+
+def _within(site: Mapping[str, Any]) -> str:
+    plates = [f"'{frame.name}' of size {frame.size}" for frame in site["cond_indep_stack"]]
+    return f" inside plate {' and '.join(plates)}" if plates else ""
+
+
+def _check_observed(structure: Structure) -> None:
+    for name in structure.observed:
+        site = structure.trace.nodes[name]
+        value = site["value"]
+        nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
+        if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
+            raise ModelError(
+                f"observed data of site '{name}' holds {int(nan.sum())} NaN of {value.numel()} values: "
+                "remove them, or mask them (obs_mask=... of pyro.sample) with any finite number there"
+            )
+        _check_broadcast(name, site)
+
+
+def _warn_of_frozen_subsamples(structure: Structure) -> None:
+    nodes = structure.trace.nodes
+    frames = {
+        f.name: f for site in nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]
+    }
+    for name, frame in frames.items():
+        if name not in nodes and frame.full_size is not None and frame.size < frame.full_size:
+            warnings.warn(
+                f"plate '{name}' was made outside of the model, so it keeps one subsample of {frame.size} of "
+                f"{frame.full_size} rows for good: make it inside of the model",
+                FidelityWarning,
+                stacklevel=4,
+            )
+
+
+def _check_broadcast(name: str, site: Mapping[str, Any]) -> None:
+    """A column of data in a plate of rows broadcasts to a square, which nobody means."""
+    value, fn = site["value"], site["fn"]
+    data_shape, fn_shape = value.shape[: value.dim() - fn.event_dim], fn.batch_shape
+    plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+
+    def unexpected(dim: int) -> bool:
+        """Whether the data have rows in a dimension that neither a plate nor the distribution has."""
+        return dim not in plates and data_shape[dim] > 1 and (len(fn_shape) < -dim or fn_shape[dim] == 1)
+
+    if not any(unexpected(dim) for dim in range(-len(data_shape), 0)):
+        return
+    for dim, frame in plates.items():
+        if len(data_shape) >= -dim and data_shape[dim] == 1 and frame.size > 1:
+            raise ModelError(
+                f"observed data of site '{name}' has shape {tuple(value.shape)} inside plate "
+                f"'{frame.name}' of size {frame.size} (dim {dim}): it would be broadcast to "
+                f"{tuple(site['log_prob'].shape)} terms. Reshape the data or give the plate the matching dim"
+            )
+
+
+def data_sizes(structure: Structure) -> tuple[int, int, int]:
+    """How much a run reads: (rows of the full data, rows of a minibatch, elements of all its tensors)."""
+    size = subsample = 1
+    elements = 0
+    for site in structure.trace.nodes.values():
+        if site["type"] != "sample":
+            continue
+        rows = batch = 1
+        for frame in site["cond_indep_stack"]:
+            full, part = structure.subsampled.get(frame.name, (1, 1))
+            rows, batch = rows * full, batch * part
+        size, subsample = max(size, rows), max(subsample, batch)
+        if isinstance(site["value"], Tensor):
+            elements += site["value"].numel() + site["log_prob"].numel()
+    return size, subsample, max(1, elements)
+
+
+def describe_non_finite(trace: Any, observed: list[str]) -> str | None:
+    """The sites of a run whose log-probability is not finite, in words; None if there are none to blame."""
+    bad = []
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not bool(site["log_prob"].isfinite().all()):
+            count = int((~site["log_prob"].isfinite()).sum())
+            bad.append(f"'{name}' ({count} of {site['log_prob'].numel()} terms)")
+    if bad:
+        return f"At one of them the log-probability is not finite at: {', '.join(bad)}"
+    nan = [name for name in observed if bool(trace.nodes[name]["value"].isnan().any())]
+    if nan:
+        return (
+            f"Observed data of {nan} holds NaN under a mask, which spoils the gradient: put any finite "
+            "number in its place"
+        )
+    return None
+
+
+def mismatched_arguments(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], trace: Any = None
+) -> str:
+    """A hint that names the tensor arguments whose dtype or device differs from the latent sites.
+
+    Returns:
+        "" where all agree, else a sentence to append to an error message.
+    """
+    reference = None
+    for _, site in _latents(trace) if trace is not None else ():
+        if isinstance(site["value"], Tensor) and site["value"].is_floating_point():
+            reference = site["value"]
+            break
+    dtype = torch.get_default_dtype() if reference is None else reference.dtype
+    device = torch.empty(()).device if reference is None else reference.device
+    odd = [
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')} on {tensor.device})"
+        for name, tensor in _tensors(_named_arguments(model, args, kwargs))
+        if (tensor.is_floating_point() and tensor.dtype != dtype) or tensor.device != device
+    ]
+    if not odd:
+        return ""
+    kind = str(dtype).removeprefix("torch.")
+    return f". The latent sites are {kind} on {device}, but these arguments are not: {', '.join(odd)}"
+
+
+def _named_arguments(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        target = model.forward if isinstance(model, torch.nn.Module) else model
+        return dict(inspect.signature(target).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {f"argument {i}": value for i, value in enumerate(args)} | kwargs
+
+
+def _tensors(values: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _tensors({f"{name}[{key!r}]": item for key, item in value.items()})
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors({f"{name}[{i}]": item for i, item in enumerate(value)})

@@ -1,0 +1,130 @@
+"""From the support of a distribution to unconstrained coordinates and back."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from typing import Any
+
+import torch
+from pyro.distributions.transforms import biject_to
+from torch import Tensor
+from torch.distributions import constraints, transforms
+
+
+class _TriangularTransform(transforms.Transform):
+    """A vector of length k (k + 1) / 2 -> lower triangular k x k matrix with a positive diagonal.
+
+    torch registers no bijection for these supports. The diagonal is exp of the first k coordinates, the rest
+    fills the strict lower triangle row by row, so log |det J| is the sum of the first k coordinates.
+    """
+
+    domain = constraints.real_vector
+    codomain: constraints.Constraint = constraints.lower_cholesky
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self))
+
+    __hash__ = transforms.Transform.__hash__
+
+    def _call(self, x: Tensor) -> Tensor:
+        k = self._side(x.shape[-1])
+        rows, columns = torch.tril_indices(k, k, -1, device=x.device)
+        # Products with one-hot tensors, not indexed assignment: the latter is in place and vmap forbids it.
+        place = torch.zeros(x.shape[-1] - k, k, k, dtype=x.dtype, device=x.device)
+        place[torch.arange(len(rows)), rows, columns] = 1
+        strict = (x[..., k:] @ place.reshape(len(rows), k * k)).reshape(x.shape[:-1] + (k, k))
+        return strict + torch.diag_embed(x[..., :k].exp())
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        k = y.shape[-1]
+        rows, columns = torch.tril_indices(k, k, -1, device=y.device)
+        return torch.cat([y.diagonal(dim1=-2, dim2=-1).log(), y[..., rows, columns]], -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x[..., : y.shape[-1]].sum(-1)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        k = self._side(shape[-1])
+        return tuple(shape[:-1]) + (k, k)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        k = shape[-1]
+        return tuple(shape[:-2]) + (k * (k + 1) // 2,)
+
+    @staticmethod
+    def _side(size: int) -> int:
+        k = int(((8 * size + 1) ** 0.5 - 1) / 2 + 0.5)
+        if k * (k + 1) // 2 != size:
+            raise ValueError(f"{size} is not the number of entries of a triangular matrix")
+        return k
+
+
+class _PositiveDefiniteTransform(_TriangularTransform):
+    """A vector of length k (k + 1) / 2 -> positive definite matrix L L^T.
+
+    log |det J| of L -> L L^T on the lower triangle is k log 2 + sum_i (k - i) log L_ii for i = 0, ..., k - 1
+    (Muirhead, Aspects of Multivariate Statistical Theory, theorem 2.1.9).
+    """
+
+    codomain = constraints.positive_definite
+
+    def _call(self, x: Tensor) -> Tensor:
+        factor = super()._call(x)
+        return factor @ factor.mT
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return super()._inverse(torch.linalg.cholesky(y))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        k = y.shape[-1]
+        powers = torch.arange(k, 0, -1, dtype=x.dtype, device=x.device) + 1
+        return (x[..., :k] * powers).sum(-1) + k * torch.log(
+            torch.tensor(2.0, dtype=x.dtype, device=x.device)
+        )
+
+
+def bijection(support: constraints.Constraint) -> transforms.Transform:
+    """A bijective transform from unconstrained space onto ``support``.
+
+    Pyro's and torch's registry, and the triangular and positive definite matrices that are missing there.
+
+    Raises:
+        NotImplementedError: There is none, as for discrete supports or the sphere.
+    """
+    if isinstance(support, constraints.independent):
+        inner = bijection(support.base_constraint)
+        return transforms.IndependentTransform(inner, support.reinterpreted_batch_ndims)
+    if isinstance(support, type(constraints.lower_cholesky)):
+        return _TriangularTransform()
+    if isinstance(support, type(constraints.positive_definite)):
+        return _PositiveDefiniteTransform()
+    return biject_to(support)
+
+
+def support_name(support: constraints.Constraint) -> str:
+    """A short stable name of a support: ``"real"``, ``"positive"``, ``"interval"``, ``"simplex"``, ..."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    lower = getattr(support, "lower_bound", None)
+    upper = getattr(support, "upper_bound", None)
+    if lower is not None and upper is not None:
+        return "unit_interval" if _is_number(lower, 0) and _is_number(upper, 1) else "interval"
+    if lower is not None and _is_number(lower, 0):
+        return "positive"
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(support).__name__.lstrip("_")).lower()
+    return {"greater_than_eq": "greater_than", "half_open_interval": "interval"}.get(name, name)
+
+
+def _is_number(bound: Any, number: float) -> bool:
+    return isinstance(bound, numbers.Number) and bound == number
+
+
+def is_identity(transform: transforms.Transform) -> bool:
+    """Whether a transform leaves its argument alone, so that its Jacobian can be skipped."""
+    while isinstance(transform, transforms.IndependentTransform):
+        transform = transform.base_transform
+    if type(transform).__name__ == "_InverseTransform":
+        return is_identity(transform.inv)
+    return isinstance(transform, transforms.ComposeTransform) and not transform.parts
