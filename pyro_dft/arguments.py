@@ -11,7 +11,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def same_objects(a: Arguments, b: Arguments) -> bool:
-    """Whether two sets of (args, kwargs) hold the very same objects: cheap, and enough to notice a new minibatch."""
+    """Whether two sets of (args, kwargs) hold the very same objects: enough to notice a new minibatch."""
     (args_a, kwargs_a), (args_b, kwargs_b) = a, b
     return (
         len(args_a) == len(args_b)

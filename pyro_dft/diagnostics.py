@@ -12,6 +12,7 @@ that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ __all__ = [
 Array = NDArray[np.floating[Any]]
 
 _BLOCK_ROWS = 512  # rows of the n x n Stein kernel held at a time
+_LEAST_FORGOTTEN = 1e-3  # steps that forget less than this of where they started say nothing about a gap
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,23 @@ class Drift:
     A sampler of the exact posterior does not move, up to standard error. Effects are signed "after minus
     before".
 
+    A few steps close only a part of the gap between the draws and where the steps lead in the end. How large
+    a part is in the data too: a draw forgets where it started. With `memory`, the slope of the regression of
+    x after on x before, the steps close the share ``1 - memory`` of a gap, so that the gap was ``shift / (1 -
+    memory)``: exact where the conditional mean is linear, as in a first-order autoregression, and an
+    extrapolation elsewhere. For the scale the same is done with squares.
+
     Attributes:
         mean_shift: change of the mean over the standard deviation after, shape (d,).
         mean_se: its standard error.
         log_sd_shift: change of the log standard deviation, shape (d,).
         log_sd_se: its standard error.
         n: number of paired draws.
+        gap: how far the draws before were from where the steps lead: means in standard deviations, then half
+            the relative error of variances (that of log sds where it is small), shape (2, d).
+        gap_se: its standard error, infinite where the steps hardly move anything; shape (2, d).
+        memory: 1 where the steps do not move a coordinate (first row) or its square (second), 0 where they
+            forget it; shape (2, d).
     """
 
     mean_shift: Array
@@ -161,6 +174,9 @@ class Drift:
     log_sd_shift: Array
     log_sd_se: Array
     n: int
+    gap: Array
+    gap_se: Array
+    memory: Array
 
     @property
     def effects(self) -> Array:
@@ -204,6 +220,23 @@ class Drift:
         """
         return self.worst_lower > threshold
 
+    @property
+    def gap_limits(self) -> tuple[Array, Array]:
+        """Lower and upper limits of all gaps, shape (2, d) each, that hold together with 95 % (Bonferroni)."""
+        margin = NormalDist().inv_cdf(1.0 - 0.025 / self.gap.size) * self.gap_se
+        return self.gap - margin, self.gap + margin
+
+    @property
+    def gap_lower(self) -> float:
+        """Largest size of a gap that is sure, by the simultaneous limits; -inf if the steps moved nothing."""
+        low, high = self.gap_limits
+        return float(np.maximum(low, -high).max())
+
+    @property
+    def resolution(self) -> float:
+        """Largest standard error of a mean's gap: errors of that size can be there and not be seen."""
+        return float(self.gap_se[0].max())
+
 
 def drift(before: ArrayLike, after: ArrayLike) -> Drift:
     """Compare draws before and after MCMC steps that leave the target invariant.
@@ -211,7 +244,8 @@ def drift(before: ArrayLike, after: ArrayLike) -> Drift:
     Row i of `after` must be row i of `before` after the steps, and rows must be independent of each other.
     Standard errors come from paired influence functions, so the noise that both sides share cancels: the
     fewer steps, the smaller the effects *and* their errors. A quiet drift test is necessary, not sufficient:
-    slow directions (a funnel's neck) and modes that were never visited do not show.
+    what the steps cannot reach (a mode that was never visited, a neck too narrow for them) does not show.
+    Slow directions show in `gap`, unless its standard error says that nothing can be seen.
 
     Args:
         before: draws of the sampler, shape (n, d).
@@ -237,7 +271,10 @@ def drift(before: ArrayLike, after: ArrayLike) -> Drift:
     effects[:, stuck] = 0.0
     usable = finite & (b != b[0]).any(axis=0) & (a != a[0]).any(axis=0)
     effects[:, usable], errors[:, usable] = _paired_effects(b[:, usable], a[:, usable])
-    return Drift(effects[0], errors[0], effects[1], errors[1], n)
+    gap, gap_se, memory = effects.copy(), errors.copy(), np.zeros((2, d))
+    gap_se[:, stuck], memory[:, stuck] = np.inf, 1.0
+    gap[:, usable], gap_se[:, usable], memory[:, usable] = _gaps(b[:, usable], a[:, usable])
+    return Drift(effects[0], errors[0], effects[1], errors[1], n, gap, gap_se, memory)
 
 
 def _paired_effects(b: Array, a: Array) -> tuple[Array, Array]:
@@ -252,6 +289,27 @@ def _paired_effects(b: Array, a: Array) -> tuple[Array, Array]:
     on_mean_shift = za - zb * (sd_b / sd_a) - mean_shift * on_log_sd_a
     influences = np.stack([on_mean_shift, on_log_sd_a - on_log_sd_b])
     return np.stack([mean_shift, log_sd_shift]), influences.std(axis=1, ddof=1) / np.sqrt(len(a))
+
+
+def _gaps(b: Array, a: Array) -> tuple[Array, Array, Array]:
+    """Gaps, their standard errors and the memories, each (2, d), for coordinates that vary on both sides."""
+    centre, sd = a.mean(axis=0), a.std(axis=0, ddof=1)
+    zb, za = (b - centre) / sd, (a - centre) / sd
+    before, after = np.stack([zb, zb**2 / 2.0]), np.stack([za, za**2 / 2.0])
+    shift = after.mean(axis=1) - before.mean(axis=1)
+    before -= before.mean(axis=1, keepdims=True)
+    after -= after.mean(axis=1, keepdims=True)
+    variance = (before**2).mean(axis=1)
+    memory = (before * after).mean(axis=1) / variance
+    forgotten = 1.0 - memory
+    moves = forgotten > _LEAST_FORGOTTEN
+    forgotten = np.where(moves, forgotten, 1.0)
+    gap = shift / forgotten
+    # Influence of a pair on shift / (1 - memory) (delta method).
+    on_memory = before * (after - memory[:, None] * before) / variance[:, None]
+    influences = (after - before + gap[:, None] * on_memory) / forgotten[:, None]
+    errors = influences.std(axis=1, ddof=1) / np.sqrt(len(a))
+    return gap, np.where(moves, errors, np.inf), memory
 
 
 def _standardise(x: Array) -> tuple[Array, Array]:

@@ -1,43 +1,35 @@
-"""The public interface, written once for both frameworks: train, draw, summarise, diagnose, hand over, save, load.
+"""The public interface, written once for both frameworks: train, draw, summarise, diagnose, hand over.
 
-A front door (`pyro_dft.pyro.dft`) fills in the hooks at the end of the class: how a model becomes a target, and how its
-engine trains, draws and refines. Native arrays (torch or jax) go in and out of the hooks; everything between is NumPy.
+A front door (`pyro_dft.pyro.dft`) fills in the hooks of `pyro_dft.hooks`: how a model becomes a target, and
+how its engine trains, draws and refines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import inspect
 import time
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pyro_dft import storage, verdict
-from pyro_dft.arguments import Arguments, pack, same_objects, unpack
-from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError
-from pyro_dft.layout import Layout
+from pyro_dft import verdict
+from pyro_dft.arguments import same_objects
+from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
+from pyro_dft.files import Files
 from pyro_dft.progress import ProgressBar
 from pyro_dft.report import to_inference_data
-from pyro_dft.settings import Settings
+from pyro_dft.settings import Settings, check_names
 from pyro_dft.summary import Summary, summary_table
 
-# Points at which a file keeps the potential, to recognise the model and its data.
-CHECK_POINTS = 4
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
 LIKELIHOOD_LIMIT = 1e8
 
 
-class Inference(ABC):
+class Inference(Files):
     """Base of the `DFT` classes; see `pyro_dft.DFT`."""
-
-    _framework = ""
-    # Options that users of NUTS may still have in their call, and that mean nothing here.
-    _nuts_options: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -56,7 +48,7 @@ class Inference(ABC):
             raise ModelError("give either a model or potential_fn, and not both")
         if potential_fn is not None and not initial_params:
             raise ModelError(
-                "potential_fn needs initial_params: a dict of unconstrained values that gives names and shapes"
+                "potential_fn needs initial_params: a dict of unconstrained values, for names and shapes"
             )
         if model is not None and not callable(model):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
@@ -64,6 +56,9 @@ class Inference(ABC):
         foreign = sorted(self._nuts_options & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
+        # Names of options as well, whichever class of the hierarchy takes them.
+        options = {**inspect.signature(Inference).parameters, **inspect.signature(type(self)).parameters}
+        check_names(overrides, options)
         if settings is not None and overrides:
             raise SettingsError(
                 f"give either settings or single ones ({', '.join(sorted(overrides))}), not both"
@@ -80,16 +75,16 @@ class Inference(ABC):
 
     def _forget(self) -> None:
         """Back to an untrained sampler."""
-        self._arguments: Arguments = ((), {})
-        self._trainer: Any = None
+        self._arguments = ((), {})
+        self._trainer = None
         self._whole = False  # whether the training was one `run`, and not single steps that may go on
         self._failure = ""
         self._seconds = self._cpu_seconds = 0.0
         self._drop_results()
 
     def _drop_results(self) -> None:
-        self._fit: Any = None
-        self._kept: Any = None
+        self._fit = None
+        self._kept = None
         self._report = verdict.Diagnostics()
 
     # Training
@@ -97,19 +92,21 @@ class Inference(ABC):
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Trains the sampler for the posterior given the model's arguments, from the start.
 
-        Ctrl-C ends the training early and keeps the sampler trained so far; `diagnostics()` then says how good it is.
+        Ctrl-C ends the training early and keeps the sampler trained so far; `diagnostics()` then says how
+        good it is.
 
         Args:
             *args: Arguments of the model.
             **kwargs: Keyword arguments of the model.
 
         Raises:
-            ModelError: the model or its data cannot be used; the message names the site or argument. Nothing of an
-                earlier fit is left then.
+            ModelError: the model or its data cannot be used; the message names the site or argument. Nothing
+                of an earlier fit is left then.
 
         Warns:
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
         """
+        planned = 0
         with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
             self._whole = True
@@ -120,29 +117,38 @@ class Inference(ABC):
                     bar.status("measuring")
                     self._measure(self._trainer)
                 except KeyboardInterrupt:
+                    planned = self._trainer.total
                     bar.status("interrupted, measuring")
                     self._measure(self._trainer)
-                    warnings.warn(
-                        "training was interrupted: the sampler trained so far is kept; see diagnostics()",
-                        FidelityWarning,
-                        stacklevel=2,
-                    )
+        if planned:
+            warnings.warn(
+                f"training was interrupted after {len(self._trainer.history)} of {planned} iterations: the "
+                "sampler trained so far is kept; see diagnostics()",
+                FidelityWarning,
+                stacklevel=2,
+            )
         self._warn(stacklevel=3)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.
 
-        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring other
-        data, such as minibatches scaled by the model: each iteration sees the arguments of its own call. The learning
-        rates follow the plan of the settings; when the planned iterations are made, further calls train no more.
+        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring
+        other
+        data, such as minibatches scaled by the model: each iteration sees the arguments of its own call. The
+            learning
+        rates follow the plan of the settings; when the planned iterations are made, further calls train no
+        more.
 
-        Draws may be taken after any number of steps, and training goes on after that. Refinement and diagnostics use
+        Draws may be taken after any number of steps, and training goes on after that. Refinement and
+        diagnostics use
         the arguments of the last call: end a loop over minibatches with a step on the full data. (With
-        `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the DFT phase gets
+            `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the
+            DFT phase gets
         the two independent ones that its loss needs.)
 
         Returns:
-            The Fisher gap J(s_q) - J(s_phi) on fresh draws; minus the evidence bound while the Gaussian is fitted.
+            The Fisher gap J(s_q) - J(s_phi) on fresh draws; minus the evidence bound while the Gaussian is
+            fitted.
 
         Raises:
             ModelError: as for `run`. Data that cannot be used leave the training as it was before the call.
@@ -172,7 +178,7 @@ class Inference(ABC):
             self._prepare(args, kwargs)
 
     def _advance(self, until: float) -> float | None:
-        """Trains until that share of the planned iterations is made; returns the last loss, if any step was due."""
+        """Trains until that share of the plan is made; returns the last loss, None where no step was due."""
         trainer, loss = self._trainer, None
         with self._all_or_nothing(), self._timed(), self._session():
             while not trainer.done and len(trainer.history) < until * trainer.total:
@@ -194,7 +200,7 @@ class Inference(ABC):
             return
         if self._failure:
             raise NotFittedError(
-                f"there is no trained sampler, because the last run failed ({self._failure}): call run(...) again"
+                f"there is no trained sampler: the last run failed ({self._failure}); call run(...) again"
             )
         if self._trainer is None or not self._trainer.history:
             raise NotFittedError("the sampler is not trained yet: call run(...) first")
@@ -237,18 +243,20 @@ class Inference(ABC):
         """Posterior draws of all latent and deterministic sites, constrained, as `MCMC.get_samples`.
 
         Args:
-            num_samples: Draws over all chains, or for each chain with `group_by_chain`. None returns the draws that the
-                fit kept (`num_draws` in the settings, refined): the same at each call. A number gives new draws.
+            num_samples: Draws over all chains, or for each chain with `group_by_chain`. None returns the
+                draws that the fit kept (`num_draws` in the settings, refined): the same at each call. A
+                number gives new draws.
             group_by_chain: Whether to keep the chains apart.
-            refine_steps: HMC transitions for each draw; 0 gives the one-step sampler's raw draws. None takes what the
-                drift test found necessary, and raw draws above `refine_limit` of them.
+            refine_steps: HMC transitions for each draw; 0 gives the one-step sampler's raw draws. None takes
+                what the drift test found necessary, and raw draws above `refine_limit` of them.
 
         Returns:
             Site name -> array of shape (num_samples, *site), or (num_chains, num_samples, *site).
 
         Raises:
             NotFittedError: before `run`.
-            ValueError: `num_samples` or `refine_steps` is not a positive integer (0 is allowed for the latter).
+            ValueError: `num_samples` or `refine_steps` is not a positive integer (0 is allowed for the
+                latter).
         """
         if num_samples is not None:
             _check_count("num_samples", num_samples, 1)
@@ -278,22 +286,13 @@ class Inference(ABC):
             for name, value in samples.items()
         }
 
-    def _default_refine_steps(self) -> int:
-        if self.settings.refine_steps is not None:
-            return self.settings.refine_steps
-        return 0 if self.settings.objective == "dft-paper" else self._fit.measurement.steps
-
-    def _keep(self) -> Any:
-        """The draws of the measurement that were refined at least as much as served ones are by default."""
-        measurement = self._fit.measurement
-        return measurement.raw if self._default_refine_steps() == 0 else measurement.refined
-
     # Reports
 
     def diagnostics(self) -> verdict.Diagnostics:
         """Numbers that say how good the fit is; `print` it for a readable page.
 
-        Keys: see `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever reached.
+        Keys: see `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever
+            reached.
 
         Raises:
             NotFittedError: before `run`.
@@ -305,7 +304,9 @@ class Inference(ABC):
         return self._report
 
     def summary(self, prob: float = 0.9) -> None:
-        """Prints a table of the kept draws, as `MCMC.summary`, with the approximation error beside the Monte Carlo error.
+        """Prints a table of the kept draws, as `MCMC.summary`.
+
+        The approximation error of the means stands beside their Monte Carlo error.
 
         Args:
             prob: Mass of the interval that is shown.
@@ -318,7 +319,8 @@ class Inference(ABC):
     def summary_table(self, prob: float = 0.9) -> Summary:
         """The numbers behind `summary`."""
         samples = {k: self._numpy(v) for k, v in self.get_samples(group_by_chain=True).items()}
-        # The other end of the last part of the drift test: raw draws are compared with what refinement makes of them.
+        # The other end of the last part of the drift test: raw draws are compared with what refinement makes
+        # of them.
         measurement = self._fit.measurement
         other = measurement.refined if self._default_refine_steps() == 0 else measurement.halfway
         with self._session():
@@ -343,14 +345,15 @@ class Inference(ABC):
         """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
 
         Groups: posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`, all False),
-        unconstrained_posterior and observed_data; the others on request. Attributes hold the library's version, the
-        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation plots carry
-        no information on mixing.
+            unconstrained_posterior and observed_data; the others on request. Attributes hold the library's
+            version, the
+        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation
+        plots carry no information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.
-            log_likelihood: Whether to add pointwise log likelihoods (for `az.loo`). None adds them where the model has
-                them and they are at most 1e8 numbers.
+            log_likelihood: Whether to add pointwise log likelihoods (for `az.loo`). None adds them where the
+                model has them and they are at most 1e8 numbers.
             posterior_predictive: Whether to add replicated data, one for each draw.
             prior: Whether to add prior draws and prior predictive data, as many as there are draws.
             constant_data: Arrays to store beside the observations, such as predictors.
@@ -372,10 +375,11 @@ class Inference(ABC):
                 flat = self._concatenate(self._blocks(num_samples, report["refine_steps"]), axis=1)
             samples = self._constrain([flat])
             original = self._original(flat)
+            log_density = -self._potential_at(original)
             groups = self._model_groups(samples, log_likelihood, posterior_predictive, prior)
         return to_inference_data(
             {name: self._numpy(value) for name, value in samples.items()},
-            sample_stats={"lp": -self._potential_at(original)},
+            sample_stats={"lp": log_density},
             unconstrained_posterior=self._layout().unflatten(original),
             constant_data={name: self._numpy(value) for name, value in (constant_data or {}).items()},
             coords=coords,
@@ -391,225 +395,6 @@ class Inference(ABC):
                 for group, values in groups.items()
             },
         )
-
-    # Files
-
-    def save(self, path: str | os.PathLike[str], *, data: bool = True) -> None:
-        """Writes the trained sampler to a safetensors file with a JSON header (no pickle).
-
-        The file holds the sampler's weights and kept draws, the layout of the sites, the settings, the diagnostics, the
-        arguments of the model, and the potential at a few points, by which `load` recognises the model and its data.
-
-        Args:
-            path: Where to write; an existing file is replaced at the last moment.
-            data: Whether to store the model's arguments: arrays, numbers and strings, nested in tuples, lists and
-                dicts. Others (a data frame, a module) are left out in any case. Without them, `load` must be given them.
-
-        Raises:
-            NotFittedError: before `run`.
-            OSError: the file cannot be written.
-        """
-        storage.save(path, *self._contents(data))
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        model: Callable[..., Any] | None = None,
-        *args: Any,
-        potential_fn: Callable[[dict[str, Any]], Any] | None = None,
-        initial_params: Mapping[str, Any] | None = None,
-        transforms: Mapping[str, Any] | None = None,
-        disable_progbar: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """Reads a sampler that `save` wrote.
-
-        Args:
-            path: The file.
-            model: The model that it was trained for; or give `potential_fn`, `initial_params`, `transforms`.
-            *args: The model's arguments at training, where the file does not hold them.
-            potential_fn: As in the constructor.
-            initial_params: As in the constructor.
-            transforms: As in the constructor.
-            disable_progbar: As in the constructor.
-            **kwargs: The model's keyword arguments at training, where the file does not hold them.
-
-        Raises:
-            StorageError: the file is damaged, of another version, or of another model or other data.
-        """
-        arrays, header = storage.load(path)
-        try:
-            settings, chains = Settings.from_kwargs(**header["settings"]), int(header["num_chains"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: its header cannot be used ({error})") from error
-        loaded = cls(
-            model, potential_fn=potential_fn, initial_params=initial_params, transforms=transforms,
-            num_chains=chains, disable_progbar=disable_progbar, settings=settings,
-        )  # fmt: skip
-        loaded._adopt(path, arrays, header, (args, kwargs))
-        return loaded
-
-    def _contents(self, data: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and header of a file."""
-        report = self.diagnostics()
-        arrays, header = self._state()
-        kept = self._original(self._kept).reshape(-1, self._layout().dim)
-        points = kept[:: max(1, len(kept) // CHECK_POINTS)][:CHECK_POINTS]
-        arrays |= {"check.points": points, "check.values": self._potential_at(points)}
-        packed: dict[str, np.ndarray] = {}
-        arguments = None
-        if data:
-            with contextlib.suppress(TypeError):
-                arguments = pack(self._arguments, packed, self._to_numpy, "arguments")
-        return arrays | (packed if arguments else {}), header | {
-            "framework": self._framework,
-            "layout": self._layout().to_json(),
-            "settings": self.settings.to_json(),
-            "num_chains": self.num_chains,
-            "diagnostics": report.to_json(),
-            "arguments": arguments,
-        }
-
-    def _adopt(
-        self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any], arguments: Arguments
-    ) -> None:
-        """Takes over what `_contents` returned, after checking that it belongs to this model and its data."""
-        packed = {name: arrays.pop(name) for name in list(arrays) if name.startswith("arguments.")}
-        given = bool(arguments[0] or arguments[1])
-        try:
-            layout, report = header["layout"], verdict.Diagnostics(header["diagnostics"])
-            points, values = arrays.pop("check.points"), arrays.pop("check.values")
-            if not given and header["arguments"] is not None:
-                args, kwargs = unpack(header["arguments"], packed, self._from_numpy)
-                arguments = (tuple(args), dict(kwargs))
-            self._seconds, self._cpu_seconds = float(report["seconds"]), float(report["cpu_seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
-        try:
-            self._read(*arguments)
-        except (ModelError, TypeError) as error:
-            if given:
-                raise
-            hint = "" if header["arguments"] else "; the file does not hold the model's arguments: give them"
-            raise StorageError(
-                f"{path}: the model does not run on what the file was saved with{hint} ({error})"
-            ) from error
-        storage.check_layout(path, layout, self._layout())
-        with self._session():
-            if not self._agrees(points, values):
-                raise StorageError(
-                    f"{path}: the potential differs from the saved one: another model, or other data"
-                )
-            self._trainer = self._restore(path, arrays, header)
-        self._arguments, self._fit, self._report = arguments, self._trainer.fit, report
-        self._kept, self._whole = self._keep(), True
-
-    def _agrees(self, points: np.ndarray, values: np.ndarray) -> bool:
-        """Whether the potential has these values, up to rounding: a sum of terms some orders larger than itself."""
-        now = self._potential_at(points)
-        tolerance = 1e3 * self._precision() * max(1.0, float(np.abs(values).max(initial=0.0)))
-        return now.shape == values.shape and bool(np.allclose(now, values, rtol=0.0, atol=tolerance))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, or another process, gets the trained sampler as a file would, and no training in progress."""
-        live = self._live | {"_fit", "_kept", "_trainer"}
-        state = {name: value for name, value in self.__dict__.items() if name not in live}
-        if self._fit is not None:
-            state["contents"] = self._contents(data=False)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        contents = state.pop("contents", None)
-        self.__dict__.update(state)
-        self._trainer = self._fit = self._kept = None
-        if contents is not None:
-            self._adopt("this copy", *contents, self._arguments)
-
-    # Hooks that a front door fills in. Flat arrays have shape (chains, draws, dim), in the sampler's coordinates.
-
-    # Attributes that the front door makes in `_read`, and that do not go into copies.
-    _live: frozenset[str] = frozenset()
-
-    @abstractmethod
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Turns the model and its arguments into targets, and sets up the random number generator."""
-
-    @abstractmethod
-    def _start(self) -> Any:
-        """A new trainer for what `_read` made."""
-
-    @abstractmethod
-    def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Lets the running training see other model arguments; raises before anything is changed."""
-
-    @abstractmethod
-    def _session(self) -> AbstractContextManager[None]:
-        """Global state of the framework as the fit needs it, put back after: random numbers, device."""
-
-    @abstractmethod
-    def _layout(self) -> Layout:
-        """Layout of the model's own unconstrained coordinates."""
-
-    @abstractmethod
-    def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
-        """New draws, in flat blocks that together have `each` for each chain."""
-
-    @abstractmethod
-    def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
-        """Blocks of flat draws -> site name -> native array (chains, draws, *site)."""
-
-    @abstractmethod
-    def _original(self, flat: Any) -> np.ndarray:
-        """Flat draws -> the model's own unconstrained coordinates, same shape."""
-
-    @abstractmethod
-    def _potential_at(self, points: np.ndarray) -> np.ndarray:
-        """Potential (...) at points (..., dim) of the model's own unconstrained coordinates."""
-
-    @abstractmethod
-    def _precision(self) -> float:
-        """Relative rounding error of one number of the model's dtype."""
-
-    @abstractmethod
-    def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any: ...
-
-    @abstractmethod
-    def _to_numpy(self, value: Any) -> np.ndarray | None:
-        """A native array as a NumPy array; None for any other value."""
-
-    @abstractmethod
-    def _from_numpy(self, array: np.ndarray) -> Any: ...
-
-    def _numpy(self, value: Any) -> np.ndarray:
-        array = self._to_numpy(value)
-        return np.asarray(value) if array is None else array
-
-    @abstractmethod
-    def _model_groups(
-        self, samples: dict[str, Any], log_likelihood: bool | None, predictive: bool, prior: bool
-    ) -> dict[str, dict[str, Any]]:
-        """ArviZ groups that need the model, for constrained draws (chains, draws, *site)."""
-
-    @abstractmethod
-    def _plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site."""
-
-    @abstractmethod
-    def _facts(self) -> dict[str, Any]:
-        """What `verdict.judge` wants to know about the fit."""
-
-    @abstractmethod
-    def _gradient_evaluations(self) -> int:
-        """Of the potential, since the model was given."""
-
-    @abstractmethod
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and header entries that define the trained sampler."""
-
-    @abstractmethod
-    def _restore(self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
-        """A complete trainer from what `_state` returned; raises StorageError where it does not fit."""
 
 
 def _check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:

@@ -1,4 +1,4 @@
-"""The progress bar of a fit: loss, phase and speed, as users of MCMC know it."""
+"""The progress bar of a fit: phase, loss and speed, as users of MCMC know it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 
 class ProgressBar:
-    """A tqdm bar over training iterations; silent when disabled, or where the environment says CI (as Pyro's).
+    """A tqdm bar over training iterations; silent when disabled, or where CI is set, as Pyro's.
 
     Args:
         total: Iterations planned.
@@ -17,7 +17,8 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, *, disable: bool = False):
-        self._bar: Any = tqdm(total=total, disable=disable or "CI" in os.environ, desc="gaussian", unit="it")
+        self._bar: Any = tqdm(total=total, disable=disable or "CI" in os.environ, unit="it")
+        self._phase = ""
 
     def __enter__(self) -> Self:
         return self
@@ -26,12 +27,15 @@ class ProgressBar:
         self._bar.close()
 
     def update(self, progress: Any) -> None:
-        """Shows one iteration (`step`, `total`, `phase`, `loss`)."""
-        self._bar.set_description(progress.phase, refresh=False)
-        name = "-elbo" if progress.phase == "gaussian" else "fisher gap"
-        self._bar.set_postfix({name: f"{progress.loss:.4g}"}, refresh=False)
+        """Shows an iteration: an object with `total`, `phase` and `loss`, such as the engine's `Progress`."""
+        loss = "-elbo" if progress.phase == "gaussian" else "fisher gap"
+        self._bar.total = progress.total  # the plan gets shorter where a phase ends early
+        self._bar.set_postfix({loss: f"{progress.loss:.4g}"}, refresh=False)
         self._bar.update(1)
+        if progress.phase != self._phase:
+            self._phase = progress.phase
+            self.status(self._phase)
 
     def status(self, text: str) -> None:
-        """Shows what goes on beside the iterations."""
+        """Says what goes on beside the iterations."""
         self._bar.set_description(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +66,11 @@ class Settings:
     """
 
     objective: str = "dft"
-    num_steps: int = 2000
-    dft_fraction: float = 0.25
+    num_steps: int = 1200
+    dft_fraction: float = 0.2
     score_steps: int = 2
     batch_size: int = 128
-    final_batch_factor: int = 2
+    final_batch_factor: int = 1
     width: int = 96
     depth: int = 2
     learning_rate: float = 3e-3
@@ -138,14 +140,31 @@ class Settings:
         Raises:
             SettingsError: a name is unknown (the message lists the known ones) or a value is out of range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(kwargs) - known)
-        if unknown:
-            raise SettingsError(
-                f"unknown setting {', '.join(unknown)}; the settings are: {', '.join(sorted(known))}"
-            )
+        check_names(kwargs)
         return cls(**kwargs)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as a plain dictionary."""
         return dataclasses.asdict(self)
+
+
+def check_names(names: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Checks that names are those of settings.
+
+    Args:
+        names: The names.
+        others: Further names that the caller knows, to suggest in place of a misspelt one.
+
+    Raises:
+        SettingsError: a name is unknown; the message suggests the nearest and lists all settings.
+    """
+    known = sorted(field.name for field in dataclasses.fields(Settings))
+    unknown = sorted(set(names) - set(known))
+    if not unknown:
+        return
+    nearest = [difflib.get_close_matches(name, [*known, *others], 1) for name in unknown]
+    described = [
+        f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
+        for name, near in zip(unknown, nearest, strict=True)
+    ]
+    raise SettingsError(f"unknown setting {', '.join(described)}; the settings are: {', '.join(known)}")

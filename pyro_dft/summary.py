@@ -23,7 +23,7 @@ class Summary:
     Attributes:
         sites: statistics by site, then by name; each an array of the site's shape. The names are "mean",
             "std", "median", the two ends of the interval (such as "5.0%" and "95.0%"), "n_eff", "r_hat",
-            "mcse" and, where it is known, "approx_error".
+            "mcse" and, where it is known, "approx_error" (the only one in units of the site's sd).
         prob: mass of the interval.
     """
 
@@ -66,7 +66,11 @@ class Summary:
         notes = [
             f"{low}, {high}: narrowest interval with {self.prob:.0%} of the draws, as in Pyro and NumPyro."
         ]
-        coarse = [name for name, row in rows.items() if row.get("approx_error", 0.0) > row["mcse"]]
+        if any("approx_error" in row for row in rows.values()):
+            notes.append("approx_error: estimated error of the mean through the approximation, in sds.")
+        coarse = [
+            name for name, row in rows.items() if row.get("approx_error", 0.0) * row["std"] > row["mcse"]
+        ]
         if coarse:
             listed = ", ".join(coarse[:_NAMED_IN_NOTE])
             more = f" and {len(coarse) - _NAMED_IN_NOTE} more" if len(coarse) > _NAMED_IN_NOTE else ""
@@ -93,8 +97,8 @@ def summary_table(
 
     Args:
         posterior: draws by site, each of shape (C, n, *site).
-        approx_error: an estimate of the error of each mean, by site, of the site's shape (or broadcast to it)
-            and in its units; sites may be left out.
+        approx_error: an estimate of the error of each mean, in posterior sds, by site, of the site's shape
+            (or broadcast to it); sites may be left out.
         prob: mass of the interval, between 0 and 1.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,22 @@ from pyro_dft.diagnostics import Drift
 
 # Effects in posterior standard deviations whose lower 95 % limit passes this are flagged.
 DRIFT_LIMIT = 0.1
-# With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd.
+# The same for gaps, whose limits hold for all coordinates together.
+GAP_LIMIT = 0.1
+# Raw draws that were off by so much may leave refined ones behind that are not right yet, although they hardly move any
+# more: in necks and tails. The first figure is for refined draws that surely still move, the second for any.
+RAW_GAP_LIMITS = (0.12, 0.25)
+# Where draws remember more of their start than this, the drift test has seen nothing. Below the second figure
+# transitions pass between all parts of the posterior: there are no separate modes.
+BLIND_MEMORY = 0.975
+CONNECTED_MEMORY = 0.85
+# With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd. See `rhat_limit`.
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
-DIVERGENCE_LIMIT = 0.01
-STUCK_LIMIT = 0.05
+# Curved posteriors with good draws have some: there the network's draws are not improved, but they need not be wrong.
+DIVERGENCE_LIMIT = 0.1
+STUCK_LIMIT = 0.1
 ACCEPTANCE_LIMIT = 0.4
 # Standard deviations beyond this are a sign of an improper posterior rather than of units.
 SPREAD_LIMIT = 1e9
@@ -30,13 +41,19 @@ class Diagnostics(dict[str, Any]):
     Keys:
         status: "converged", "suspect" or "failed".
         warnings: What is wrong, in words, with what to try.
+        alarms: The same in short: names of the tests that fired, in the order of `warnings`.
         objective: What the returned sampler ended with: "gaussian", "kl", "dft", ... (one for each chain where they differ).
         coordinates: Sites that were non-centred for training; empty for the model's own coordinates.
         refine_steps: HMC transitions that served draws get by default.
         drift_raw, drift_refined: The drift test: how far transitions of exact HMC move the raw draws, and as many again the
             refined ones; `worst` effect over coordinates on means and log sds, in sds, with its 95 % interval, where it is,
-            the root mean square effect, and whether it is flagged (lower limit above 0.1).
-        r_hat: Largest R-hat between chains over all coordinates; None with one chain.
+            the root mean square effect, and whether it is flagged (lower limit above 0.1). `gap` is where these transitions
+            would lead in the end, given how slowly they forget where a draw started (`pyro_dft.diagnostics.Drift`): the
+            surest gap over coordinates, in sds, with an interval that holds for all of them together, and whether it is flagged
+            (lower limit above 0.1). `memory` is how much of where a draw started the transitions leave, at most over coordinates
+            (`slowest` is the one); `resolution` the largest standard error of a mean's gap: errors of its size are not seen.
+        r_hat, r_hat_limit: Largest R-hat between chains over all coordinates, and what it is held against: 1.01, or
+            more where there are few draws; None with one chain.
         ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each.
@@ -44,7 +61,9 @@ class Diagnostics(dict[str, Any]):
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
+        spread, widest: The largest standard deviation of an unconstrained coordinate, and which one has it.
         num_draws: Draws the tests were made on.
+        vectorised: Whether the potential was evaluated for a batch of points at once.
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
         iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
     """
@@ -91,6 +110,8 @@ def drift_entry(drift: Drift, names: list[str]) -> dict[str, Any]:
     i = int(effect.max(0).argmax())
     row = int(effect[:, i].argmax())
     error = float(drift.standard_errors[row, i])
+    low, high = drift.gap_limits
+    surest = np.unravel_index(int(np.maximum(low, -high).argmax()), low.shape)
     return {
         "worst": drift.worst,
         "interval": [drift.worst - 1.96 * error, drift.worst + 1.96 * error],
@@ -98,6 +119,14 @@ def drift_entry(drift: Drift, names: list[str]) -> dict[str, Any]:
         "moment": "mean" if row == 0 else "log sd",
         "rms": drift.rms,
         "flagged": drift.flagged(DRIFT_LIMIT),
+        "gap": float(drift.gap[surest]),
+        "gap_interval": [float(low[surest]), float(high[surest])],
+        "gap_coordinate": names[surest[1]],
+        "gap_moment": "mean" if surest[0] == 0 else "log sd",
+        "gap_flagged": drift.gap_lower > GAP_LIMIT,
+        "resolution": drift.resolution,
+        "memory": float(drift.memory[0].max()),
+        "slowest": names[int(drift.memory[0].argmax())],
     }
 
 
@@ -156,71 +185,134 @@ def approximation_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         after: (C, n, *site) the same draws after further transitions.
 
     Returns:
-        Array of the site's shape; zero where neither passes its own standard error.
+        Array of the site's shape; zero where neither surely exceeds its Monte Carlo noise, so that a site without
+        error shows none in any of its elements in about 9 of 10 fits.
     """
     c, n = after.shape[:2]
     flat_after = after.reshape(c * n, -1).astype(float)
     flat_before = before.reshape(c * n, -1).astype(float)
     moved = diagnostics.drift(flat_before, flat_after)
+    # Two tests for each of m elements, at 5 % for all m together (Bonferroni).
+    z = NormalDist().inv_cdf(1 - 0.025 / max(1, flat_after.shape[1]))
     squared = np.maximum(0.0, moved.mean_shift**2 - moved.mean_se**2)
+    squared = np.where(np.abs(moved.mean_shift) > z * moved.mean_se, squared, 0.0)
     if c > 1:
         chains = flat_after.reshape(c, n, -1)
         within = chains.var(axis=1, ddof=1).mean(axis=0)
         between = chains.mean(axis=1).var(axis=0, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            spread = np.where(within > 0, between / within - 1 / n, 0.0)
+            spread = np.where(within > 0, between / within, 0.0)
+        surely = n * spread > _largest_ratio(c - 1, c * (n - 1), max(1, flat_after.shape[1]))
         # The pooled mean of c samplers has a c-th of their spread.
-        squared = squared + np.maximum(0.0, spread) / c
+        squared = squared + np.where(surely, spread - 1 / n, 0.0) / c
     return np.sqrt(squared).reshape(after.shape[2:])
 
 
+def rhat_limit(chains: int, draws: int, coordinates: int) -> float:
+    """What R-hat may not pass: 1.01, or more where so few draws of one posterior would pass it by chance.
+
+    Args:
+        chains: C, at least two.
+        draws: Independent draws of each chain, n.
+        coordinates: Of which the largest R-hat is looked at; each has two, of its location and of its spread.
+    """
+    # R-hat^2 is 1 + (F - 1) / n, with F the mean square between chains over that within.
+    ratio = _largest_ratio(chains - 1, chains * (draws - 1), 2 * coordinates)
+    return max(RHAT_LIMIT, math.sqrt(1 + (ratio - 1) / draws))
+
+
+def _largest_ratio(between: int, within: int, count: int) -> float:
+    """What the largest of `count` F-distributed ratios passes in 5 % of cases at most (Paulson 1942).
+
+    Args:
+        between: Degrees of freedom of the numerator.
+        within: Degrees of freedom of the denominator.
+        count: Ratios.
+    """
+    a, b, z = 2 / (9 * between), 2 / (9 * within), NormalDist().inv_cdf(1 - 0.05 / count)
+    scale = (1 - b) ** 2 - z**2 * b
+    if scale <= 0:  # too few draws to say anything
+        return math.inf
+    root = math.sqrt(a * (1 - b) ** 2 + b * (1 - a) ** 2 - z**2 * a * b)
+    return (((1 - a) * (1 - b) + z * root) / scale) ** 3
+
+
 def judge(facts: dict[str, Any]) -> Diagnostics:
-    """Adds `status` and `warnings` to measured facts (the keys of `Diagnostics`)."""
-    failed, suspect = [], []
-    refined, raw = facts["drift_refined"], facts["drift_raw"]
-    served = raw if facts["refine_steps"] == 0 else refined
+    """Adds `status`, `warnings` and `alarms` to measured facts (the keys of `Diagnostics`)."""
+    failed: dict[str, str] = {}
+    suspect: dict[str, str] = {}
+    raw = facts["drift_raw"]
+    served = raw if facts["refine_steps"] == 0 else facts["drift_refined"]
+    kind = "raw" if facts["refine_steps"] == 0 else "refined"
+    advice = "Try a larger num_steps or width, more refine_steps, or a reparametrised model."
     if not math.isfinite(served["worst"]) or facts["acceptance"] < ACCEPTANCE_LIMIT:
-        failed.append(
+        failed["acceptance"] = (
             "exact transitions from the draws are hardly ever accepted "
             f"(acceptance {facts['acceptance']:.2f}): the draws are far from the posterior. Check the model for improper or "
             "extremely narrow directions; try float64, an init_strategy, or more restarts."
         )
     elif served["flagged"]:
-        kind = "raw" if facts["refine_steps"] == 0 else "refined"
-        failed.append(
+        failed["drift"] = (
             f"the {kind} draws still move under exact transitions: {served['moment']} of {served['coordinate']} by "
-            f"{served['worst']:.2f} sd (limit {DRIFT_LIMIT}). Try a larger num_steps or width, or more refine_steps."
+            f"{served['worst']:.2f} sd (limit {DRIFT_LIMIT}). {advice}"
+        )
+    elif served["gap_flagged"]:
+        failed["gap"] = (
+            f"the {kind} draws move slowly but far under exact transitions: {served['gap_moment']} of "
+            f"{served['gap_coordinate']} is off by about {abs(served['gap']):.2f} sd (limit {GAP_LIMIT}). {advice}"
+        )
+    elif _surely(raw["gap_interval"]) > RAW_GAP_LIMITS[int(_surely(served["gap_interval"]) <= 0)]:
+        suspect["raw gap"] = (
+            f"before their refinement the draws were off by about {abs(raw['gap']):.2f} sd in {raw['gap_moment']} of "
+            f"{raw['gap_coordinate']}: where the posterior has a neck or tail that transitions enter slowly, some of that is "
+            f"still there. {advice}"
+        )
+    if served["memory"] > BLIND_MEMORY:
+        suspect["blind"] = (
+            f"exact transitions hardly move {served['slowest']}: an error of its mean of {2 * served['resolution']:.1f} sd "
+            "would not be seen. There may be several modes whose weights are not known; compare chains (num_chains=4)."
         )
     if facts["spread"] > SPREAD_LIMIT:
-        failed.append(
+        failed["improper"] = (
             f"the posterior is improper or nearly so: {facts['widest']} has a standard deviation of {facts['spread']:.1e}. "
             "Give it a proper prior."
         )
-    if facts["r_hat"] is not None and not facts["r_hat"] <= RHAT_LIMIT:
-        failed.append(
+    if facts["r_hat"] is not None and not facts["r_hat"] <= facts["r_hat_limit"]:
+        failed["r_hat"] = (
             f"chains disagree (R-hat {facts['r_hat']:.3f}): independently trained samplers found different posteriors. "
             "There may be several modes; try a larger num_steps or more restarts."
         )
     optima = facts["optima"]
     if optima and optima["missing"]:
         lost = sum(optima["weights"][i] for i in optima["missing"])
-        failed.append(
+        failed["missing mode"] = (
             f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
             f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
         )
-    elif optima and optima["count"] > 1 and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1:
-        suspect.append(
+    elif (
+        optima
+        and optima["count"] > 1
+        and served["memory"] > CONNECTED_MEMORY
+        and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1
+    ):
+        suspect["mode weights"] = (
             f"restarts ended at {optima['count']} optima with weights {_short(optima['weights'])}, and the draws visit them "
             f"with shares {_short(optima['shares'])}: where these are separate modes, their weights are doubtful."
         )
     if facts["divergence_rate"] > DIVERGENCE_LIMIT:
-        suspect.append(
+        suspect["divergences"] = (
             f"{facts['divergence_rate']:.1%} of the refining transitions diverged: parts of the posterior are much narrower "
             "than the rest (a funnel?) and may be missed. Try a non-centred parametrisation."
         )
     if facts["stuck"] > facts["expected_stuck"] + STUCK_LIMIT:
-        suspect.append(
+        suspect["stuck"] = (
             f"{facts['stuck']:.1%} of the draws never moved while being refined: they sit in regions much narrower than the rest."
         )
     status = "failed" if failed else "suspect" if suspect else "converged"
-    return Diagnostics({"status": status, "warnings": failed + suspect, **facts})
+    warnings = [*failed.values(), *suspect.values()]
+    return Diagnostics({"status": status, "warnings": warnings, "alarms": [*failed, *suspect], **facts})
+
+
+def _surely(interval: list[float]) -> float:
+    """Smallest size of an effect that its interval allows, below zero where the interval holds zero."""
+    return max(interval[0], -interval[1])

@@ -16,15 +16,9 @@ from pyro_dft.pyro.model import PyroProblem
 
 
 @pytest.fixture(autouse=True)
-def _clean():
+def _float64():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
-    pyro.clear_param_store()
 
 
 def problem_of(name: str) -> PyroProblem:

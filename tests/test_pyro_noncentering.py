@@ -16,11 +16,7 @@ from pyro_dft.pyro.model import PyroProblem
 @pytest.fixture(autouse=True)
 def _float64():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def check_identity(problem, sites, n=3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -12,15 +11,9 @@ from pyro_dft.pyro.potential import PotentialProblem
 
 
 @pytest.fixture(autouse=True)
-def _clean():
+def _float64():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
-    pyro.clear_param_store()
 
 
 def test_potential_problem():

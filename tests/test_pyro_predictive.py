@@ -18,15 +18,9 @@ ENUMERATED = {"mixture", "mixture_vindex", "hidden_markov"}
 
 
 @pytest.fixture(autouse=True)
-def _clean():
+def _float64():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
-    pyro.clear_param_store()
 
 
 def problem_and_samples(name, n=4):

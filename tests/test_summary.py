@@ -129,6 +129,11 @@ class TestApproxError:
         assert cells["L[1,0]"][-1] == "n/a"
         assert "approx_error exceeds mcse for beta[0], beta[2]: more draws" in str(summary)
 
+    def test_it_is_in_sds(self, posterior):
+        # mu: sd 2 and 2000 draws make an mcse of 0.045, and the errors here 0.08 and 0.02.
+        assert "exceeds mcse for mu" in str(summary_table(posterior, {"mu": 0.04}))
+        assert "exceeds" not in str(summary_table(posterior, {"mu": 0.01}))
+
     def test_no_note_without_cause(self, posterior):
         assert "exceeds" not in str(summary_table(posterior, {"mu": 1e-6}))
         assert "exceeds" not in str(summary_table(posterior))

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -118,6 +119,7 @@ class Trainer:
         self._network: NetworkTrainer | None = None
         self._kept: dict | None = None
         self._network_steps = 0
+        self._gaussian_steps = 0
         self._gaussian_total = settings.precondition_steps * len(self.problems)
         if settings.objective == "dft-paper":
             self._gaussian_total = 0
@@ -146,9 +148,12 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        """Iterations planned."""
-        network = 0 if self.settings.train == "never" else self.settings.num_steps
-        return self._gaussian_total + network
+        """Iterations planned; fewer once a phase has ended early or turned out not to be needed."""
+        if self.fit is None:
+            return self._gaussian_total + (0 if self.settings.train == "never" else self.settings.num_steps)
+        return self._gaussian_steps + (
+            self.settings.num_steps if self._network is not None else self._network_steps
+        )
 
     @property
     def target(self) -> Target:
@@ -157,11 +162,13 @@ class Trainer:
 
     def step(self) -> Progress:
         """One iteration of the phase that is due."""
-        phase, start = self.phase, time.perf_counter()
+        phase, start, accounted = self.phase, time.perf_counter(), sum(self._seconds.values())
         if phase == "done":
             return self.history[-1]
         loss = self._gaussian_step() if phase == "gaussian" else self._network_step(phase)
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+        # The last step of a phase may have measured and selected as well, which is accounted for by itself.
+        accounted = sum(self._seconds.values()) - accounted
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
         progress = Progress(len(self.history) + 1, self.total, phase, loss)
         self.history.append(progress)
         return progress
@@ -178,6 +185,18 @@ class Trainer:
         self.fit.history, self.fit.seconds = self.history, self._seconds
         return self.fit
 
+    def branch(self) -> Trainer:
+        """A copy that can be finished, to draw from the sampler trained so far, while this trainer goes on."""
+        other = copy.copy(self)
+        other.history, other._fitted = list(self.history), list(self._fitted)
+        other._seconds = dict(self._seconds)
+        if self.fit is not None:
+            other.fit = replace(self.fit, movement=dict(self.fit.movement))
+        if self._network is not None:
+            other._network = copy.copy(self._network)
+            other._network.generator = copy.deepcopy(self._network.generator)
+        return other
+
     # The Gaussian phase: every set of coordinates in turn, each chain choosing among its own restarts.
 
     def _gaussian_step(self) -> float:
@@ -192,6 +211,7 @@ class Trainer:
                 rng=self.rng,
             )
         self._fitter.step()
+        self._gaussian_steps += 1
         loss = -self._fitter.best_elbo
         if self._fitter.done:
             self._fitted.append(self._fitter.result())
@@ -246,12 +266,9 @@ class Trainer:
     def _network_step(self, phase: str) -> float:
         assert self._network is not None
         s = self.settings
-        first = s.num_steps - self._dft_steps if phase == "dft" else 0
-        length = (
-            self._dft_steps
-            if phase == "dft"
-            else (s.num_steps - self._dft_steps if phase == "kl" and s.objective == "dft" else s.num_steps)
-        )
+        # Steps before the DFT phase: all of them where the objective has no such phase.
+        first_part = s.num_steps - (self._dft_steps if s.objective == "dft" else 0)
+        first, length = (first_part, self._dft_steps) if phase == "dft" else (0, first_part)
         if phase == "dft" and self._kept is None:
             self._kept = self._network.snapshot()
         loss = self._network.step(phase, (self._network_steps - first) / length)
@@ -262,10 +279,12 @@ class Trainer:
 
     def _finish_network(self) -> None:
         """Chooses between the Gaussian, the sampler before the DFT phase and the one after it, and ends the training."""
-        assert self.fit is not None and self._network is not None
+        assert self.fit is not None
+        assert self._network is not None
         start = time.perf_counter()
         network, fit, objective = self._network, self.fit, self.settings.objective
-        gaussian = fit.sampler
+        # Not `fit.sampler`: an interrupt may have come in the middle of this before.
+        gaussian = Sampler(network.mean, network.scale)
         fit.sampler = network.sampler()
         fit.fisher_gap = network.smoothed_gap()
         fit.objective = [objective] * self.chains
@@ -281,9 +300,9 @@ class Trainer:
                 fit.sampler = network.sampler()
                 fit.objective = ["dft" if h else "kl" for h in helped]
                 after = np.where(helped, after, before)
-            if self.settings.train == "auto" and "gaussian" in fit.movement:
-                if fit.movement["gaussian"].mean() <= after.mean():
-                    fit.sampler, fit.objective = gaussian, ["gaussian"] * self.chains
+            before_training = fit.movement.get("gaussian")
+            if before_training is not None and before_training.mean() <= after.mean():
+                fit.sampler, fit.objective = gaussian, ["gaussian"] * self.chains
         self._network = None
         self._seconds["selection"] = time.perf_counter() - start
 

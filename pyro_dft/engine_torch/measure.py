@@ -2,6 +2,8 @@
 
 A fixed number of draws is refined by S transitions and by S more. If the second half moves nothing, S was enough; else S
 doubles. What the first half moved says how far the raw draws were off, what the second half moved how far the refined ones.
+Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten a fifth of
+where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.diagnostics.Drift`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ FIRST_STEPS = 2
 # Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
 STILL_WORST = 0.03
 STILL_RMS = 0.025
+# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.8 the
+# gap of a mean has a standard error of 0.05 sd.
+STILL_GAP = 0.05
+STILL_MEMORY = 0.8
 
 
 @dataclass
@@ -82,6 +88,11 @@ def compare(before: Tensor, after: Tensor, original: Callable[[Tensor], Tensor])
     return [pooled, *chains] if chains else [pooled, pooled]
 
 
+def _still(moved: Drift) -> bool:
+    quiet = moved.worst_lower <= STILL_WORST and moved.rms <= STILL_RMS
+    return quiet and moved.gap_lower <= STILL_GAP and float(moved.memory[0].max()) <= STILL_MEMORY
+
+
 def measure(
     target: Target,
     sampler: Sampler,
@@ -119,8 +130,7 @@ def measure(
     while True:
         second = go(first.draws)
         moved = compare(first.draws, second.draws, original)[0]
-        still = moved.worst_lower <= STILL_WORST and moved.rms <= STILL_RMS
-        if fixed or still or 2 * steps > settings.max_refine_steps:
+        if fixed or _still(moved) or 2 * steps > settings.max_refine_steps:
             break
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = whitening(second.draws, sampler.scale)

@@ -21,6 +21,7 @@ class ChainLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(chains, 1, outputs, dtype=dtype, device=rng.device))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(C, B, inputs) -> (C, B, outputs)."""
         return torch.baddbmm(self.bias, x, self.weight)
 
 
@@ -47,6 +48,7 @@ class ResidualMLP(nn.Module):
         self.last = ChainLinear(chains, width, outputs, gain=0.01, rng=rng, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(C, B, inputs) -> (C, B, outputs)."""
         h = nn.functional.silu(self.hidden[0](x))
         for layer in list(self.hidden)[1:]:
             h = h + nn.functional.silu(layer(h))

@@ -20,6 +20,10 @@ FULL_RANK_LIMIT = 300
 AVERAGING_SHARE = 0.27
 # The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
 EVIDENCE_ROWS = 4e7
+# A standard deviation beyond this means a direction without a proper density: the restart stops there.
+MAX_SD = 1e12
+# Fitting ends when no restart has moved beyond noise for this many steps.
+CALM_STEPS = 15
 
 
 @dataclass
@@ -100,13 +104,25 @@ class _State:
         self.rate = torch.ones(len(mean), dtype=torch.float64, device=mean.device)
         self.best = torch.full_like(self.rate, -torch.inf)
         self.kept = (mean, scale, log_det)
+        self.returned = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
+        # The longest step, in units of 2 sqrt(d): it doubles while a far optimum lies ahead.
+        self.reach = torch.ones_like(self.rate)
+        self.limited = torch.zeros_like(self.returned)
+        self.last = torch.zeros_like(mean)
+        self.stopped = torch.zeros_like(self.returned)
         self.calm = 0
+        self.calm_sd = self.sd
 
     @classmethod
     def start(cls, mean: Tensor, sd: Tensor, full: bool) -> _State:
         d = mean.shape[-1]
         scale = sd[:, None] * torch.ones_like(mean)
         return cls(mean, torch.diag_embed(scale) if full else scale, d * sd.log(), full)
+
+    @property
+    def sd(self) -> Tensor:
+        """Standard deviations, (K, d)."""
+        return self.scale.square().sum(-1).sqrt() if self.full else self.scale
 
     def _draw(self, noise: Tensor) -> Tensor:
         moved = noise @ self.scale.mT if self.full else noise * self.scale[:, None]
@@ -129,9 +145,10 @@ class _State:
         """The bound over the finite points, -inf where more than a tenth are not."""
         count = good.sum(1)
         mean = torch.where(good, log_q, 0.0).sum(1) / count.clamp(min=1)
-        spread = torch.where(good, log_q - mean[:, None], 0.0).square().sum(1) / (count - 1).clamp(min=1)
+        # The two points of an antithetic pair are not independent: pairs are the units of the standard error.
+        pairs = torch.where(good, log_q - mean[:, None], 0.0).unflatten(1, (2, -1)).sum(1)
         bound = torch.where(count >= 0.9 * good.shape[1], mean + self.log_det, -torch.inf)
-        return bound, (spread / count.clamp(min=1)).sqrt()
+        return bound, pairs.square().sum(1).sqrt() / count.clamp(min=1)
 
     def advance(self, target: Target, pairs: int, rng: torch.Generator, averaging: int | None) -> None:
         """One natural-gradient step; `averaging` counts the steps of the last, noise-averaging part."""
@@ -146,17 +163,20 @@ class _State:
         rate = self.rate
         if target.minibatch:
             # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
-            spread = (s - centre[:, None] + noise).square().mean((1, 2))
-            ridge = spread.clamp(min=1.0)[:, None, None]
-            rate = (0.5 * (n / spread).sqrt()).clamp(max=1.0)
+            spread, size = self._minibatch_noise(s - centre[:, None], noise)
+            ridge = (spread / size**2).clamp(min=1.0)[:, None, None]
+            rate = (0.5 * size * (n / spread).sqrt()).clamp(max=1.0)
+            pull = 1 - 4 * spread * d / (n * centre.square().sum(-1).clamp(min=1e-300))
+            mean_rate = torch.maximum(rate, pull)
             self.best = torch.fmax(self.best, elbo)
+            dropped = torch.zeros_like(self.returned)
         else:
             ridge = torch.ones(1, 1, 1, dtype=s.dtype, device=s.device)
             dropped = self._accept_or_return(elbo, error)
             # The scores of a point that was just left are of no use at the one returned to.
-            rate = torch.where(dropped, 0.0, self.rate)
+            rate = mean_rate = torch.where(dropped, 0.0, self.rate)
         if averaging is not None:
-            rate = rate / (1 + averaging) ** 0.7
+            rate, mean_rate = rate / (1 + averaging) ** 0.7, mean_rate / (1 + averaging) ** 0.7
         if self.full:
             eye = torch.eye(d, dtype=s.dtype, device=s.device)
             gram = noise.mT @ noise + ridge * eye
@@ -172,40 +192,90 @@ class _State:
             w = torch.nan_to_num(w, nan=1.0).clamp(0.25, 9.0)
             step = centre / w
         length = step.norm(dim=-1, keepdim=True).clamp(min=1e-300)
-        limit = 2 * d**0.5
+        # Narrow posteriors can be thousands of their own sds away. While the score still points the way of the last
+        # step, and that was cut short, the next may be twice as long.
+        ahead = self.limited & ~dropped & ((centre * self.last).sum(-1) > 0)
+        self.reach = torch.where(ahead, 2 * self.reach, 1.0)
+        limit = 2 * d**0.5 * self.reach[:, None]
+        self.limited = (length > limit).squeeze(-1)
         step = torch.nan_to_num(step * (limit / length).clamp(max=1.0))
-        move = rate[:, None] * step
+        rate, mean_rate = torch.where(self.stopped, 0.0, rate), torch.where(self.stopped, 0.0, mean_rate)
+        move = mean_rate[:, None] * step
+        before = (self.mean, self.scale, self.log_det)
         if self.full:
             self.mean = self.mean + (self.scale @ move[..., None]).squeeze(-1)
             self.scale = self.scale @ (v * w.pow(-0.5 * rate[:, None])[:, None, :]) @ v.mT
+            turned = (v.mT @ move[..., None]).squeeze(-1) * w.pow(0.5 * rate[:, None])
+            self.last = (v @ turned[..., None]).squeeze(-1)
         else:
             self.mean = self.mean + self.scale * move
             self.scale = self.scale * w.pow(-0.5 * rate[:, None])
+            self.last = move * w.pow(0.5 * rate[:, None])
         self.log_det = self.log_det - 0.5 * rate * w.log().sum(-1)
+        self._stop_runaways(before)
         # Restarts that have settled move by no more than the noise of their own estimate.
         small = (length.squeeze(-1) < 4 * (d / n) ** 0.5) & (
             w.log().abs().amax(-1) < 6 * (d / n) ** 0.5 + 0.3
         )
-        self.calm = self.calm + 1 if bool((small | ~torch.isfinite(elbo)).all()) else 0
+        self.calm = self.calm + 1 if bool((small | self.stopped | ~torch.isfinite(elbo)).all()) else 0
+
+    def _stop_runaways(self, before: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Takes back the step that made a restart wider than `MAX_SD`, and lets it rest there."""
+        wide = self.sd.amax(-1) > MAX_SD
+        self.mean, self.scale, self.log_det = (
+            _choose(wide, a, b) for a, b in zip(before, (self.mean, self.scale, self.log_det), strict=True)
+        )
+        self.stopped = self.stopped | wide
+
+    def _minibatch_noise(self, s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Variance of whitened scores (K, n, d) that no curvature explains, and the size of that curvature, (K,) each.
+
+        Where the posterior is still much narrower than the Gaussian, the curvature is large, and none of it is noise.
+        """
+        n, d = s.shape[1:]
+        if self.full:
+            residual = s - noise @ torch.linalg.solve(noise.mT @ noise, noise.mT @ s)
+        else:
+            residual = s - noise * (s * noise).sum(1, keepdim=True) / noise.square().sum(1, keepdim=True)
+        spread = residual.square().sum((1, 2)) / (max(n - (d if self.full else 1), 1) * d)
+        # One number for all directions, less twice its standard error.
+        squares = noise.square().sum((1, 2))
+        size = -(s * noise).sum((1, 2)) / squares
+        rest = (s + size[:, None, None] * noise).square().mean((1, 2))
+        size = size - 2 * (rest / squares).sqrt()
+        return spread.clamp(min=1e-12), torch.nan_to_num(size, nan=1.0).clamp(min=1.0)
 
     def settled(self) -> bool:
-        """Whether all restarts have been still for a while."""
-        return self.calm >= 15
+        """Whether all restarts have been still for a while, and none has grown all the time in a flat direction."""
+        if self.calm == 1:
+            self.calm_sd = self.sd
+        if self.calm < CALM_STEPS:
+            return False
+        still = bool((self.sd < 10 * self.calm_sd).all())
+        if not still:
+            self.calm = 0
+        return still
 
     def _accept_or_return(self, elbo: Tensor, error: Tensor) -> Tensor:
         """Goes back to the best point where the bound dropped, and halves the step; else speeds up. Says where (K,)."""
         finite = torch.isfinite(elbo)
-        dropped = torch.isfinite(self.best) & (~finite | (elbo < self.best - 2 - 3 * error))
-        better = finite & (elbo > self.best)
-        self.best = torch.where(better, elbo, self.best)
-
-        def choose(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        # A lucky estimate of the bound must not hold a restart in its place for ever: after a return, this is a
+        # second estimate for the same point.
+        again = self.returned & finite
+        dropped = torch.isfinite(self.best) & (~finite | (elbo < self.best - 2 - 3 * error)) & ~again
+        better = finite & (elbo > self.best) & ~again
+        self.best = torch.where(better, elbo, torch.where(again, 0.5 * (self.best + elbo), self.best))
+        self.returned = dropped
 
         now = (self.mean, self.scale, self.log_det)
-        self.kept = tuple(choose(better, a, b) for a, b in zip(now, self.kept, strict=True))  # type: ignore[assignment]
+        self.kept = tuple(_choose(better, a, b) for a, b in zip(now, self.kept, strict=True))  # type: ignore[assignment]
         self.mean, self.scale, self.log_det = (
-            choose(dropped, a, b) for a, b in zip(self.kept, now, strict=True)
+            _choose(dropped, a, b) for a, b in zip(self.kept, now, strict=True)
         )
         self.rate = torch.where(dropped, self.rate / 2, (1.2 * self.rate).clamp(max=1.0))
         return dropped
+
+
+def _choose(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Rows of `a` where the mask (K,) says so, else of `b`."""
+    return torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)

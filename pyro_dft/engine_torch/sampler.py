@@ -36,7 +36,7 @@ class Sampler:
 
     @property
     def dim(self) -> int:
-        """d."""
+        """D."""
         return self.mean.shape[1]
 
     def color(self, u: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ class Sampler:
         return self.color(self.generator(z) + self.generator.sigma * eps)
 
     def blocks(self, n: int, rng: torch.Generator) -> Iterator[Tensor]:
-        """n draws from each chain in blocks (C, at most 65,536 / C, d)."""
+        """N draws from each chain in blocks (C, at most 65,536 / C, d)."""
         size = max(1, CHUNK // self.chains)
         for start in range(0, n, size):
             yield self.transport(*self.whitened_noise(min(size, n - start), rng))
 
     def draw(self, n: int, rng: torch.Generator) -> Tensor:
-        """n independent draws from each chain, (C, n, d), unconstrained."""
+        """N independent draws from each chain, (C, n, d), unconstrained."""
         return torch.cat(list(self.blocks(n, rng)), 1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,32 +12,51 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft.errors import NotFittedError, SettingsError
+from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.pyro.dft import DFT
+from pyro_dft.pyro.serving import Served
 
-# Draws are made in blocks of this many and served one by one.
-BLOCK = 1000
+# Chains get seeds this far apart.
+SEED_STEP = 7919
 
 
 class DFTKernel(MCMCKernel):
     """Serves independent draws of a trained sampler to `pyro.infer.MCMC`.
 
-    The warm-up iterations are the training: each of the `warmup_steps` makes its share of the training budget (the number
-    of warm-up steps does not change the budget; `warmup_steps=0` trains at the first draw). Each chain trains a sampler of
-    its own, exactly once, so R-hat between chains compares independent fits. Draws are refined as `DFT.get_samples` does by
-    default.
+    The warm-up iterations are the training: each of the `warmup_steps` makes its share of the training
+    budget. Their number does not change the budget, which is `num_steps` and `precondition_steps` of the
+    settings; `warmup_steps=0` trains at the first draw. Each chain trains a sampler of its own, exactly once
+    in each `MCMC.run`, so R-hat between chains compares independent fits. Draws are refined as
+    `DFT.get_samples` does by default: first the kept ones of the fit (`num_draws` in the settings), then new
+    ones.
 
     Args:
-        model: A Pyro model; or a fitted `DFT`, whose draws are then served without training.
-        potential_fn: In place of a model, with `initial_params` and `transforms`, as for NUTS.
-        **options: As for `DFT` (settings, `init_strategy`, `device`). `num_chains` belongs to `MCMC`.
+        model: A Pyro model. Or a fitted `DFT`, whose sampler is then served without training: chain i gets
+            new draws of its sampler i modulo `num_chains`, and `MCMC.run` takes the data that it was trained
+            on, or nothing.
+        potential_fn: In place of a model, as for NUTS; initial values come from here or from
+            `MCMC(initial_params=...)`.
+        initial_params: As for `DFT`. Those of `MCMC`, one set for each chain, take their place.
+        transforms: As for `DFT`.
+        **options: As for `DFT`: settings, `init_strategy`, `max_plate_nesting`, `device`. `num_chains` and
+            `disable_progbar` belong to `MCMC`.
 
     Raises:
-        SettingsError: `num_chains` is given, or a setting is unknown or out of range.
+        SettingsError: an option belongs to `MCMC`, or a setting is unknown or out of range.
+        ModelError: neither a model nor a potential is given, or both.
 
     Example:
+        >>> import torch, pyro, pyro.distributions as dist
         >>> from pyro.infer import MCMC
-        >>> mcmc = MCMC(DFTKernel(model), num_samples=1000, warmup_steps=1000)  # doctest: +SKIP
+        >>> from pyro_dft import DFTKernel
+        >>> def model(y):
+        ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> mcmc = MCMC(DFTKernel(model, seed=0), num_samples=1000, warmup_steps=100, disable_progbar=True)
+        >>> mcmc.run(torch.tensor([1.0, 2.0, 3.0]))
+        >>> mcmc.get_samples()["mu"].shape
+        torch.Size([1000])
     """
 
     def __init__(
@@ -46,106 +64,126 @@ class DFTKernel(MCMCKernel):
         model: Callable[..., Any] | DFT | None = None,
         *,
         potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        initial_params: Mapping[str, Tensor] | None = None,
+        transforms: Mapping[str, Transform] | None = None,
         **options: Any,
     ):
-        if "num_chains" in options:
-            raise SettingsError("num_chains belongs to MCMC: MCMC(DFTKernel(model), num_chains=...)")
-        self._fitted: DFT | None = None
-        self.model: Callable[..., Any] | None
-        if isinstance(model, DFT):
-            self._fitted = model
-            if options or potential_fn is not None:
-                raise SettingsError("a fitted DFT brings its own settings: DFTKernel(dft) takes no others")
-            self.model = model.model
-        else:
-            # Made here so that a wrong setting fails now and not in a worker; each chain makes its own later.
-            DFT(model, potential_fn=potential_fn, **options)
-            self.model = model
-        self._potential_fn, self._options = potential_fn, options
+        misplaced = sorted({"num_chains", "disable_progbar"} & options.keys())
+        if misplaced:
+            raise SettingsError(f"{misplaced[0]} belongs to MCMC: MCMC(DFTKernel(model), {misplaced[0]}=...)")
+        self._fitted = model if isinstance(model, DFT) else None
+        self.model: Callable[..., Any] | None = model.model if isinstance(model, DFT) else model
+        self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
+        self._given = initial_params
+        # MCMC takes transforms from here, or else, where there is a model, from `setup`.
+        self.transforms: dict[str, Transform] | None = (
+            None if potential_fn is None else dict(transforms or {})
+        )
+        if self._fitted is None:
+            # A wrong option must fail here and not in a worker. Initial values may still come from MCMC.
+            self._new_dft(initial_params or {"any": torch.zeros(())})
+        elif options or any(given is not None for given in (potential_fn, initial_params, transforms)):
+            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+        self._save_params: list[str] | None = None
         self._chains_set_up = 0
-        self._warmup_steps = 0
-        self._calls = 0
-        self._initial: dict[str, Tensor] | None = None
-        self._dft: DFT | None = None
-        self._block: list[Tensor] = []
-        self._loss = math.nan
-        self.transforms: dict[str, Transform] | None = None
+        self._warmup_steps = self._calls = 0
+        self._loss: float | None = None
+        self._served: Served | None = None
+
+    def _new_dft(self, initial_params: Mapping[str, Tensor] | None, **changed: Any) -> DFT:
+        options = {**self._options, **changed, "initial_params": initial_params}
+        return DFT(self.model, disable_progbar=True, **options)
 
     # What MCMC calls, in its order.
+
+    @property
+    def save_params(self) -> list[str]:
+        """Names of the sites that MCMC keeps; unset means all."""
+        if self._save_params is None:
+            raise AttributeError("save_params")
+        return self._save_params
+
+    @save_params.setter
+    def save_params(self, names: list[str]) -> None:
+        # MCMC reads the sites back in sorted order, whatever order they were asked for in.
+        self._save_params = sorted(names)
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Prepares one chain for the model's arguments; training comes with the warm-up steps.
 
+        MCMC calls this once more, with `warmup_steps=0`, in the main process after parallel chains, to learn
+        the transforms.
+
         Raises:
-            ModelError: the model or its data cannot be used.
+            ModelError: the model or its data cannot be used, or they are not those of the fitted DFT.
         """
         in_worker = multiprocessing.parent_process() is not None
         if in_worker:
             # A forked worker that computes with several threads can hang for good.
             torch.set_num_threads(1)
-        self._warmup_steps, self._calls, self._block, self._initial = warmup_steps, 0, [], None
-        if self._fitted is not None:
-            self._fitted._require_fit()
-            self._dft = self._fitted
-        else:
-            options = dict(self._options)
-            if options.get("seed") is not None:
-                # With one seed all chains would be copies of each other; MCMC seeds its worker processes apart.
-                own = torch.initial_seed() if in_worker else self._chains_set_up
-                options["seed"] = (options["seed"] + 7919 * own) % 2**31
-            self._dft = DFT(self.model, potential_fn=self._potential_fn, disable_progbar=True, **options)
-            self._dft._begin(args, kwargs)
+        # MCMC names its workers by chain.
+        name = multiprocessing.current_process().name
+        chain = int(name) if in_worker and name.isdigit() else self._chains_set_up
         self._chains_set_up += 1
-        self.transforms = self._dft._transforms_of_sites()
+        self._warmup_steps, self._calls, self._loss = warmup_steps, 0, None
+        if self._fitted is None:
+            seed = self._options.get("seed")
+            # With one seed for all, the chains would be copies of each other.
+            dft = self._new_dft(self._given, **({} if seed is None else {"seed": seed + SEED_STEP * chain}))
+            dft._begin(args, kwargs)
+            self._served = Served(dft, 0, kept=True)
+        else:
+            dft = self._fitted
+            dft._require_fit()
+            self._served = Served(dft, chain % dft.num_chains, kept=False)
+            if args or kwargs:
+                self._served.check_data(args, kwargs)
+            if in_worker:
+                dft._rng.manual_seed(torch.initial_seed())  # MCMC seeds its workers apart
+        self.transforms = self._served.transforms()
+        latent = list(dft._layout().names)
+        unknown = sorted(set(self._save_params or ()) - set(latent))
+        if unknown:
+            raise ModelError(f"save_params names {unknown}, but the latent sites are {latent}")
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
-        """Unconstrained values of the sites: names and shapes of what `sample` returns."""
-        if self._initial is None:
-            dft = self._ready()
-            self._initial = dft._layout().unflatten(dft._origin())
-        return self._initial
+        """Where the chain starts: names and shapes of what `sample` returns."""
+        return self._ready().start()
 
     @initial_params.setter
-    def initial_params(self, params: dict[str, Tensor]) -> None:
-        # Every chain starts from its own restarts; MCMC reads names and shapes back.
-        self._initial = params
+    def initial_params(self, params: Mapping[str, Tensor]) -> None:
+        self._given = params
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A warm-up step trains and returns `params`; after the warm-up each call is one draw (unconstrained)."""
-        dft = self._ready()
+        """A warm-up step trains and returns `params`; after the warm-up each call returns one draw."""
+        served = self._ready()
         self._calls += 1
-        if self._calls <= self._warmup_steps:
-            if self._fitted is None:
-                self._loss = dft._advance(until=self._calls / self._warmup_steps)
-            return params
-        if not self._block:
-            if self._fitted is None:
-                self._loss = dft._advance(until=1.0)
-            self._block = list(dft._unconstrained_draws(BLOCK).unbind())
-        return dft._layout().unflatten(self._block.pop())
+        warming = self._calls <= self._warmup_steps
+        if self._fitted is None and not served.dft._trainer.done:
+            loss = served.dft._advance(until=self._calls / self._warmup_steps if warming else 1.0)
+            self._loss = self._loss if loss is None else loss
+        return params if warming else served.next()
 
     def logging(self) -> OrderedDict[str, str]:
-        """Phase of the training and the Fisher gap, for MCMC's progress bar."""
-        phase = self._ready()._phase
-        return (
-            OrderedDict([("phase", phase), ("loss", f"{self._loss:.3g}")])
-            if phase != "done"
-            else OrderedDict(phase=phase)
-        )
+        """Phase of the training and the loss of `DFT.step`, for MCMC's progress bar."""
+        phase = self._ready().dft._trainer.phase
+        if phase == "done" or self._loss is None:
+            return OrderedDict(phase=phase)
+        return OrderedDict(phase=phase, loss=f"{self._loss:.3g}")
 
     def diagnostics(self) -> dict[str, Any]:
-        """`DFT.diagnostics` of this chain's sampler; `divergences` is empty, and there because `az.from_pyro` reads it."""
-        return {"divergences": [], "dft": self._ready().diagnostics().to_json()}
+        """`DFT.diagnostics` of this chain's sampler, and no `divergences`, which `az.from_pyro` asks for."""
+        return {"divergences": [], "dft": self._ready().dft.diagnostics().to_json()}
 
     def cleanup(self) -> None:
         """Keeps the sampler: MCMC cleans up twice, before it asks for the transforms."""
 
-    def _ready(self) -> DFT:
-        if self._dft is None:
+    def _ready(self) -> Served:
+        if self._served is None:
             raise NotFittedError("the kernel is not set up: run it with pyro.infer.MCMC")
-        return self._dft
+        return self._served
 
     def __getstate__(self) -> dict[str, Any]:
-        """Worker processes and files get the kernel without a training in progress."""
-        return {**self.__dict__, "_dft": self._fitted, "_block": [], "_initial": None}
+        """Worker processes and files get the kernel without its training; a fitted DFT goes with it."""
+        return {**self.__dict__, "_served": None}

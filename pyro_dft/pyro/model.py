@@ -109,14 +109,14 @@ class PyroProblem(Problem):
     def _find_dynamic_supports(self) -> None:
         """Supports that depend on other sites, as in Uniform(0, other), need their transform at the site."""
         other = self._run_anywhere()
-        for name in self._curved:
-            if name in self._given or name not in other.nodes:
-                continue
+        for name in set(self._curved).intersection(other.nodes) - self._given:
             shape = self.layout[name].unconstrained_shape
-            x = torch.zeros(shape, dtype=self._dtypes[name], device=self.device)
+            # Not zeros: the middle of Uniform(-other, other) does not move with its ends.
+            x = torch.rand(shape, dtype=self._dtypes[name], device=self.device) + 0.5
             before, after = self.transforms[name].inv(x), bijection(other.nodes[name]["fn"].support)(x)
             if not torch.equal(before, after):
                 self._maps[name] = DynamicSupport()
+        self.dynamic_sites = tuple(self._maps)
 
     def _check_potential(self) -> None:
         try:
@@ -318,8 +318,7 @@ class PyroProblem(Problem):
             ModelError: One of the sites is not a candidate.
         """
         candidates = self.noncentering_candidates()
-        wrong = sorted(set(sites) - set(candidates))
-        if wrong:
+        if wrong := sorted(set(sites) - set(candidates)):
             raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
         problem = copy.copy(self)
         problem._maps = self._maps | {name: NonCentered() for name in sites}

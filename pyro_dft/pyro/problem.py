@@ -31,6 +31,7 @@ class Problem:
         minibatch_size: Rows of data that one call of :meth:`minibatch_potential` reads.
         enumerated: Whether discrete sites are summed out.
         batchable: Whether vmap can evaluate :meth:`potential` for many points at once.
+        dynamic_sites: Sites whose transform depends on other sites: :attr:`transforms` does not hold for all points.
     """
 
     layout: Layout
@@ -42,6 +43,7 @@ class Problem:
     minibatch_size: int = 1
     enumerated: bool = False
     batchable: bool = True
+    dynamic_sites: tuple[str, ...] = ()
     _own_tensors: bool = False
     _elements: int = 1
 

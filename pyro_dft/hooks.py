@@ -1,0 +1,160 @@
+"""What a front door fills in below the public interface, and the state that all parts of it share.
+
+Native arrays (torch or jax) go in and out of the hooks; everything above them is NumPy. Flat arrays have
+shape (chains, draws, dim), in the sampler's coordinates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.arguments import Arguments
+from pyro_dft.layout import Layout
+from pyro_dft.settings import Settings
+from pyro_dft.verdict import Diagnostics
+
+
+class Hooks(ABC):
+    """State of a sampler, and what its framework must be able to do.
+
+    Attributes:
+        model: The model, or None where there is a potential.
+        potential_fn: The potential, or None where there is a model.
+        initial_params: Unconstrained values to start from, or None.
+        transforms: Site name -> transform that overrides the automatic one.
+        num_chains: Samplers, C.
+        init_strategy: Where the search starts, or None.
+        disable_progbar: Whether to hide the progress bar.
+        settings: All settings.
+    """
+
+    model: Callable[..., Any] | None
+    potential_fn: Callable[[dict[str, Any]], Any] | None
+    initial_params: Mapping[str, Any] | None
+    transforms: dict[str, Any]
+    num_chains: int
+    init_strategy: Callable[..., Any] | None
+    disable_progbar: bool
+    settings: Settings
+
+    _framework: str
+    # Names of attributes that the front door makes in `_read`, and that do not go into copies.
+    _live: frozenset[str]
+    # Options that users of NUTS may still have in their call, and that mean nothing here.
+    _nuts_options: frozenset[str]
+
+    _arguments: Arguments
+    _trainer: Any  # the engine's `Trainer`, in progress or complete
+    _whole: bool  # whether the training was one `run`, and not single steps that may go on
+    _fit: Any  # the engine's measured `Fit`; None before, and after each further step
+    _kept: Any  # flat draws that the fit keeps
+    _report: Diagnostics
+    _seconds: float
+    _cpu_seconds: float
+
+    # From a model to a training
+
+    @abstractmethod
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Turns the model and its arguments into targets, and sets up the random number generator."""
+
+    @abstractmethod
+    def _start(self) -> Any:
+        """A new trainer for what `_read` made."""
+
+    @abstractmethod
+    def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Lets the running training see other model arguments; raises before anything is changed."""
+
+    @abstractmethod
+    def _session(self) -> AbstractContextManager[None]:
+        """Global state of the framework as the fit needs it, put back after: random numbers, device."""
+
+    # Draws
+
+    @abstractmethod
+    def _layout(self) -> Layout:
+        """Layout of the model's own unconstrained coordinates."""
+
+    @abstractmethod
+    def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
+        """New draws, in flat blocks that together have `each` for each chain."""
+
+    @abstractmethod
+    def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
+        """Blocks of flat draws -> site name -> native array (chains, draws, *site)."""
+
+    @abstractmethod
+    def _original(self, flat: Any) -> np.ndarray:
+        """Flat draws -> the model's own unconstrained coordinates, same shape."""
+
+    @abstractmethod
+    def _potential_at(self, points: np.ndarray) -> np.ndarray:
+        """Potential (...) at points (..., dim) of the model's own unconstrained coordinates."""
+
+    def _keep(self) -> Any:
+        """The draws of the measurement that were refined at least as much as served ones are by default."""
+        measurement = self._fit.measurement
+        return measurement.raw if self._default_refine_steps() == 0 else measurement.refined
+
+    def _default_refine_steps(self) -> int:
+        if self.settings.refine_steps is not None:
+            return self.settings.refine_steps
+        return 0 if self.settings.objective == "dft-paper" else self._fit.measurement.steps
+
+    # Arrays
+
+    @abstractmethod
+    def _precision(self) -> float:
+        """Relative rounding error of one number of the model's dtype."""
+
+    @abstractmethod
+    def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any:
+        """Native arrays, one after the other."""
+
+    @abstractmethod
+    def _to_numpy(self, value: Any) -> np.ndarray | None:
+        """A native array as a NumPy array; None for any other value."""
+
+    @abstractmethod
+    def _from_numpy(self, array: np.ndarray) -> Any:
+        """A NumPy array as a native one."""
+
+    def _numpy(self, value: Any) -> np.ndarray:
+        array = self._to_numpy(value)
+        return np.asarray(value) if array is None else array
+
+    # Reports
+
+    @abstractmethod
+    def _model_groups(
+        self, samples: dict[str, Any], log_likelihood: bool | None, predictive: bool, prior: bool
+    ) -> dict[str, dict[str, Any]]:
+        """ArviZ groups that need the model, for constrained draws (chains, draws, *site)."""
+
+    @abstractmethod
+    def _plate_dims(self) -> dict[str, list[str]]:
+        """Names of the dimensions of each site."""
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """What `verdict.judge` wants to know about the fit."""
+
+    @abstractmethod
+    def _gradient_evaluations(self) -> int:
+        """Of the potential, since the model was given."""
+
+    # Files
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and header entries that define the trained sampler."""
+
+    @abstractmethod
+    def _restore(self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
+        """A complete trainer from what `_state` returned; raises StorageError where it does not fit."""

@@ -1,0 +1,95 @@
+"""Draws of a `DFT` in the form in which `pyro.infer.MCMC` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from pyro_dft.errors import ModelError
+from pyro_dft.files import CHECK_POINTS
+
+if TYPE_CHECKING:
+    from pyro_dft.pyro.dft import DFT
+
+# New draws are made in blocks of this many, and served one by one.
+BLOCK = 1000
+
+
+class Served:
+    """One chain of a `DFT`: unconstrained values in the model's own coordinates.
+
+    Sites whose support depends on other sites have no transform that holds for all draws: MCMC gets their
+    constrained values, and no transform.
+
+    Args:
+        dft: A `DFT` that is fitted, or whose training has begun.
+        chain: Which of its samplers to serve.
+        kept: Whether to serve the draws that the fit keeps before new ones.
+    """
+
+    def __init__(self, dft: DFT, chain: int, *, kept: bool):
+        self.dft, self.chain = dft, chain
+        self._draws = self._all(kept)
+
+    def transforms(self) -> dict[str, Transform]:
+        """Site name -> transform from constrained to unconstrained values."""
+        own = self.dft._posteriors[0]
+        return {name: own.transforms[name] for name in own.transforms.keys() - own.dynamic_sites}
+
+    def start(self) -> dict[str, Tensor]:
+        """The first starting point; where there is no training, the first kept draw."""
+        dft = self.dft
+        if dft._fit is None:
+            point = dft._problems[0].starts[0, :1]
+        else:
+            point = dft._posterior.original_coordinates(dft._kept[self.chain, :1])
+        return {name: value[0] for name, value in self._values(point).items()}
+
+    def next(self) -> dict[str, Tensor]:
+        """One more draw, refined as by default."""
+        return next(self._draws)
+
+    def _all(self, kept: bool) -> Iterator[dict[str, Tensor]]:
+        dft, chain = self.dft, slice(self.chain, self.chain + 1)
+        dft._require_fit()
+        blocks = iter([dft._kept[chain]] if kept else [])
+        while True:
+            with dft._session():
+                flat = next(blocks, None)
+                if flat is None:
+                    blocks = dft._blocks(BLOCK, dft._default_refine_steps(), chain)
+                    flat = next(blocks)
+                values = self._values(dft._posterior.original_coordinates(flat[0]))
+            for i in range(flat.shape[1]):
+                yield {name: value[i] for name, value in values.items()}
+
+    def _values(self, original: Tensor) -> dict[str, Tensor]:
+        """Points (n, d) of the model's own coordinates -> site name -> (n, *shape)."""
+        own = self.dft._posteriors[0]
+        values = own.layout.unflatten(original)
+        if own.dynamic_sites:
+            constrained = own.constrain(original, include_deterministic=False)
+            values |= {name: constrained[name] for name in own.dynamic_sites}
+        return values
+
+    def check_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks that the model with these arguments is what the sampler was trained for.
+
+        Raises:
+            ModelError: its potential differs.
+        """
+        dft = self.dft
+        with dft._session():
+            own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
+            points = dft._posterior.original_coordinates(dft._kept[0, :CHECK_POINTS])
+            same = own.layout == other.layout and dft._close(
+                dft._numpy(other.values_and_gradients(points)[0]),
+                dft._numpy(own.values_and_gradients(points)[0]),
+            )
+        if not same:
+            raise ModelError(
+                "the fitted DFT was trained on other data, or for another model: use DFTKernel(model)"
+            )

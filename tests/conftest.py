@@ -1,0 +1,69 @@
+"""Options and clean-up for all tests: precision and device of the engine, and no global state left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+# Before torch, NumPy or jax start: more threads than cores slow small tensors down, and jaxlib can deadlock
+# on two cores.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
+    os.environ.setdefault(_variable, "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--dtype", default="float64", choices=("float32", "float64"), help="of the engine's tests"
+    )
+    parser.addoption("--device", default="cpu", help="of the engine's tests, such as cpu or cuda:0")
+
+
+@pytest.fixture(scope="session")
+def dtype(request):
+    """Precision that the engine's tests run in."""
+    import torch
+
+    return getattr(torch, request.config.getoption("--dtype"))
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Device that the engine's tests run on."""
+    import torch
+
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _global_state():
+    """One torch thread; torch's defaults, Pyro's validation flags and parameter store as before each test.
+
+    Neither library is imported for tests that do without.
+    """
+    torch, pyro = sys.modules.get("torch"), sys.modules.get("pyro")
+    if torch is not None:
+        torch.set_num_threads(1)
+        defaults = torch.get_default_dtype(), torch.get_default_device()
+        validate = torch.distributions.Distribution._validate_args
+        random_state = torch.get_rng_state()
+    if pyro is not None:
+        store = pyro.get_param_store()
+        parameters = store.get_state()
+        checks = (pyro.distributions, pyro.infer, pyro.poutine)
+        flags = [module.is_validation_enabled() for module in checks]
+    yield
+    if pyro is not None:
+        for module, flag in zip(checks, flags, strict=True):
+            module.enable_validation(flag)
+        store.clear()
+        store.set_state(parameters)
+    if torch is not None:
+        torch.set_num_threads(1)
+        torch.set_default_dtype(defaults[0])
+        if torch.get_default_device() != defaults[1]:
+            torch.set_default_device(defaults[1])
+        # After Pyro's own flag, which sets this one too.
+        torch.distributions.Distribution.set_default_validate_args(validate)
+        torch.set_rng_state(random_state)

@@ -1,0 +1,567 @@
+"""The fit: phases in order, when the network is trained, what is kept, chains apart, early ends, same seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_dft.diagnostics import distinct_optima, rhat
+from pyro_dft.engine_torch import train
+from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
+from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.target import Target
+from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.settings import Settings
+
+SMALL = {"num_steps": 60, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
+         "num_draws": 400, "max_refine_steps": 4}  # fmt: skip
+
+
+def gaussian(x):
+    return 0.5 * (x - 1).square().sum() + 0.4 * (x[0] - 1) * (x[1] - 1)
+
+
+def banana(x):
+    """x_0 standard normal, x_1 normal around x_0^2 with sd 1/2: means 0 and 1, sds 1 and 1.5."""
+    return 0.5 * x[0] ** 2 + 2 * (x[1] - x[0] ** 2) ** 2
+
+
+def starts(chains, restarts, d, dtype, device, seed=3):
+    rng = torch.Generator(device=device).manual_seed(seed)
+    return torch.randn(chains, restarts, d, generator=rng, dtype=dtype, device=device)
+
+
+@pytest.fixture
+def trainer(dtype, device):
+    """A trainer of a potential; settings are the small ones above unless given."""
+
+    def make(potential, *, chains=1, d=2, seed=0, points=None, **settings):
+        options = Settings(**{**SMALL, **settings})
+        target = Target(potential, d, dtype=dtype, device=device)
+        if points is None:
+            points = starts(chains, options.restarts, d, dtype, device)
+        rng = torch.Generator(device=device).manual_seed(seed)
+        return Trainer([Problem(target, points)], options, rng)
+
+    return make
+
+
+def run(trainer):
+    while not trainer.done:
+        trainer.step()
+    return trainer.finish()
+
+
+def phases(history):
+    """(phase, iterations) in order."""
+    found = []
+    for progress in history:
+        if not found or found[-1][0] != progress.phase:
+            found.append([progress.phase, 0])
+        found[-1][1] += 1
+    return [tuple(f) for f in found]
+
+
+def draws_of(fit, n=4000, seed=9):
+    rng = torch.Generator(device=fit.sampler.mean.device).manual_seed(seed)
+    return fit.sampler.draw(n, rng).double().cpu()
+
+
+def gaussian_draws(fit):
+    """What the Gaussian that each chain started from gives, without a network."""
+    optimum = fit.optima[torch.as_tensor(fit.chosen, device=fit.optima.mean.device)]
+    rng = torch.Generator(device=optimum.mean.device).manual_seed(2)
+    return Sampler(optimum.mean, optimum.scale).draw(4000, rng).cpu()
+
+
+def banana_errors(x):
+    """Errors of mean, log sd, and of the quantiles of x_1 given by its known distribution, in sds."""
+    sd = torch.tensor([1.0, 1.5], dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(400_000, 2, generator=rng, dtype=torch.float64)
+    q = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    exact = torch.quantile(z[:, 0] ** 2 + 0.5 * z[:, 1], q)
+    return torch.cat([
+        (x.mean(0) - torch.tensor([0.0, 1.0], dtype=torch.float64)) / sd,
+        (x.std(0) / sd).log(),
+        (torch.quantile(x[:, 1], q) - exact) / sd[1],
+    ])  # fmt: skip
+
+
+# Phases.
+
+
+def test_phases_come_in_order_with_the_planned_steps(trainer):
+    t = trainer(banana, train="always", num_steps=50, dft_fraction=0.2)
+    assert t.phase == "gaussian"
+    assert not t.done
+    assert t.total == 60 + 50
+    fit = run(t)
+    found = phases(fit.history)
+    assert [p for p, _ in found] == ["gaussian", "kl", "dft"]
+    assert found[0][1] <= 60
+    assert found[1:] == [("kl", 40), ("dft", 10)]
+    assert t.total == len(fit.history)
+    assert [p.step for p in fit.history] == list(range(1, len(fit.history) + 1))
+    assert all(math.isfinite(p.loss) for p in fit.history)
+    assert set(fit.seconds) >= {"gaussian", "kl", "dft", "selection", "refinement"}
+    assert all(s >= 0 for s in fit.seconds.values())
+    # A step too many changes nothing.
+    assert t.phase == "done"
+    assert t.step() is fit.history[-1]
+    assert len(t.history) == len(fit.history)
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, ["gaussian", "kl"]), (1.0, ["gaussian", "dft"])])
+def test_share_of_the_dft_phase(trainer, fraction, expected):
+    fit = run(trainer(banana, train="always", num_steps=20, dft_fraction=fraction))
+    assert [p for p, _ in phases(fit.history)] == expected
+    assert len(fit.history) - phases(fit.history)[0][1] == 20
+    assert fit.objective[0] in ("kl", "dft")
+
+
+@pytest.mark.parametrize("objective", ["kl", "fisher-partial"])
+def test_other_objectives_behind_the_gaussian(trainer, objective):
+    fit = run(trainer(banana, objective=objective, train="always", num_steps=20))
+    assert [p for p, _ in phases(fit.history)] == ["gaussian", objective]
+    assert fit.objective == [objective]
+    assert fit.sampler.generator is not None
+
+
+def test_the_paper_objective_starts_without_a_gaussian(trainer):
+    t = trainer(gaussian, objective="dft-paper", num_steps=30, chains=2)
+    assert t.total == 30
+    fit = run(t)
+    assert phases(fit.history) == [("dft-paper", 30)]
+    assert fit.objective == ["dft-paper"] * 2
+    assert (fit.sampler.mean == 0).all()
+    assert fit.measurement is not None
+
+
+@pytest.mark.parametrize("minibatch", [False, True])
+def test_the_loss_is_the_fisher_gap_and_falls(dtype, device, minibatch):
+    """The gap of the Gaussian on the banana is large; that of the trained sampler is a fraction of it."""
+    target = Target(banana, 2, dtype=dtype, device=device, minibatch_potential=banana if minibatch else None)
+    settings = Settings(**{**SMALL, "num_steps": 300, "train": "always", "width": 32, "batch_size": 64})
+    rng = torch.Generator(device=device).manual_seed(0)
+    fit = run(Trainer([Problem(target, starts(1, 2, 2, dtype, device))], settings, rng))
+    losses = [p.loss for p in fit.history if p.phase in ("kl", "dft")]
+    assert np.mean(losses[-50:]) < 0.5 * np.mean(losses[:20])
+    # The smoothed value that is reported: an average of the last ones.
+    assert min(losses[-150:]) < fit.fisher_gap[0] < max(losses[-150:])
+
+
+# When the network is trained, and what is kept.
+
+
+def test_training_never_stops_at_the_gaussian(trainer):
+    fit = run(trainer(banana, train="never", chains=2))
+    assert [p for p, _ in phases(fit.history)] == ["gaussian"]
+    assert fit.objective == ["gaussian"] * 2
+    assert fit.sampler.generator is None
+    assert np.isnan(fit.fisher_gap).all()
+
+
+def test_the_gate_stops_at_a_gaussian_that_is_right(trainer):
+    fit = run(trainer(gaussian, num_draws=2000))
+    assert [p for p, _ in phases(fit.history)] == ["gaussian"]
+    assert fit.objective == ["gaussian"]
+    assert fit.sampler.generator is None
+    assert fit.movement["gaussian"] < 0.03
+    x = draws_of(fit)[0]
+    covariance = torch.linalg.inv(torch.tensor([[1.0, 0.4], [0.4, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(torch.cov(x.T), covariance, rtol=0, atol=0.12)
+    # Not `atol=0.12` by chance: five standard errors of 4,000 draws, and the error of the fit itself.
+    assert (x.mean(0) - 1).abs().max() < 0.12
+
+
+def test_training_always_trains_where_the_gaussian_is_right(trainer):
+    fit = run(trainer(gaussian, train="always"))
+    assert [p for p, _ in phases(fit.history)] == ["gaussian", "kl", "dft"]
+    assert fit.sampler.generator is not None
+
+
+@pytest.fixture(scope="module")
+def banana_fit(dtype, device):
+    """Three chains on the banana, trained long enough to be good."""
+    settings = Settings(
+        num_steps=400, width=48, batch_size=96, restarts=2, precondition_steps=100, num_draws=3000
+    )
+    target = Target(banana, 2, dtype=dtype, device=device)
+    points = starts(3, 2, 2, dtype, device)
+    t = Trainer([Problem(target, points)], settings, torch.Generator(device=device).manual_seed(1))
+    return run(t)
+
+
+def test_the_network_is_trained_on_a_banana_and_beats_the_gaussian(banana_fit):
+    fit = banana_fit
+    assert [p for p, _ in phases(fit.history)] == ["gaussian", "kl", "dft"]
+    assert all(o in ("kl", "dft") for o in fit.objective)
+    final = np.minimum(fit.movement["kl"], fit.movement["dft"])
+    assert (final < 0.7 * fit.movement["gaussian"]).all()
+    for trained, simple in zip(draws_of(fit), gaussian_draws(fit), strict=True):
+        assert banana_errors(trained).abs().mean() < 0.5 * banana_errors(simple).abs().mean()
+
+
+def test_refined_draws_are_right(banana_fit):
+    """The draws that the fit keeps: mean, sd and quantile errors within 4 standard errors of 3,000 draws, and 0.05."""
+    x = banana_fit.measurement.refined.double().cpu().reshape(-1, 2)
+    # Standard errors in sds: of a mean 1 / sqrt(n), of a log sd sqrt((kurtosis - 1) / 4n) with kurtosis up to 15,
+    # of the 95 % quantile in the long tail 5 / sqrt(n).
+    errors = banana_errors(x).abs()
+    assert (errors < 0.05 + 4 * 5 / len(x) ** 0.5).all()
+    assert errors.mean() < 0.06
+
+
+def test_independently_trained_chains_agree(banana_fit):
+    x = banana_fit.measurement.refined.double().cpu().numpy()
+    assert x.shape == (3, 1000, 2)
+    assert not np.array_equal(x[0], x[1])
+    # Under agreement R-hat - 1 is of order 1 / n.
+    assert rhat(x).max() < 1.02
+
+
+def test_the_dft_phase_is_kept_chain_by_chain_where_it_moves_less(trainer, monkeypatch):
+    """Movement measured by decree: chain 0 was better before the DFT phase, chain 1 after it."""
+    decree = {"kl": np.array([0.1, 0.3]), "dft": np.array([0.2, 0.2])}
+    monkeypatch.setattr(Trainer, "_movement", lambda self, name, sampler: decree[name])
+    t = trainer(banana, train="always", chains=2, num_steps=30, dft_fraction=0.5)
+    while t.phase != "dft":
+        t.step()
+    network = t._network
+    before = network.snapshot()
+    while t._network_steps < 29:
+        t.step()
+    captured = {}
+    restore = network.restore
+
+    def spy(state, mask=None, otherwise=None):
+        if mask is not None:
+            captured.update(state)
+        restore(state, mask, otherwise)
+
+    monkeypatch.setattr(network, "restore", spy)
+    fit = run(t)
+    assert fit.objective == ["kl", "dft"]
+    found = fit.sampler.generator.state_dict()
+    for name, value in found.items():
+        assert torch.equal(value[0], before[name][0])
+        assert torch.equal(value[1], captured[name][1])
+    assert not torch.equal(before["matrix"][1], captured["matrix"][1])
+
+
+def test_the_gaussian_is_kept_where_the_network_moves_more(trainer, monkeypatch):
+    monkeypatch.setattr(Trainer, "_movement", lambda self, name, sampler: np.array([1e6]))
+    t = trainer(banana, num_steps=20)
+    fit = run(t)
+    assert [p for p, _ in phases(fit.history)] == ["gaussian", "kl", "dft"]
+    assert fit.objective == ["gaussian"]
+    assert fit.sampler.generator is None
+
+
+def test_movements_are_compared_on_the_same_random_numbers(trainer):
+    t = trainer(banana, train="always", num_steps=10)
+    while t.phase != "kl":
+        t.step()
+    sampler = t.fit.sampler
+    first, second = t._movement("kl", sampler).copy(), t._movement("dft", sampler).copy()
+    assert np.array_equal(first, second)
+
+
+# Several chains.
+
+
+def test_each_chain_chooses_among_its_own_restarts(trainer, dtype, device):
+    """Two far modes; the starts of chain 0 are at one, those of chain 1 at the other."""
+
+    def two_modes(x):
+        modes = torch.stack([(x - 6).square().sum(), (x + 6).square().sum()])
+        return -torch.logsumexp(
+            torch.tensor([0.2, 0.8], dtype=x.dtype, device=x.device).log() - 0.5 * modes, 0
+        )
+
+    points = starts(2, 3, 2, dtype, device) * 0.5
+    points[0] += 6
+    points[1] -= 6
+    fit = run(trainer(two_modes, chains=2, points=points, restarts=3, train="never"))
+    assert 0 <= fit.chosen[0] < 3 <= fit.chosen[1] < 6
+    assert (fit.sampler.mean[0] > 5).all()
+    assert (fit.sampler.mean[1] < -5).all()
+    optima = distinct_optima(fit.optima.mean.cpu(), fit.optima.scale.cpu(), fit.optima.elbo.cpu())
+    assert len(optima) == 2
+    assert optima.weight == pytest.approx([0.8, 0.2], abs=0.02)
+    x = fit.measurement.refined.double().cpu().numpy()
+    assert rhat(x).min() > 2
+
+
+def test_a_chain_that_is_not_finite_leaves_the_others_alone(trainer, dtype, device):
+    """Chain 1 starts, and stays, where the potential is NaN."""
+
+    def partial(x):
+        return torch.where(x[0] > 50, torch.nan, banana(x))
+
+    points = starts(3, 2, 2, dtype, device)
+    points[1] += 1e4
+    t = trainer(partial, chains=3, points=points, num_steps=200, width=32, batch_size=64)
+    fit = run(t)
+    assert fit.optima.elbo[fit.chosen[1]] == -math.inf
+    assert fit.sampler.generator is not None
+    x, plain = draws_of(fit), gaussian_draws(fit)
+    for chain in (0, 2):
+        assert fit.objective[chain] in ("kl", "dft")
+        assert torch.isfinite(x[chain]).all()
+        assert banana_errors(x[chain]).abs().mean() < 0.8 * banana_errors(plain[chain]).abs().mean()
+    assert t.problems[0].target.nonfinite_evaluations > 0
+
+
+def test_training_of_one_chain_does_not_depend_on_another(dtype, device):
+    """With NaN weights in chain 1, chain 0 takes bit for bit the steps that it takes otherwise."""
+    settings = Settings(width=8, batch_size=16)
+    eye = torch.eye(2, dtype=dtype, device=device).expand(2, 2, 2)
+    found = []
+    for poison in (False, True):
+        target = Target(banana, 2, dtype=dtype, device=device)
+        rng = torch.Generator(device=device).manual_seed(0)
+        network = NetworkTrainer(
+            target, Sampler(torch.zeros(2, 2, dtype=dtype, device=device), eye), settings, rng
+        )
+        if poison:
+            with torch.no_grad():
+                network.generator.matrix[1] = torch.nan
+        for phase in ("kl", "kl", "dft", "dft", "dft-paper"):
+            network.step(phase, 0.3)
+        found.append(network.snapshot())
+        assert torch.isfinite(network.smoothed_gap()[0].item() * torch.ones(1)).all()
+    for name, value in found[0].items():
+        torch.testing.assert_close(value[0], found[1][name][0], rtol=1e-6, atol=1e-7)
+        assert torch.isfinite(value).all()
+
+
+def test_gradients_are_clipped_for_each_chain_on_its_own(dtype, device):
+    """A gradient a million times too long is cut to the limit, the other chain's is left as it is."""
+    target = Target(banana, 2, dtype=dtype, device=device)
+    eye = torch.eye(2, dtype=dtype, device=device).expand(2, 2, 2)
+    sampler = Sampler(torch.zeros(2, 2, dtype=dtype, device=device), eye)
+    network = NetworkTrainer(
+        target, sampler, Settings(width=4), torch.Generator(device=device).manual_seed(0)
+    )
+    parameter = torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype, device=device))
+    gradient = torch.ones(2, 3, dtype=dtype, device=device)
+    gradient[1] *= 1e6
+    adam = torch.optim.SGD([parameter], lr=1.0)
+    network._apply(adam, [parameter], (gradient,), 1.0)
+    torch.testing.assert_close(parameter[0], -gradient[0])
+    assert parameter[1].norm().item() == pytest.approx(train.MAX_GRADIENT_NORM, rel=1e-5)
+
+
+# Noise.
+
+
+def test_constant_noise(trainer):
+    fit = run(trainer(banana, train="always", noise=0.2, num_steps=10))
+    torch.testing.assert_close(fit.sampler.generator.sigma, torch.full_like(fit.sampler.generator.sigma, 0.2))
+
+
+def test_annealed_noise_falls_from_start_to_end(trainer):
+    t = trainer(
+        banana,
+        train="always",
+        noise=0.1,
+        noise_start=0.6,
+        noise_mode="annealed",
+        num_steps=40,
+        dft_fraction=0.25,
+    )
+    seen = []
+    while not t.done:
+        if t._network is not None:
+            seen.append(float(t._network.generator.sigma.mean()))
+        t.step()
+    fit = t.finish()
+    assert seen[0] == pytest.approx(0.6)
+    assert seen[1] == pytest.approx(0.6)
+    assert all(b <= a + 1e-6 for a, b in zip(seen, seen[1:], strict=False))
+    # Done after 60 % of the first phase, and constant in the second.
+    assert seen[-12:] == pytest.approx([0.1] * 12)
+    torch.testing.assert_close(fit.sampler.generator.sigma, torch.full_like(fit.sampler.generator.sigma, 0.1))
+
+
+@pytest.mark.parametrize("objective", ["kl", "dft"])
+def test_learned_noise_moves_and_stays_above_its_floor(trainer, monkeypatch, objective):
+    options = {
+        "train": "always",
+        "noise_mode": "learned",
+        "noise": 0.3,
+        "num_steps": 40,
+        "objective": objective,
+    }
+    fit = run(trainer(banana, **options))
+    sigma = fit.sampler.generator.sigma
+    assert sigma.shape == (1, 1, 2)
+    assert (sigma - 0.3).abs().min() > 1e-4
+    monkeypatch.setattr(train, "MIN_SIGMA", 0.5)
+    fit = run(trainer(banana, **options))
+    assert (fit.sampler.generator.sigma >= 0.5 - 1e-6).all()
+
+
+# Early ends.
+
+
+@pytest.mark.parametrize("steps", [0, 1, 30, "kl", "kl+10", "dft", "dft+5", "done"])
+@pytest.mark.parametrize("train_mode", ["auto", "always"])
+def test_an_early_end_leaves_a_usable_sampler(trainer, steps, train_mode):
+    """As on Ctrl-C: whatever the phase, there is a sampler with finite draws, measured like a complete one."""
+    t = trainer(banana, chains=2, train=train_mode, num_steps=40, dft_fraction=0.5)
+    phase, _, more = str(steps).partition("+")
+    if isinstance(steps, int):
+        for _ in range(steps):
+            t.step()
+    else:
+        while t.phase != phase:
+            t.step()
+        for _ in range(int(more or 0)):
+            t.step()
+    made = len(t.history)
+    fit = t.finish()
+    assert t.done
+    assert t.finish() is fit
+    assert made <= len(fit.history) <= made + 1
+    assert torch.isfinite(draws_of(fit, 100)).all()
+    assert torch.isfinite(fit.measurement.refined).all()
+    allowed = {"kl": {"kl", "gaussian"}, "dft": {"kl", "dft", "gaussian"}, "done": {"kl", "dft", "gaussian"}}
+    assert set(fit.objective) <= allowed.get(phase, {"gaussian"})
+    assert t.step() is fit.history[-1] if fit.history else True
+
+
+def test_an_early_end_of_the_paper_objective(trainer):
+    fit = trainer(gaussian, objective="dft-paper").finish()
+    assert torch.isfinite(draws_of(fit, 50)).all()
+    assert fit.history == []
+
+
+def test_a_branch_is_finished_while_the_training_goes_on(trainer):
+    """Looking at the sampler in the middle of the training changes neither its weights nor its plan."""
+    t = trainer(banana, train="always", num_steps=40, dft_fraction=0.5)
+    looks = 0
+    while not t.done:
+        t.step()
+        if len(t.history) % 15 == 0 and not t.done:
+            phase, made = t.phase, len(t.history)
+            weights = t._network.snapshot() if t._network else {}
+            look = t.branch().finish()
+            assert torch.isfinite(draws_of(look, 50)).all()
+            assert (t.phase, len(t.history), t.done) == (phase, made, False)
+            for name, value in weights.items():
+                assert torch.equal(t._network.generator.state_dict()[name], value)
+            looks += 1
+    assert looks >= 4
+    assert [p for p, _ in phases(t.finish().history)] == ["gaussian", "kl", "dft"]
+    assert phases(t.history)[1:] == [("kl", 20), ("dft", 20)]
+
+
+# Coordinates, seeds, stored fits.
+
+
+def test_the_coordinates_with_the_higher_evidence_are_kept(dtype, device):
+    """A funnel, and the same in coordinates where it is a unit Gaussian; the map leads back."""
+
+    def funnel(x):
+        return 0.5 * x[0] ** 2 / 4 + 0.5 * (x[1] * torch.exp(-0.5 * x[0])) ** 2 + 0.5 * x[0]
+
+    def plain(u):
+        return 0.5 * u[0] ** 2 / 4 + 0.5 * u[1] ** 2
+
+    def original(u):
+        return torch.stack([u[:, 0], u[:, 1] * torch.exp(0.5 * u[:, 0])], 1)
+
+    points = starts(1, 2, 2, dtype, device)
+    problems = [
+        Problem(Target(funnel, 2, dtype=dtype, device=device), points),
+        Problem(Target(plain, 2, dtype=dtype, device=device), points, original),
+    ]
+    settings = Settings(**{**SMALL, "precondition_steps": 150, "num_draws": 2000})
+    t = Trainer(problems, settings, torch.Generator(device=device).manual_seed(0))
+    assert t.total == 2 * 150 + 60
+    fit = run(t)
+    assert fit.problem == 1
+    assert t.target is problems[1].target
+    assert fit.elbos[1] > fit.elbos[0] + 0.05
+    assert fit.objective == ["gaussian"]
+    assert [p for p, _ in phases(fit.history)] == ["gaussian"]
+    x = original(fit.measurement.refined.reshape(-1, 2)).double()
+    assert abs(float(x[:, 0].std()) - 2) < 4 * 2 / 4000**0.5
+
+
+def test_same_seed_same_draws(trainer):
+    fits = [run(trainer(banana, seed=seed, num_steps=30, train="always")) for seed in (1, 1, 2)]
+    first, again, other = (draws_of(fit, 200) for fit in fits)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(fits[0].measurement.refined, fits[1].measurement.refined)
+    assert [p.loss for p in fits[0].history] == [p.loss for p in fits[1].history]
+
+
+def test_the_default_precision_of_torch_does_not_matter(trainer, dtype):
+    found = []
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        fit = run(trainer(banana, num_steps=10, train="always"))
+        assert fit.sampler.dtype == dtype
+        found.append(draws_of(fit, 50))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
+def test_an_improper_target_ends(trainer):
+    """A flat direction: the fit ends with finite numbers, and with a spread that gives it away."""
+    fit = run(trainer(lambda x: 0.5 * x[1] ** 2, precondition_steps=150))
+    assert torch.isfinite(fit.measurement.refined).all()
+    assert torch.isfinite(draws_of(fit, 100)).all()
+    assert float(fit.measurement.refined[..., 0].std()) > 1e9
+    assert 0.5 < float(fit.measurement.refined[..., 1].std()) < 2
+
+
+def test_a_target_that_is_finite_nowhere_ends(trainer):
+    fit = run(trainer(lambda x: x.sum() * torch.nan, num_steps=10, num_draws=40))
+    assert (fit.optima.elbo == -math.inf).all()
+    assert torch.isfinite(draws_of(fit, 10)).all()
+    assert (fit.measurement.log_density == -math.inf).all()
+
+
+def test_pseudo_huber_distance_trains_too(trainer):
+    fit = run(trainer(banana, train="always", distance="pseudo-huber", num_steps=40, dft_fraction=0.5))
+    assert all(math.isfinite(p.loss) for p in fit.history)
+    assert torch.isfinite(draws_of(fit, 100)).all()
+
+
+def test_one_data_pass_is_counted_for_every_minibatch(dtype, device):
+    """KL needs a score of each of two minibatches, and so does DFT, with their derivatives: 3 evaluations each."""
+    counts = {}
+    for phase in ("kl", "dft"):
+        target = Target(banana, 2, dtype=dtype, device=device, minibatch_potential=banana)
+        eye = torch.eye(2, dtype=dtype, device=device)[None]
+        sampler = Sampler(torch.zeros(1, 2, dtype=dtype, device=device), eye)
+        rng = torch.Generator(device=device).manual_seed(0)
+        network = NetworkTrainer(target, sampler, Settings(width=4, batch_size=8, final_batch_factor=1), rng)
+        network.step(phase, 0.0)
+        counts[phase] = target.gradient_evaluations
+    assert counts == {"kl": 2 * 16, "dft": 2 * 3 * 16}
+
+
+def test_a_stored_fit_is_complete(banana_fit, dtype, device):
+    measured = banana_fit.measurement
+    kept = {
+        "raw": measured.raw, "halfway": measured.halfway, "refined": measured.refined,
+        "scale": measured.scale, "step_size": measured.step_size,
+    }  # fmt: skip
+    problem = Problem(Target(banana, 2, dtype=dtype, device=device), starts(3, 2, 2, dtype, device))
+    t = FittedTrainer([problem], 0, banana_fit.sampler, banana_fit.objective, measured.steps, kept)
+    assert t.done
+    assert t.phase == "done"
+    fit = t.finish()
+    assert fit.sampler is banana_fit.sampler
+    assert fit.objective == banana_fit.objective
+    assert fit.measurement.steps == measured.steps
+    torch.testing.assert_close(fit.measurement.log_density, measured.log_density)

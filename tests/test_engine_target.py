@@ -1,0 +1,429 @@
+"""The batched target: values, scores, Hessian-vector products, tracing, bad points, fallback, minibatches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+import torch
+
+from pyro_dft.engine_torch import target as target_module
+from pyro_dft.engine_torch.target import BatchedPotential, Target
+from pyro_dft.errors import ModelError, PerformanceWarning
+
+D = 3
+
+
+def curved(x):
+    """A potential with a full Hessian that depends on x."""
+    return 0.5 * x.square().sum() + 0.3 * torch.exp(0.5 * x[0]) * x[1] + torch.cos(x).prod()
+
+
+def branching(x):
+    return x.square().sum() if x[0] > 0 else 2 * x.square().sum()
+
+
+def half_line(x):
+    """Not finite where x_0 <= 0: NaN in the value and in every derivative."""
+    return x[0] - x[0].log() + 0.5 * (x[1:] * x[0].sqrt()).square().sum()
+
+
+@pytest.fixture
+def points(dtype, device):
+    rng = torch.Generator(device=device).manual_seed(0)
+
+    def draw(n, d=D):
+        return torch.randn(n, d, generator=rng, dtype=dtype, device=device)
+
+    return draw
+
+
+@pytest.fixture
+def make(dtype, device):
+    def target(potential, d=D, **options):
+        return Target(potential, d, dtype=dtype, device=device, **options)
+
+    return target
+
+
+def one_by_one(potential, x):
+    log_density, score = [], []
+    for row in x:
+        point = row.clone().requires_grad_()
+        value = potential(point)
+        log_density.append(-value.detach())
+        score.append(-torch.autograd.grad(value, point)[0])
+    return torch.stack(log_density), torch.stack(score)
+
+
+def test_batch_equals_single_points(make, points):
+    target, x = make(curved), points(7)
+    target.probe(x)
+    assert target.vectorised
+    log_density, score = target.evaluate(x)
+    expected = one_by_one(curved, x)
+    torch.testing.assert_close(log_density, expected[0])
+    torch.testing.assert_close(score, expected[1])
+
+
+def test_leading_dimensions_are_kept(make, points):
+    target, x = make(curved), points(12)
+    flat = target.evaluate(x)
+    log_density, score = target.evaluate(x.reshape(2, 3, 2, D))
+    assert log_density.shape == (2, 3, 2)
+    assert score.shape == (2, 3, 2, D)
+    torch.testing.assert_close(log_density.reshape(-1), flat[0])
+    torch.testing.assert_close(score.reshape(-1, D), flat[1])
+
+
+def test_points_of_another_precision_come_back_in_their_own(device):
+    target = Target(curved, D, dtype=torch.float32, device=device)
+    x = torch.randn(5, D, dtype=torch.float64, device=device)
+    log_density, score = target.evaluate(x)
+    assert log_density.dtype == score.dtype == torch.float64
+    torch.testing.assert_close(log_density, one_by_one(curved, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_backward_pass_is_a_hessian_vector_product(make, points, trace):
+    target = make(curved, trace=trace)
+    for _ in range(6):  # by the fifth, a batch size that comes back is traced
+        x, v = points(7), points(7)
+        moving = x.clone().requires_grad_()
+        _, score = target.evaluate_differentiable(moving)
+        (product,) = torch.autograd.grad((score * v).sum(), moving)
+        hessians = torch.stack([torch.autograd.functional.hessian(curved, row) for row in x])
+        torch.testing.assert_close(product, -(hessians @ v[..., None]).squeeze(-1))
+    assert bool(target._full._graphs) == trace
+
+
+def test_evaluate_builds_no_graph(make, points):
+    moving = points(4).requires_grad_()
+    log_density, score = make(curved).evaluate(moving)
+    assert not log_density.requires_grad
+    assert not score.requires_grad
+
+
+def test_traced_values_equal_eager_ones_on_new_points(make, points):
+    traced, eager = make(curved), make(curved, trace=False)
+    for _ in range(8):
+        x = points(9)
+        for found, expected in zip(traced.evaluate(x), eager.evaluate(x), strict=True):
+            torch.testing.assert_close(found, expected)
+    assert list(traced._full._graphs) == [9]
+    assert not eager._full._graphs
+    # Another size is evaluated all the same.
+    x = points(4)
+    torch.testing.assert_close(traced.evaluate(x)[1], eager.evaluate(x)[1])
+
+
+def test_tracing_stops_where_it_does_not_reproduce_the_values(make, points):
+    """A potential with a hidden state: the graph would freeze what the trace saw."""
+    calls = []
+
+    def drifting(x):
+        calls.append(None)
+        return (1 + 0.1 * len(calls)) * x.square().sum()
+
+    target = make(drifting)
+    for _ in range(6):
+        target.evaluate(points(3))
+    assert target._full.trace is False
+    before = len(calls)
+    x = points(3)
+    log_density, _ = target.evaluate(x)
+    assert len(calls) == before + 1
+    torch.testing.assert_close(log_density, -(1 + 0.1 * len(calls)) * x.square().sum(-1))
+
+
+def test_slow_potentials_are_not_traced(make, points, monkeypatch):
+    target = make(curved)
+    monkeypatch.setattr(target_module, "TRACE_LIMIT", 0.0)
+    target.probe(points(2))
+    for _ in range(6):
+        target.evaluate(points(3))
+    assert not target._full._graphs
+
+
+def test_new_data_after_rebind_are_seen(make, points):
+    target, x = make(curved), points(5)
+    for _ in range(6):
+        target.evaluate(x)
+    target.rebind(lambda x: 3 * x.square().sum(), None)
+    for _ in range(6):
+        torch.testing.assert_close(target.evaluate(x)[1], -6 * x)
+    assert not target.minibatch
+
+
+# Points where the target is not finite.
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_bad_points_are_isolated(make, points, trace):
+    target = make(half_line, trace=trace)
+    for k in range(6):
+        x = points(8)
+        x[:, 0] = x[:, 0].abs() + 0.1
+        x[2, 0], x[5, 0] = -1.0, 0.0
+        good = torch.tensor([k not in (2, 5) for k in range(8)], device=x.device)
+        log_density, score = target.evaluate(x)
+        assert target.nonfinite_evaluations == 2 * (k + 1)
+        assert (log_density[~good] == -math.inf).all()
+        assert (score[~good] == 0).all()
+        expected = one_by_one(half_line, x[good])
+        torch.testing.assert_close(log_density[good], expected[0])
+        torch.testing.assert_close(score[good], expected[1])
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_bad_points_do_not_poison_the_gradients_of_others(make, points, trace):
+    target = make(half_line, trace=trace)
+    for _ in range(6):
+        x, v = points(6), points(6)
+        x[:, 0] = x[:, 0].abs() + 0.1
+        x[3, 0] = -2.0
+        # One parameter moves all points, as a network's weights do.
+        shift = torch.zeros(D, dtype=x.dtype, device=x.device, requires_grad=True)
+        _, score = target.evaluate_differentiable(x + shift)
+        (found,) = torch.autograd.grad((score * v).sum(), shift)
+        good = [0, 1, 2, 4, 5]
+        expected = sum(-torch.autograd.functional.hessian(half_line, x[i]) @ v[i] for i in good)
+        torch.testing.assert_close(found, expected)
+    assert target.nonfinite_evaluations == 6
+
+
+def test_an_infinite_potential_with_a_finite_gradient_counts_as_bad(make, points):
+    target = make(lambda x: torch.where(x[0] > 0, x.square().sum(), torch.inf))
+    x = points(6)
+    x[:, 0] = x[:, 0].abs()
+    x[1, 0] = -1.0
+    log_density, score = target.evaluate(x)
+    assert log_density[1] == -math.inf
+    assert (score[1] == 0).all()
+    assert torch.isfinite(log_density).sum() == 5
+    assert target.nonfinite_evaluations == 1
+
+
+# Potentials that vmap cannot batch.
+
+
+def test_a_python_branch_falls_back_to_single_points_with_one_warning(make, points):
+    target, x = make(branching), points(6)
+    with pytest.warns(PerformanceWarning, match="point by point") as caught:
+        target.probe(x)
+    assert len(caught) == 1
+    assert not target.vectorised
+    # filterwarnings = error: any further warning fails the test.
+    log_density, score = target.evaluate(x)
+    factor = 2 - (x[:, 0] > 0).to(x.dtype)
+    torch.testing.assert_close(log_density, -factor * x.square().sum(-1))
+    torch.testing.assert_close(score, -2 * factor[:, None] * x)
+    moving = x.clone().requires_grad_()
+    (product,) = torch.autograd.grad(target.evaluate_differentiable(moving)[1].sum(), moving)
+    torch.testing.assert_close(product, (-2 * factor[:, None]).expand_as(x))
+
+
+def test_the_fallback_survives_rebind(make, points):
+    target = make(branching)
+    with pytest.warns(PerformanceWarning):
+        target.probe(points(3))
+    target.rebind(lambda x: 2 * branching(x), None)
+    x = points(4)
+    torch.testing.assert_close(target.evaluate(x)[0], 2 * one_by_one(branching, x)[0])
+
+
+def test_batched_values_that_differ_from_single_ones_fall_back(make, points):
+    """A potential with a hidden state: single values come first and are right, batched ones differ."""
+    calls = []
+
+    def two_faced(x):
+        calls.append(None)
+        return x.square().sum() * (2.0 if len(calls) == 5 else 1.0)
+
+    target = make(two_faced)
+    with pytest.warns(PerformanceWarning, match="batched values differ"):
+        target.probe(points(4))
+    x = points(4)
+    torch.testing.assert_close(target.evaluate(x)[0], -x.square().sum(-1))
+
+
+def test_the_fallback_isolates_points_that_raise(make, points):
+    """A Cholesky factor that does not exist raises at single points, and only these are lost."""
+
+    def factored(x):
+        matrix = torch.eye(2, dtype=x.dtype, device=x.device) + torch.stack([x[:2], x[:2].flip(0)])
+        if x[2] > 100:
+            return x.sum()
+        return torch.linalg.cholesky(matrix).diagonal().log().sum() + x.square().sum()
+
+    target = make(factored)
+    x = 0.1 * points(5)
+    with pytest.warns(PerformanceWarning):
+        target.probe(x)
+    x[3, 0] = -5.0
+    log_density, score = target.evaluate(x)
+    assert log_density[3] == -math.inf
+    assert (score[3] == 0).all()
+    assert torch.isfinite(log_density).sum() == 4
+    assert target.nonfinite_evaluations == 1
+
+
+def test_an_error_at_every_point_is_raised_by_probe(make, points):
+    def broken(x):
+        raise ValueError("site 'sigma': bad")
+
+    with pytest.raises(ValueError, match="site 'sigma'"):
+        make(broken).probe(points(2))
+
+
+@pytest.mark.parametrize(
+    "result", [lambda x: x, lambda x: 1.0, lambda x: None], ids=["vector", "float", "none"]
+)
+def test_a_potential_must_return_one_number(make, points, result):
+    with pytest.raises(ModelError, match="one number"):
+        make(result).probe(points(2))
+
+
+def test_a_constant_potential_has_score_zero(make, points):
+    target, x = make(lambda x: 0 * x.sum() + 3.0), points(3)
+    log_density, score = target.evaluate(x)
+    assert (log_density == -3).all()
+    assert (score == 0).all()
+
+
+# Chunks, counters, context.
+
+
+def test_long_batches_run_in_chunks(make, points, monkeypatch):
+    target, sizes = make(curved), []
+    target._full.chunk = 8
+    one_chunk = BatchedPotential._one_chunk
+    monkeypatch.setattr(
+        BatchedPotential, "_one_chunk", lambda self, x: sizes.append(len(x)) or one_chunk(self, x)
+    )
+    x = points(21).requires_grad_()
+    log_density, score = target.evaluate_differentiable(x)
+    assert sizes == [8, 8, 5]
+    expected = one_by_one(curved, x.detach())
+    torch.testing.assert_close(log_density, expected[0])
+    torch.testing.assert_close(score, expected[1])
+    (product,) = torch.autograd.grad(score[20, 1], x)
+    assert (product[20] != 0).any()
+    assert (product[:20] == 0).all()
+
+
+def test_evaluations_are_counted(make, points):
+    target = make(curved)
+    target.evaluate(points(5).reshape(5, 1, D))
+    assert target.gradient_evaluations == 5
+    target.evaluate_differentiable(points(4))
+    assert target.gradient_evaluations == 5 + 3 * 4
+    assert target.nonfinite_evaluations == 0
+
+
+def test_every_evaluation_runs_inside_the_context(make, points):
+    held = []
+
+    @contextlib.contextmanager
+    def context():
+        held.append(True)
+        yield
+        held.pop()
+
+    def watched(x):
+        assert held
+        return curved(x)
+
+    target = make(watched, context=context, trace=False)
+    target.probe(points(3))
+    target.evaluate(points(3))
+    target.evaluate_differentiable(points(3).requires_grad_())
+    assert not held
+
+
+# Minibatches.
+
+
+@pytest.fixture
+def regression(dtype, device):
+    """Potentials of one point for 40 rows: on all of them, and on 4 of them at random, scaled up."""
+    rng = torch.Generator(device=device).manual_seed(1)
+    rows = torch.randn(40, D, generator=rng, dtype=dtype, device=device)
+    y = rows.sum(1) + torch.randn(40, generator=rng, dtype=dtype, device=device)
+
+    def full(x):
+        return 0.5 * x.square().sum() + 0.5 * (y - rows @ x).square().sum()
+
+    def minibatch(x):
+        index = torch.randint(40, (4,), device=device)
+        return 0.5 * x.square().sum() + 5 * (y[index] - rows[index] @ x).square().sum()
+
+    return full, minibatch
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_minibatch_scores_are_fresh_and_unbiased(make, points, regression, trace):
+    torch.manual_seed(0)
+    full, minibatch = regression
+    target = make(full, minibatch_potential=minibatch, trace=trace)
+    assert target.minibatch
+    x = points(1)
+    same = x.expand(500, D)
+    scores = [target.evaluate(same, minibatch=True)[1] for _ in range(8)]
+    assert bool(target._minibatch._graphs) == trace
+    for first, second in zip(scores, scores[1:], strict=False):
+        assert not torch.equal(first, second)
+    # One point, 500 times: each has a minibatch of its own.
+    assert len(torch.unique(scores[-1], dim=0)) > 450
+    found = torch.cat(scores)
+    error = found.std(0) / len(found) ** 0.5
+    exact = target.evaluate(x)[1][0]
+    assert ((found.mean(0) - exact).abs() < 4 * error).all()
+    # The noise is real: a single one is many times further off.
+    assert (found.std(0) > 20 * error).all()
+
+
+def test_minibatch_scores_are_differentiable_and_independent(make, points, regression):
+    torch.manual_seed(0)
+    full, minibatch = regression
+    target = make(full, minibatch_potential=minibatch)
+    x = points(1).expand(4000, D).clone().requires_grad_()
+    v = torch.ones(D, dtype=x.dtype, device=x.device)
+    products = []
+    for _ in range(2):
+        _, score = target.evaluate_differentiable(x, minibatch=True)
+        products.append(torch.autograd.grad((score @ v).sum(), x)[0])
+    exact = -torch.autograd.functional.hessian(full, x[0].detach()) @ v
+    for product in products:
+        error = product.std(0) / len(product) ** 0.5
+        assert ((product.mean(0) - exact).abs() < 4 * error).all()
+    centred = [p - p.mean(0) for p in products]
+    correlation = (centred[0] * centred[1]).mean(0) / (products[0].std(0) * products[1].std(0))
+    assert (correlation.abs() < 4 / 4000**0.5).all()
+
+
+def test_full_data_where_nothing_else_is_asked_for(make, points, regression):
+    full, minibatch = regression
+    target, x = make(full, minibatch_potential=minibatch), points(5)
+    torch.testing.assert_close(target.evaluate(x)[0], one_by_one(full, x)[0])
+    plain = make(full)
+    assert not plain.minibatch
+    torch.testing.assert_close(plain.evaluate(x, minibatch=True)[0], one_by_one(full, x)[0])
+
+
+def test_minibatches_of_a_potential_with_a_branch(make, points, regression):
+    torch.manual_seed(0)
+    full, minibatch = regression
+
+    def branch(potential):
+        return lambda x: potential(x) if x[0] < 100 else x.sum()
+
+    target = make(branch(full), minibatch_potential=branch(minibatch))
+    with pytest.warns(PerformanceWarning):
+        target.probe(points(2))
+    x = points(1)
+    scores = target.evaluate(x.expand(600, D), minibatch=True)[1]
+    error = scores.std(0) / 600**0.5
+    assert len(torch.unique(scores, dim=0)) > 500
+    assert ((scores.mean(0) - target.evaluate(x)[1][0]).abs() < 4 * error).all()
