@@ -30,6 +30,8 @@ MODE_LIMIT = 0.01
 # Curved posteriors with good draws have some: there the network's draws are not improved, but they need not be wrong.
 DIVERGENCE_LIMIT = 0.1
 STUCK_LIMIT = 0.1
+# Log densities that vary by more than this (nats) from one evaluation to the next make no posterior.
+NOISE_LIMIT = 0.1
 ACCEPTANCE_LIMIT = 0.4
 # Standard deviations beyond this are a sign of an improper posterior rather than of units.
 SPREAD_LIMIT = 1e9
@@ -61,6 +63,7 @@ class Diagnostics(dict[str, Any]):
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
+        noise: By how much the log density varies between evaluations at the same points (nats).
         spread, widest: The largest standard deviation of an unconstrained coordinate, and which one has it.
         num_draws: Draws the tests were made on.
         vectorised: Whether the potential was evaluated for a batch of points at once.
@@ -271,6 +274,11 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
         suspect["blind"] = (
             f"exact transitions hardly move {served['slowest']}: an error of its mean of {2 * served['resolution']:.1f} sd "
             "would not be seen. There may be several modes whose weights are not known; compare chains (num_chains=4)."
+        )
+    if facts.get("noise", 0.0) > NOISE_LIMIT:
+        failed["noise"] = (
+            f"the log density differs from one evaluation to the next (by {facts['noise']:.2g} at one point): does the model "
+            "draw random numbers outside of sample statements? Such a model has no posterior."
         )
     if facts["spread"] > SPREAD_LIMIT:
         failed["improper"] = (

@@ -482,15 +482,13 @@ def test_the_coordinates_with_the_higher_evidence_are_kept(dtype, device):
         Problem(Target(funnel, 2, dtype=dtype, device=device), points),
         Problem(Target(plain, 2, dtype=dtype, device=device), points, original),
     ]
-    settings = Settings(**{**SMALL, "precondition_steps": 150, "num_draws": 2000})
+    settings = Settings(**{**SMALL, "precondition_steps": 150, "num_draws": 2000, "train": "never"})
     t = Trainer(problems, settings, torch.Generator(device=device).manual_seed(0))
-    assert t.total == 2 * 150 + 60
+    assert t.total == 2 * 150
     fit = run(t)
     assert fit.problem == 1
     assert t.target is problems[1].target
     assert fit.elbos[1] > fit.elbos[0] + 0.05
-    assert fit.objective == ["gaussian"]
-    assert [p for p, _ in phases(fit.history)] == ["gaussian"]
     x = original(fit.measurement.refined.reshape(-1, 2)).double()
     assert abs(float(x[:, 0].std()) - 2) < 4 * 2 / 4000**0.5
 
@@ -511,7 +509,7 @@ def test_the_default_precision_of_torch_does_not_matter(trainer, dtype):
         fit = run(trainer(banana, num_steps=10, train="always"))
         assert fit.sampler.dtype == dtype
         found.append(draws_of(fit, 50))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+    assert torch.equal(found[0], found[1])
 
 
 def test_an_improper_target_ends(trainer):

@@ -202,7 +202,9 @@ class Trainer:
     def _gaussian_step(self) -> float:
         if self._fitter is None:
             starts = self.problems[len(self._fitted)].starts
-            scales = torch.tensor([0.1, 1.0]).repeat((starts.shape[1] + 1) // 2)[: starts.shape[1]]
+            scales = torch.tensor([0.1, 1.0], dtype=torch.float64).repeat((starts.shape[1] + 1) // 2)[
+                : starts.shape[1]
+            ]
             self._fitter = GaussianFitter(
                 self.problems[len(self._fitted)].target,
                 starts.reshape(-1, starts.shape[-1]),

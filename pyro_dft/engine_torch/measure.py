@@ -20,7 +20,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.settings import Settings
 
-FIRST_STEPS = 2
+FIRST_STEPS = 4
 # Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
 STILL_WORST = 0.03
 STILL_RMS = 0.025
@@ -48,6 +48,8 @@ class Measurement:
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
         stuck: Share of draws that never moved in the second half.
+        noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
+            the potential draws random numbers of its own.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class Measurement:
     acceptance: Tensor
     divergence_rate: float
     stuck: float
+    noise: float = 0.0
 
     @property
     def chain_movement(self) -> list[float]:
@@ -93,6 +96,12 @@ def _still(moved: Drift) -> bool:
     return quiet and moved.gap_lower <= STILL_GAP and float(moved.memory[0].max()) <= STILL_MEMORY
 
 
+def _noise(first: Tensor, again: Tensor) -> float:
+    """Of one evaluation, from two at the same draws; a shift that all draws share does no harm."""
+    difference = (again - first)[torch.isfinite(first) & torch.isfinite(again)].double()
+    return float(difference.std() / 2**0.5) if len(difference) > 1 else 0.0
+
+
 def measure(
     target: Target,
     sampler: Sampler,
@@ -107,7 +116,7 @@ def measure(
         target: The posterior (full data is used).
         sampler: Where the draws come from.
         draws: Draws over all chains.
-        settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
+        settings: `refine_steps` fixes S; when it is None, S doubles from 4 to `max_refine_steps` until nothing moves.
         rng: Generator on the target's device.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
     """
@@ -139,5 +148,5 @@ def measure(
     drifts = compare(raw, first.draws, original)
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
-        second.acceptance, second.divergence_rate, second.stuck,
+        second.acceptance, second.divergence_rate, second.stuck, _noise(first.log_density, second.log_density_before),
     )  # fmt: skip

@@ -30,6 +30,7 @@ class Refined:
     Attributes:
         draws: (C, n, d), unconstrained.
         log_density: (C, n), up to the target's constant.
+        log_density_before: The same at the starting points.
         acceptance: Mean acceptance probability, (C,).
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
@@ -37,6 +38,7 @@ class Refined:
 
     draws: Tensor
     log_density: Tensor
+    log_density_before: Tensor
     acceptance: Tensor
     divergence_rate: float
     stuck: float
@@ -81,6 +83,7 @@ def refine(
         rng: Generator on the target's device.
     """
     kernel = _Kernel(target, draws, scale, leapfrog_steps, rng)
+    before = kernel.log_q
     moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
     acceptance, divergent = (
         torch.zeros_like(step_size),
@@ -92,7 +95,7 @@ def refine(
         acceptance = acceptance + probability.mean(1) / steps
         divergent = divergent + (error > MAX_ENERGY_ERROR).double().mean() / steps
     stuck = float((~moved).double().mean()) if steps else 0.0
-    return Refined(kernel.x, kernel.log_q, acceptance, float(divergent), stuck)
+    return Refined(kernel.x, kernel.log_q, before, acceptance, float(divergent), stuck)
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ def facts(
         "acceptance": float(measured.acceptance.min()),
         "divergence_rate": float(measured.divergence_rate),
         "stuck": float(measured.stuck),
+        "noise": float(measured.noise),
         "expected_stuck": float(((1 - measured.acceptance) ** measured.steps).mean()),
         "spread": float(spread.max()),
         "widest": names[int(spread.argmax())],

@@ -1,0 +1,162 @@
+"""Every method turns a benchmark into flat draws and costs. The only file that calls ``DFT``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import cache, nuts, references
+from benchmarks.flat import to_flat
+from benchmarks.models.registry import Benchmark
+
+NUM_DRAWS = 10_000
+# Settings that define a fit, beside the seed; raw and refined rows share one fit.
+FITS: dict[str, dict[str, Any]] = {"dft": {}, "gaussian": {"train": "never"}}
+METHODS = ("reference", "nuts", "dft-raw", "dft-refined", "gaussian-refined")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method gave on one model.
+
+    Attributes:
+        draws: Flat unconstrained draws (n, d), or empty when it failed.
+        seconds: CPU seconds from ``run`` to 10,000 draws (NUTS: the whole run), None for the reference.
+        more_seconds: CPU seconds for 10,000 more draws.
+        gradients: Gradient evaluations of the potential up to the first 10,000 draws.
+        said: What the method's own diagnostics said, in short.
+        flagged: Whether they warned.
+        notes: Anything else worth keeping with the row.
+    """
+
+    draws: np.ndarray
+    seconds: float | None = None
+    more_seconds: float | None = None
+    gradients: float | None = None
+    said: str = ""
+    flagged: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def code_hash() -> str:
+    """Changes with every change of the package's source; a row keeps the one that it was made with."""
+    import pyro_dft
+
+    folder = Path(pyro_dft.__file__).parent
+    h = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        h.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return h.hexdigest()[:12]
+
+
+def key(benchmark: Benchmark, method: str, seed: int) -> Path:
+    """The cell of a method: its name is the key that a row is stored under."""
+    if method == "reference":
+        return cache.cell(benchmark, "reference", {"draws": NUM_DRAWS})
+    if method == "nuts":
+        return cache.cell(benchmark, "nuts", nuts.settings())
+    fit = method.split("-")[0]
+    return cache.cell(benchmark, fit, {**FITS[fit], "seed": seed, "draws": NUM_DRAWS})
+
+
+def run(benchmark: Benchmark, method: str, seed: int, fresh: bool = False) -> Outcome:
+    """Run a method, or read it from the cache.
+
+    Raises:
+        FileNotFoundError: the reference of the model has not been made.
+    """
+    folder = key(benchmark, method, seed)
+    if method == "reference":
+        return Outcome(references.load(benchmark.name).floor, said="independent draws of the reference")
+    if method == "nuts":
+        return _nuts(benchmark, folder)
+    fit, kind = method.split("-")
+    if fresh or not (folder / "fit.json").exists():
+        _fit_and_store(benchmark, FITS[fit], seed, folder)
+    meta = json.loads((folder / "fit.json").read_text())
+    if "error" in meta:
+        return Outcome(np.empty((0, 0)), said=meta["error"], flagged=True, notes={"code": meta["code"]})
+    with np.load(folder / "draws.npz") as f:
+        draws = f[kind].astype(np.float64)
+    return Outcome(draws, **meta[kind], said=meta["said"], flagged=meta["flagged"], notes=meta["notes"])
+
+
+def _nuts(benchmark: Benchmark, folder: Path) -> Outcome:
+    draws, cost = nuts.run(benchmark, folder)
+    iterations = nuts.CHAINS * (nuts.WARMUP + nuts.DRAWS)
+    return Outcome(
+        draws.reshape(-1, draws.shape[-1]),
+        seconds=cost["seconds"],
+        # An iteration after warm-up is taken to cost what the average iteration does.
+        more_seconds=cost["seconds"] / iterations * NUM_DRAWS,
+        gradients=cost["gradients"],
+        said=f"{int(cost['divergences'])} divergences",
+        flagged=cost["divergences"] > 0,
+    )
+
+
+def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    result = task()
+    return result, time.process_time() - start
+
+
+def _fit_and_store(benchmark: Benchmark, options: Mapping[str, Any], seed: int, folder: Path) -> None:
+    """One fit; raw and refined draws of it with their costs. A fit that raises is kept as an error."""
+    from pyro_dft import DFT
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model, args = benchmark.pyro()
+    code = code_hash()
+    try:
+        dft = DFT(model, seed=seed, disable_progbar=True, **options)
+        _, run_seconds = _timed(lambda: dft.run(*args))
+        fitted = _gradients(dft)
+        refined, first = _timed(lambda: dft.get_samples(NUM_DRAWS))
+        used = _gradients(dft)
+        _, second = _timed(lambda: dft.get_samples(NUM_DRAWS))
+        raw, raw_first = _timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
+        _, raw_second = _timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
+        report = dft.diagnostics()
+    except Exception as error:  # one failing model must not lose the other rows: it becomes a row of its own
+        meta = {"error": f"{type(error).__name__}: {error}"[:300], "code": code}
+        (folder / "fit.json").write_text(json.dumps(meta))
+        return
+    np.savez(
+        folder / "draws.npz",
+        refined=to_flat(benchmark, refined).astype(np.float32),
+        raw=to_flat(benchmark, raw).astype(np.float32),
+    )
+    said, flagged = verdict(report)
+    meta = {
+        "raw": {"seconds": run_seconds + raw_first, "more_seconds": raw_second, "gradients": fitted},
+        "refined": {"seconds": run_seconds + first, "more_seconds": second, "gradients": used},
+        "said": said,
+        "flagged": flagged,
+        "notes": {"code": code, "warnings": [str(w) for w in report.get("warnings", [])]},
+    }
+    (folder / "fit.json").write_text(json.dumps(meta))
+
+
+def _gradients(dft: Any) -> float:
+    return float(dft.diagnostics()["gradient_evaluations"])
+
+
+def verdict(report: Mapping[str, Any]) -> tuple[str, bool]:
+    """The status in words and whether it is an alarm."""
+    status = str(report["status"])
+    return status, status != "converged"
+
+
+def prepare_process() -> None:
+    """One thread, float32 as Pyro's users run it."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)

@@ -1,0 +1,123 @@
+"""Swap NUTS for DFT on real models: ``python -m benchmarks.swap [--models a,b] [--methods x,y] [--table]``.
+
+Prints one row for each (model, method), then the counts against the targets, and writes
+``benchmarks/results/swap_pyro.md``, ``.csv`` and ``.json``. A finished cell is not run again: rows are kept
+in the JSON file and draws below ``benchmarks/.cache``, under a key made of model, data, method and settings.
+``--fresh`` runs the DFT cells again (after a change of the package), ``--table`` only prints,
+``--make-references`` makes the missing reference files.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
+os.environ.setdefault("NPROC", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from benchmarks import methods, metrics, references, table  # noqa: E402
+from benchmarks.models.registry import BENCHMARKS  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.swap", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(BENCHMARKS), help="comma-separated, default all")
+    parser.add_argument("--methods", default=",".join(methods.METHODS), help="comma-separated, default all")
+    parser.add_argument("--backend", default="pyro", choices=("pyro",))
+    parser.add_argument("--seed", type=int, default=0, help="of the DFT fits")
+    parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
+    parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    parser.add_argument(
+        "--make-references", action="store_true", help="make the missing reference files and stop"
+    )
+    options = parser.parse_args(arguments)
+    options.models = options.models.split(",")
+    options.methods = options.methods.split(",")
+    for name, known in ((options.models, BENCHMARKS), (options.methods, methods.METHODS)):
+        unknown = [n for n in name if n not in known]
+        if unknown:
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return options
+
+
+def make_row(model: str, method: str, seed: int, fresh: bool) -> table.Row:
+    """Run one cell and measure it."""
+    benchmark, reference = BENCHMARKS[model], references.load(model)
+    outcome = methods.run(benchmark, method, seed, fresh)
+    row: table.Row = {
+        "model": model,
+        "kind": benchmark.kind,
+        "d": len(reference.mean),
+        "method": method,
+        "key": methods.key(benchmark, method, seed).name,
+        "seconds": outcome.seconds,
+        "more_seconds": outcome.more_seconds,
+        "gradients": outcome.gradients,
+        "said": outcome.said,
+        "flagged": outcome.flagged,
+        "code": outcome.notes.get("code"),
+        "warnings": outcome.notes.get("warnings", []),
+    }
+    if len(outcome.draws):
+        row |= metrics.errors(outcome.draws, reference).to_dict()
+    return row
+
+
+def stored(path: Path) -> dict[str, table.Row]:
+    """The rows that are on file, by "model/method"."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is asked for and print the table."""
+    options = parse(arguments)
+    methods.prepare_process()
+    if options.make_references:
+        for model in options.models:
+            if not (references.FOLDER / f"{model}.npz").exists():
+                print(references.make(BENCHMARKS[model]), flush=True)
+        return
+    RESULTS.mkdir(exist_ok=True)
+    store = RESULTS / f"swap_{options.backend}.json"
+    rows = stored(store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a fit warns of is in its row
+        for model in options.models:
+            fitted: set[str] = set()
+            for method in options.methods:
+                name, fit = f"{model}/{method}", method.split("-")[0]
+                again = options.fresh and fit in methods.FITS
+                stale = (
+                    rows.get(name, {}).get("key") != methods.key(BENCHMARKS[model], method, options.seed).name
+                )
+                if not options.table and (again or stale):
+                    # raw and refined rows share a fit: --fresh makes it once
+                    row = make_row(model, method, options.seed, again and fit not in fitted)
+                    # read again: a second command may have added rows in the meantime
+                    rows = stored(store) | {name: row}
+                    fitted.add(fit)
+                    store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+                    print(f"{name}: {table.line(table.complete([rows[name]])[0])}", flush=True)
+    order = [f"{m}/{k}" for m in BENCHMARKS for k in methods.METHODS]
+    everything = table.complete([rows[n] for n in order if n in rows])
+    chosen = [r for r in everything if r["model"] in options.models and r["method"] in options.methods]
+    print(table.plain(chosen))
+    summary = table.summarise(everything)
+    old = sorted({r["model"] for r in everything if r["code"] not in (None, methods.code_hash())})
+    if old:
+        summary.append(f"made by an earlier state of the package (--fresh runs them again): {', '.join(old)}")
+    print("\n".join(summary))
+    table.write(everything, summary, RESULTS / f"swap_{options.backend}")
+
+
+if __name__ == "__main__":
+    main()

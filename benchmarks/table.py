@@ -1,0 +1,121 @@
+"""Rows to text: the printed table, the Markdown and CSV files, and the counts against the targets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Row = dict[str, Any]
+
+MEAN_LIMIT, SD_LOW, SD_HIGH = 0.10, 0.90, 1.10
+
+# (heading, field, format); a missing value is printed as a dash.
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("model", "model", "{}"),
+    ("d", "d", "{}"),
+    ("method", "method", "{}"),
+    ("worst mean", "worst_mean", "{:.3f}"),
+    ("avg mean", "average_mean", "{:.3f}"),
+    ("sd min", "sd_low", "{:.2f}"),
+    ("sd max", "sd_high", "{:.2f}"),
+    ("worst q", "worst_quantile", "{:.3f}"),
+    ("avg q", "average_quantile", "{:.3f}"),
+    ("SW2", "sliced_w2", "{:.3f}"),
+    ("gradients", "gradients", "{:.2e}"),
+    ("CPU s", "seconds", "{:.1f}"),
+    ("10k more s", "more_seconds", "{:.2f}"),
+    ("s / NUTS s", "ratio", "{:.3f}"),
+    ("pass", "passes", "{}"),
+    ("its own diagnostics", "said", "{}"),
+)
+
+
+def text(row: Row, name: str, form: str) -> str:
+    """One cell as text."""
+    value = row.get(name)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return form.format(value)
+
+
+def passes(row: Row) -> bool | None:
+    """Whether the errors are inside the accuracy target; None for a row without errors."""
+    if row.get("worst_mean") is None:
+        return None if row["method"] == "reference" else False
+    return bool(row["worst_mean"] <= MEAN_LIMIT and row["sd_low"] >= SD_LOW and row["sd_high"] <= SD_HIGH)
+
+
+def complete(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the columns that depend on other rows: pass and the ratio to NUTS of the same model."""
+    base = {r["model"]: r["seconds"] for r in rows if r["method"] == "nuts" and r.get("seconds")}
+    out = []
+    for r in rows:
+        cost = r.get("seconds")
+        ratio = cost / base[r["model"]] if cost and r["model"] in base and r["method"] != "nuts" else None
+        out.append({**r, "passes": passes(r), "ratio": ratio})
+    return out
+
+
+def line(row: Row) -> str:
+    """One printed row."""
+    return "  ".join(f"{h}={text(row, f, form)}" for h, f, form in COLUMNS[3:] if row.get(f) is not None)
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """An aligned table for a terminal."""
+    cells = [[h for h, _, _ in COLUMNS], *([text(r, f, form) for _, f, form in COLUMNS] for r in rows)]
+    width = [max(len(c[i]) for c in cells) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, width, strict=True)).rstrip() for row in cells)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The same as Markdown."""
+    head = "| " + " | ".join(h for h, _, _ in COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
+    body = (
+        "| " + " | ".join(text(r, f, form).replace("|", "/") for _, f, form in COLUMNS) + " |" for r in rows
+    )
+    return head + "\n".join(body) + "\n"
+
+
+def write(rows: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
+    """Write ``stem``.md and ``stem``.csv."""
+    stem.with_suffix(".md").write_text(markdown(rows) + "\n" + "\n".join(f"- {s}" for s in summary) + "\n")
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summarise(rows: Sequence[Row]) -> list[str]:
+    """The counts against the targets, one sentence each; says so where rows are missing."""
+    by = {(r["model"], r["method"]): r for r in rows}
+    out = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = [r for r in rows if r["method"] == method and r["passes"] is not None]
+        good = sum(r["passes"] for r in mine)
+        out.append(
+            f"{method}: {good} of {len(mine)} models within worst mean error {MEAN_LIMIT:.2f} sd "
+            f"and sd ratios {SD_LOW:.2f} to {SD_HIGH:.2f}"
+        )
+    refined = [r for r in rows if r["method"] == "dft-refined"]
+    missed = [r["model"] for r in refined if not r["passes"] and not r["flagged"]]
+    alarms = [r["model"] for r in refined if r["passes"] and r["flagged"]]
+    if refined:
+        out.append(f"dft-refined: outside the target and not flagged: {', '.join(missed) or 'none'}")
+        out.append(f"dft-refined: inside the target and flagged: {', '.join(alarms) or 'none'}")
+    for model in ("breast_cancer", "german_credit"):
+        row = by.get((model, "dft-refined"), {})
+        if row.get("ratio") is not None:
+            out.append(f"{model}: dft-refined takes {row['ratio']:.3f} of NUTS' CPU seconds (target 0.100)")
+    ratios = [r["ratio"] for r in refined if r["ratio"] is not None]
+    if ratios:
+        out.append(
+            f"median over {len(ratios)} models: {median(ratios):.3f} of NUTS' CPU seconds (target 0.200)"
+        )
+    return out
