@@ -51,7 +51,7 @@ class Settings:
         restarts: Starting points of the Gaussian preconditioner for each chain.
         precondition_steps: Natural-gradient steps of the preconditioner.
         refine_steps: HMC transitions that refine a draw (default of `get_samples`; 0 serves raw draws). None finds
-            them by the drift test: 4, doubled until as many transitions again move nothing.
+            them by the drift test: 2, doubled until as many transitions again move nothing.
         max_refine_steps: Limit of that search.
         leapfrog_steps: Leapfrog steps for each HMC transition.
         refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.

@@ -30,6 +30,8 @@ MODE_LIMIT = 0.01
 # Curved posteriors with good draws have some: there the network's draws are not improved, but they need not be wrong.
 DIVERGENCE_LIMIT = 0.1
 STUCK_LIMIT = 0.1
+# Restarts that disagree about the shape of one mode mean little, unless transitions diverge there too (a horseshoe's necks).
+NARROW_DIVERGENCES = 0.01
 # Log densities that vary by more than this (nats) from one evaluation to the next make no posterior.
 NOISE_LIMIT = 0.1
 ACCEPTANCE_LIMIT = 0.4
@@ -300,7 +302,7 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
     elif (
         optima
         and optima["count"] > 1
-        and served["memory"] > CONNECTED_MEMORY
+        and (served["memory"] > CONNECTED_MEMORY or facts["divergence_rate"] > NARROW_DIVERGENCES)
         and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1
     ):
         suspect["mode weights"] = (

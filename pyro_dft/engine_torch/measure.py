@@ -2,7 +2,7 @@
 
 A fixed number of draws is refined by S transitions and by S more. If the second half moves nothing, S was enough; else S
 doubles. What the first half moved says how far the raw draws were off, what the second half moved how far the refined ones.
-Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten a fifth of
+Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten most of
 where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.diagnostics.Drift`).
 """
 
@@ -20,14 +20,14 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.settings import Settings
 
-FIRST_STEPS = 4
+FIRST_STEPS = 2
 # Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
 STILL_WORST = 0.03
 STILL_RMS = 0.025
-# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.8 the
-# gap of a mean has a standard error of 0.05 sd.
+# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.3 the
+# gap of a mean is known to about 0.02 sd.
 STILL_GAP = 0.05
-STILL_MEMORY = 0.8
+STILL_MEMORY = 0.3
 
 
 @dataclass
@@ -116,7 +116,7 @@ def measure(
         target: The posterior (full data is used).
         sampler: Where the draws come from.
         draws: Draws over all chains.
-        settings: `refine_steps` fixes S; when it is None, S doubles from 4 to `max_refine_steps` until nothing moves.
+        settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
         rng: Generator on the target's device.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
     """
