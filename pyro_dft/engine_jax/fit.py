@@ -1,0 +1,421 @@
+"""The fit: Gaussian, KL training, DFT training, and the choice between what they gave.
+
+`Trainer.step` hands out one iteration of whatever phase is due. The iterations are computed in compiled chunks; a chunk is
+what an interrupt can lose.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.engine_jax.measure import Measurement, affordable_draws, compare, measure
+from pyro_dft.engine_jax.precondition import GaussianFitter, Gaussians
+from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.engine_jax.train import CHUNK, NetworkTrainer
+from pyro_dft.settings import Settings
+
+# Draws (over all chains) on which the refinement compares two samplers, and its transitions.
+SELECTION_DRAWS = 2000
+SELECTION_STEPS = 10
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+@dataclass
+class Problem:
+    """A target in one set of coordinates.
+
+    Attributes:
+        target: The target.
+        starts: Starting points of every chain, (C, restarts, d).
+        original: Maps (n, d) points to the model's own unconstrained coordinates.
+    """
+
+    target: Target
+    starts: np.ndarray
+    original: Callable[[Any], Any] = _same
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one training iteration reports.
+
+    Attributes:
+        step: Iterations made so far.
+        total: Iterations planned; fewer are made where the Gaussian is right already.
+        phase: "gaussian", "kl", "dft", "dft-paper", "fisher-partial" or "done".
+        loss: The Fisher gap J(s_q) - J(s_phi) on fresh draws, mean over chains; minus the evidence bound in the
+            "gaussian" phase.
+    """
+
+    step: int
+    total: int
+    phase: str
+    loss: float
+
+
+@dataclass
+class Fit:
+    """A trained sampler and how it came about.
+
+    Attributes:
+        sampler: The sampler.
+        problem: Index of the coordinates that it was trained in.
+        objective: What the returned sampler ended with, for each chain: "gaussian", "kl", "dft", ...
+        history: `Progress` of every iteration.
+        movement: How far the refinement moved the draws of each candidate (root mean square over coordinates of the
+            shifts in mean and log sd, in sds, noise subtracted), by name, (C,) each.
+        optima: The Gaussians of all restarts, (C * restarts).
+        chosen: (C,) index into `optima` of the one that each chain took.
+        elbos: Best evidence bound in each set of coordinates.
+        fisher_gap: Last smoothed Fisher gap, (C,); NaN without a network.
+        seconds: Wall seconds by phase.
+        measurement: The drift test of the returned sampler.
+    """
+
+    sampler: Sampler
+    problem: int
+    objective: list[str]
+    optima: Gaussians
+    chosen: np.ndarray
+    elbos: list[float]
+    history: list[Progress] = field(default_factory=list)
+    movement: dict[str, np.ndarray] = field(default_factory=dict)
+    fisher_gap: np.ndarray = field(default_factory=lambda: np.array([math.nan]))
+    seconds: dict[str, float] = field(default_factory=dict)
+    measurement: Measurement | None = None
+
+
+class Trainer:
+    """Runs the phases of one fit.
+
+    Args:
+        problems: The target in one or more sets of coordinates (the same posterior): the Gaussian phase keeps those
+            with the highest evidence bound.
+        settings: See `pyro_dft.settings.Settings`.
+        rng: Gives the random keys.
+    """
+
+    def __init__(self, problems: Sequence[Problem], settings: Settings, rng: np.random.Generator):
+        self.problems, self.settings, self.rng = list(problems), settings, rng
+        self.chains = self.problems[0].starts.shape[0]
+        self.history: list[Progress] = []
+        self.fit: Fit | None = None
+        self._seconds: dict[str, float] = {}
+        self._selection_seed = int(rng.integers(2**31))
+        self._fitted: list[Gaussians] = []
+        self._fitter: GaussianFitter | None = None
+        self._network: NetworkTrainer | None = None
+        self._kept: dict | None = None
+        self._ready: deque[tuple[str, float]] = deque()
+        self._network_steps = 0
+        self._gaussian_steps = 0
+        self._gaussian_total = settings.precondition_steps * len(self.problems)
+        if settings.objective == "dft-paper":
+            self._gaussian_total = 0
+            self._start_without_gaussian()
+
+    @property
+    def done(self) -> bool:
+        """Whether the fit is complete."""
+        return self.fit is not None and self.phase == "done" and not self._ready
+
+    @property
+    def phase(self) -> str:
+        """The phase of the next iteration."""
+        if self.fit is None:
+            return "gaussian"
+        if self._network is None:
+            return "done"
+        s = self.settings
+        if s.objective != "dft":
+            return s.objective
+        return "kl" if self._network_steps < s.num_steps - self._dft_steps else "dft"
+
+    @property
+    def _dft_steps(self) -> int:
+        return round(self.settings.num_steps * self.settings.dft_fraction)
+
+    @property
+    def total(self) -> int:
+        """Iterations planned; fewer once a phase has ended early or turned out not to be needed."""
+        if self.fit is None:
+            return self._gaussian_total + (0 if self.settings.train == "never" else self.settings.num_steps)
+        return self._gaussian_steps + (
+            self.settings.num_steps if self._network is not None else self._network_steps
+        )
+
+    @property
+    def target(self) -> Target:
+        """The target in the coordinates that were chosen (the first ones before that)."""
+        return self.problems[self.fit.problem if self.fit else 0].target
+
+    def step(self) -> Progress:
+        """One iteration of the phase that is due; the first of a chunk computes all of it."""
+        if not self._ready:
+            phase, start, accounted = self.phase, time.perf_counter(), sum(self._seconds.values())
+            if phase == "done":
+                return self.history[-1]
+            losses = self._gaussian_chunk() if phase == "gaussian" else self._network_chunk(phase)
+            self._ready.extend((phase, loss) for loss in losses)
+            # The last chunk of a phase may have measured and selected as well, which is accounted for by itself.
+            accounted = sum(self._seconds.values()) - accounted
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
+        phase, loss = self._ready.popleft()
+        self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
+        return self.history[-1]
+
+    def finish(self) -> Fit:
+        """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
+        while self._ready:
+            self.step()
+        if self.fit is None:
+            self._finish_gaussian(stopped=True)
+        if self._network is not None:
+            self._finish_network()
+        assert self.fit is not None
+        if self.fit.measurement is None:
+            self._measure()
+        self.fit.history, self.fit.seconds = self.history, self._seconds
+        return self.fit
+
+    def branch(self) -> Trainer:
+        """A copy that can be finished, to draw from the sampler trained so far, while this trainer goes on."""
+        other = copy.copy(self)
+        other.history, other._fitted = list(self.history), list(self._fitted)
+        other._seconds, other._ready = dict(self._seconds), deque(self._ready)
+        if self.fit is not None:
+            other.fit = replace(self.fit, movement=dict(self.fit.movement))
+        if self._network is not None:
+            other._network = copy.copy(self._network)
+        return other
+
+    # The Gaussian phase: every set of coordinates in turn, each chain choosing among its own restarts.
+
+    def _gaussian_chunk(self) -> list[float]:
+        if self._fitter is None:
+            starts = self.problems[len(self._fitted)].starts
+            scales = np.tile([0.1, 1.0], (starts.shape[1] + 1) // 2)[: starts.shape[1]]
+            self._fitter = GaussianFitter(
+                self.problems[len(self._fitted)].target,
+                starts.reshape(-1, starts.shape[-1]),
+                np.tile(scales, self.chains),
+                steps=self.settings.precondition_steps,
+                rng=self.rng,
+            )
+        losses = [-best for best in self._fitter.advance()]
+        self._gaussian_steps += len(losses)
+        if self._fitter.done:
+            self._fitted.append(self._fitter.result())
+            self._fitter = None
+            if len(self._fitted) == len(self.problems):
+                self._finish_gaussian()
+        return losses
+
+    def _finish_gaussian(self, stopped: bool = False) -> None:
+        if self._fitter is not None:
+            self._fitted.append(self._fitter.result())
+            self._fitter = None
+        if not self._fitted:
+            self._gaussian_chunk()
+            return self._finish_gaussian(stopped)
+        elbos = [float(g.elbo.max()) for g in self._fitted]
+        best = int(np.argmax(elbos))
+        gaussians = self._fitted[best]
+        per_chain = gaussians.elbo.reshape(self.chains, -1)
+        chosen = per_chain.argmax(1) + np.arange(self.chains) * per_chain.shape[1]
+        target = self.problems[best].target
+        picked = gaussians[chosen]
+        sampler = Sampler(picked.mean.astype(target.dtype), picked.scale.astype(target.dtype))
+        self.fit = Fit(sampler, best, ["gaussian"] * self.chains, gaussians, chosen, elbos)
+        if stopped or self.settings.train == "never":
+            return None
+        if self.settings.train == "auto":
+            measured = self._measure()
+            self.fit.movement["gaussian"] = np.array(measured.chain_movement)
+            surely = [float((abs(d.effects) - d.standard_errors).max()) for d in measured.drift_raw_by_chain]
+            if max(surely) < self.settings.gate:
+                return None
+            self.fit.measurement = None
+        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+        return None
+
+    def _start_without_gaussian(self) -> None:
+        target, starts = self.problems[0].target, self.problems[0].starts
+        scale = np.tile(np.eye(target.dim, dtype=target.dtype), (self.chains, 1, 1))
+        sampler = Sampler(np.zeros_like(starts[:, 0]), scale)
+        none = np.zeros(self.chains)
+        empty = Gaussians(sampler.mean, scale, none - math.inf, none)
+        self.fit = Fit(sampler, 0, ["gaussian"] * self.chains, empty, np.arange(self.chains), [])
+        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+
+    # The network phases.
+
+    def _network_chunk(self, phase: str) -> list[float]:
+        assert self._network is not None
+        s = self.settings
+        warm = s.num_steps - self._dft_steps
+        first = warm if phase == "dft" else 0
+        length = {"dft": self._dft_steps, "kl": warm if s.objective == "dft" else s.num_steps}.get(
+            phase, s.num_steps
+        )
+        if phase == "dft" and self._kept is None:
+            self._kept = self._network.snapshot()
+        done = self._network_steps - first
+        losses = self._network.advance(phase, done, length, min(CHUNK, length - done))
+        self._network_steps += len(losses)
+        if self._network_steps >= s.num_steps:
+            self._finish_network()
+        return losses
+
+    def _finish_network(self) -> None:
+        """Chooses between the Gaussian, the sampler before the DFT phase and the one after it, and ends the training."""
+        assert self.fit is not None
+        assert self._network is not None
+        start = time.perf_counter()
+        network, fit, objective = self._network, self.fit, self.settings.objective
+        # Not `fit.sampler`: an interrupt may have come in the middle of this before.
+        gaussian = Sampler(network.mean, network.scale)
+        fit.sampler = network.sampler()
+        fit.fisher_gap = network.smoothed_gap()
+        fit.objective = [objective] * self.chains
+        if objective == "dft":
+            after = self._movement("kl" if self._kept is None else "dft", fit.sampler)
+            fit.objective = ["kl" if self._kept is None else "dft"] * self.chains
+            if self._kept is not None:
+                final = network.snapshot()
+                network.restore(self._kept)
+                before = self._movement("kl", network.sampler())
+                helped = after < before
+                network.restore(final, mask=helped, otherwise=self._kept)
+                fit.sampler = network.sampler()
+                fit.objective = ["dft" if h else "kl" for h in helped]
+                after = np.where(helped, after, before)
+            auto = self.settings.train == "auto" and "gaussian" in fit.movement
+            if auto and fit.movement["gaussian"].mean() <= after.mean():
+                fit.sampler, fit.objective = gaussian, ["gaussian"] * self.chains
+        self._network = None
+        self._seconds["selection"] = time.perf_counter() - start
+
+    def _measure(self) -> Measurement:
+        assert self.fit is not None
+        start = time.perf_counter()
+        problem = self.problems[self.fit.problem]
+        self.fit.measurement = measure(
+            problem.target,
+            self.fit.sampler,
+            self.settings.num_draws,
+            self.settings,
+            self.rng,
+            problem.original,
+        )
+        self._seconds["refinement"] = self._seconds.get("refinement", 0.0) + time.perf_counter() - start
+        return self.fit.measurement
+
+    def _movement(self, name: str, sampler: Sampler) -> np.ndarray:
+        """How far a short refinement moves draws of each chain; the same random numbers for every sampler compared."""
+        assert self.fit is not None
+        problem, s = self.problems[self.fit.problem], self.settings
+        rng = np.random.default_rng(self._selection_seed)
+        draws = affordable_draws(SELECTION_DRAWS, SELECTION_STEPS, s, problem.target)
+        before = sampler.draw(max(draws // self.chains, 10), rng)
+        scale, leapfrogs = whitening(before, sampler.scale), s.leapfrog_steps
+        step_size = tune_step_size(problem.target, before, scale, leapfrog_steps=leapfrogs, rng=rng)
+        after = refine(
+            problem.target, before, scale, step_size, steps=SELECTION_STEPS, leapfrog_steps=leapfrogs, rng=rng
+        ).draws
+        drifts = compare(before, after, problem.original)[1:]
+        self.fit.movement[name] = np.array([d.rms for d in drifts])
+        return self.fit.movement[name]
+
+
+class FittedTrainer:
+    """Stands in for a `Trainer` whose fit was read from a file: complete, with nothing left to train.
+
+    Args:
+        problems: As for `Trainer`.
+        index: Which of them the sampler is for.
+        sampler: The sampler.
+        objective: What it ended with, for each chain.
+        refine_steps: Transitions that its draws need.
+        kept: `raw`, `halfway` and `refined` draws, `scale` and `step_size` of its measurement.
+    """
+
+    done, phase, total = True, "done", 0
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        index: int,
+        sampler: Sampler,
+        objective: list[str],
+        refine_steps: int,
+        kept: dict[str, Any],
+    ):
+        self.problems = list(problems)
+        self.history: list[Progress] = []
+        nothing = compare(kept["refined"], kept["refined"], problems[index].original)
+        log_density, _ = problems[index].target.evaluate(kept["refined"])
+        measurement = Measurement(
+            refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
+            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0,
+        )  # fmt: skip
+        none = np.zeros(0)
+        self.fit = Fit(
+            sampler,
+            index,
+            objective,
+            Gaussians(none, none, none, none),
+            np.zeros(0),
+            [],
+            measurement=measurement,
+        )
+
+    @property
+    def target(self) -> Target:
+        """The target in the sampler's coordinates."""
+        return self.problems[self.fit.problem].target
+
+    def finish(self) -> Fit:
+        """The fit as it is."""
+        return self.fit
+
+
+def adopted(problems: Sequence[Problem], settings: Settings, state: Any, rng: np.random.Generator) -> Trainer:
+    """A trainer that has nothing left but to measure what pure functions trained.
+
+    Args:
+        problems: As for `Trainer`; the first one is what the state was trained in.
+        settings: As for `Trainer`.
+        state: A `pyro_dft.engine_jax.functional.FitState`.
+        rng: Gives the random keys.
+    """
+    trainer = Trainer(problems, settings, rng)
+    generator = {name: np.asarray(value) for name, value in state.network.generator.items()}
+    trained = bool(np.isfinite(np.asarray(state.network.gap)).any())
+    sampler = Sampler(np.asarray(state.mean), np.asarray(state.scale), generator if trained else None)
+    own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)
+    scale = np.asarray(own.scale)
+    scale = scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
+    optima = Gaussians(np.asarray(own.mean), scale, elbo, np.zeros(len(elbo)))
+    objective = settings.objective if trained else "gaussian"
+    per_chain = elbo.reshape(trainer.chains, -1)
+    chosen = per_chain.argmax(1) + np.arange(trainer.chains) * per_chain.shape[1]
+    trainer._network, trainer._fitter = None, None
+    trainer.fit = Fit(
+        sampler, 0, [objective] * trainer.chains, optima, chosen, [float(elbo.max())],
+        fisher_gap=np.asarray(state.network.gap, float),
+    )  # fmt: skip
+    return trainer

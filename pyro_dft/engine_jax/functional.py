@@ -1,0 +1,291 @@
+"""The fit as pure functions: one training iteration after the other, without a host in between.
+
+`start`, `update`, `finish` and `refined` can be compiled, mapped over random keys and over data sets of one shape, and called
+under another library's trace. What a host can decide between chunks is decided here beforehand: the phases have the planned
+lengths, the network is always trained, and the coordinates are given. `pyro_dft.engine_jax.fit.Trainer` does better than that
+where it can be used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import precondition, train
+from pyro_dft.engine_jax import refine as hmc
+from pyro_dft.engine_jax import sampler as sampling
+from pyro_dft.engine_jax.measure import FIRST_STEPS, STILL_GAP, STILL_MEMORY, STILL_RMS, STILL_WORST
+from pyro_dft.engine_jax.networks import Weights
+from pyro_dft.engine_jax.target import TargetSpec
+from pyro_dft.settings import Settings
+
+# Steps that forget less than this of where they started say nothing about a gap.
+LEAST_FORGOTTEN = 1e-3
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a compiled fit is specialised to.
+
+    Attributes:
+        spec: The posterior.
+        plan: Of the network's training.
+        objective: As in the settings.
+        gaussian: Iterations of the Gaussian phase; 0 takes the unit Gaussian (objective "dft-paper").
+        warm: Iterations before the DFT phase.
+        dft: Iterations of the DFT phase.
+        leapfrog_steps: Of the refinement.
+        refine_steps: Transitions of the refinement, or None to find them by the drift test.
+        max_refine_steps: Limit of that search.
+    """
+
+    spec: TargetSpec
+    plan: train.Plan
+    objective: str
+    gaussian: int
+    warm: int
+    dft: int
+    leapfrog_steps: int
+    refine_steps: int | None
+    max_refine_steps: int
+
+    @classmethod
+    def of(cls, spec: TargetSpec, settings: Settings) -> Schedule:
+        """The schedule that settings ask for."""
+        last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "dft" else 0
+        paper = settings.objective == "dft-paper"
+        return cls(
+            spec, train.Plan.of(settings), settings.objective, 0 if paper else settings.precondition_steps,
+            settings.num_steps - last, last, settings.leapfrog_steps, 0 if paper else settings.refine_steps,
+            settings.max_refine_steps,
+        )  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        """Iterations of the whole fit."""
+        return self.gaussian + self.warm + self.dft
+
+
+class FitState(NamedTuple):
+    """What one iteration changes.
+
+    Attributes:
+        step: Iterations made.
+        gaussian: State of the Gaussian phase, for chains times restarts.
+        mean: (C, d) of the whitening, chosen at the end of the Gaussian phase.
+        scale: (C, d, d) of the whitening.
+        network: State of the networks.
+        key: Words of the random stream.
+    """
+
+    step: Array
+    gaussian: precondition.State
+    mean: Array
+    scale: Array
+    network: train.NetworkState
+    key: Array
+
+
+class Refinement(NamedTuple):
+    """What is needed to draw, and the draws of the measurement.
+
+    Attributes:
+        raw: (C, n, d) draws.
+        halfway: (C, n, d) after S transitions.
+        refined: (C, n, d) after 2 S transitions.
+        steps: S.
+        scale: (C, d, d) whitening of the transitions.
+        step_size: (C,) leapfrog steps.
+        acceptance: (C,).
+    """
+
+    raw: Array
+    halfway: Array
+    refined: Array
+    steps: Array
+    scale: Array
+    step_size: Array
+    acceptance: Array
+
+
+def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -> FitState:
+    """The first state, from starting points (C, restarts, d)."""
+    c, restarts, d = starts.shape
+    scales = jnp.tile(jnp.array([0.1, 1.0]), (restarts + 1) // 2)[:restarts]
+    gaussian = precondition.start(starts.reshape(-1, d), jnp.tile(scales, c), max(schedule.gaussian, 1))
+    dtype = jnp.dtype(schedule.spec.dtype)
+    network = train.start(random.fold(words, 0), schedule.plan, hyper, c, d, dtype)
+    scale = jnp.broadcast_to(jnp.eye(d, dtype=dtype), (c, d, d))
+    step = jnp.zeros((), jnp.int32)
+    return FitState(step, gaussian, jnp.zeros((c, d), dtype), scale, network, random.fold(words, 1))
+
+
+def update(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
+    """One iteration of the phase that is due; past the last one nothing changes.
+
+    Returns:
+        The new state; the loss: the Fisher gap on fresh draws, mean over chains, or minus the best evidence bound in the
+        Gaussian phase.
+    """
+    spec, i = schedule.spec, state.step
+    key = random.fold(state.key, i)
+    warm, loss_type = schedule.gaussian + schedule.warm, state.network.gap.dtype
+
+    def gaussian_phase(now: FitState) -> tuple[FitState, Array]:
+        own = jax.lax.cond(
+            precondition.finished(now.gaussian, schedule.gaussian),
+            lambda g: g,
+            lambda g: precondition.step(spec, data, g, key),
+            now.gaussian,
+        )
+        mean, scale = _chosen(own, now.mean)
+        now = now._replace(gaussian=own, mean=mean, scale=scale)
+        return now, (-own.best.max()).astype(loss_type)
+
+    def network_phase(phase: str, first: int, length: int) -> Any:
+        def go(now: FitState) -> tuple[FitState, Array]:
+            done = ((i - first) / max(length, 1)).astype(now.mean.dtype)
+            network, gap = train.step(
+                spec, schedule.plan, phase, data, now.mean, now.scale, now.network, hyper, done, key
+            )
+            return now._replace(network=network), gap.astype(loss_type)
+
+        return go
+
+    first_phase = "kl" if schedule.objective == "dft" else schedule.objective
+    branches = [
+        gaussian_phase,
+        network_phase(first_phase, schedule.gaussian, schedule.warm),
+        network_phase("dft", warm, schedule.dft),
+        lambda now: (now, now.network.gap.mean()),
+    ]
+    lengths = [schedule.gaussian, schedule.warm, schedule.dft]
+    # Phases that never come are not compiled.
+    present = [branch for branch, length in zip(branches, [*lengths, 1], strict=True) if length]
+    ends = [sum(lengths[: k + 1]) for k in range(3) if lengths[k]]
+    index = sum((i >= end).astype(jnp.int32) for end in ends)
+    state, loss = jax.lax.switch(index, present, state)
+    return state._replace(step=jnp.minimum(i + 1, schedule.total)), loss
+
+
+def _chosen(gaussian: precondition.State, mean: Array) -> tuple[Array, Array]:
+    """Each chain's best Gaussian so far; the point it would return to rather than the last one of a bad restart."""
+    c, d = mean.shape
+    best = gaussian.best.reshape(c, -1)
+    index = best.argmax(1) + jnp.arange(c) * best.shape[1]
+    scale = gaussian.scale[index]
+    full = scale if scale.ndim == 3 else scale[..., None] * jnp.eye(d, dtype=scale.dtype)
+    return gaussian.mean[index].astype(mean.dtype), full.astype(mean.dtype)
+
+
+def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
+    """As many iterations as a whole fit has; returns the last state and the loss of each."""
+    return jax.lax.scan(lambda now, _: update(schedule, hyper, now, data), state, None, length=schedule.total)
+
+
+def still(before: Array, after: Array) -> Array:
+    """Whether draws hardly moved, nor hardly could; as `pyro_dft.diagnostics.drift` and the limits of `measure`."""
+    b, a = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
+    n = len(b)
+    centre, sd_b, sd_a = a.mean(0), b.std(0, ddof=1), a.std(0, ddof=1)
+    zb, za = (b - b.mean(0)) / sd_b, (a - centre) / sd_a
+    shift = (centre - b.mean(0)) / sd_a
+    on_a, on_b = (za**2 - 1) / 2, (zb**2 - 1) / 2
+    effects = jnp.stack([shift, jnp.log(sd_a / sd_b)])
+    influences = jnp.stack([za - zb * (sd_b / sd_a) - shift * on_a, on_a - on_b])
+    errors = influences.std(1, ddof=1) / n**0.5
+    worst = (jnp.abs(effects) - 1.96 * errors).max()
+    rms = jnp.sqrt(jnp.maximum((jnp.square(effects) - jnp.square(errors)).mean(), 0.0))
+    # The gap that the movement extrapolates to, from what the draws remember of where they started.
+    x, y = (b - centre) / sd_a, za
+    first, last = jnp.stack([x, x**2 / 2]), jnp.stack([y, y**2 / 2])
+    moved = last.mean(1) - first.mean(1)
+    first, last = first - first.mean(1, keepdims=True), last - last.mean(1, keepdims=True)
+    variance = jnp.square(first).mean(1)
+    memory = (first * last).mean(1) / variance
+    forgotten = jnp.where(1 - memory > LEAST_FORGOTTEN, 1 - memory, 1.0)
+    gap = moved / forgotten
+    on_memory = first * (last - memory[:, None] * first) / variance[:, None]
+    on_gap = (last - first + gap[:, None] * on_memory) / forgotten[:, None]
+    margin = NormalDist().inv_cdf(1 - 0.025 / gap.size) * on_gap.std(1, ddof=1) / n**0.5
+    sure = jnp.where(1 - memory > LEAST_FORGOTTEN, jnp.abs(gap) - margin, -jnp.inf).max()
+    quiet = (worst <= STILL_WORST) & (rms <= STILL_RMS) & (sure <= STILL_GAP)
+    return quiet & (memory[0].max() <= STILL_MEMORY)
+
+
+def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: int) -> Refinement:
+    """Draws (C, draws, d) of the trained sampler, refined until the drift test is still.
+
+    As `pyro_dft.engine_jax.measure.measure`, on the coordinates of the target itself.
+    """
+    spec, leapfrogs = schedule.spec, schedule.leapfrog_steps
+    raw = sampling.draw(state.mean, state.scale, state.network.generator, random.fold(words, 0), draws)
+    c, n, d = raw.shape
+    some = raw[:, :: max(1, n // hmc.TUNING_DRAWS)][:, : hmc.TUNING_DRAWS]
+
+    def tuned(x: Array, scale: Array, key: Array) -> Array:
+        first = jnp.full(c, d**-0.25, x.dtype)
+        return hmc.run(spec, data, x, scale, first, key, hmc.TUNING_STEPS, leapfrogs, True).step_size
+
+    class _Loop(NamedTuple):
+        steps: Array
+        again: Array
+        first: Array
+        second: Array
+        scale: Array
+        step_size: Array
+        acceptance: Array
+
+    def go(now: _Loop) -> _Loop:
+        key = random.fold(words, 1 + now.steps)
+        # Raw draws that were far off must not decide the kernel that repairs them.
+        scale = hmc.whitening_traced(now.second, state.scale)
+        part = now.second[:, :: max(1, n // hmc.TUNING_DRAWS)][:, : some.shape[1]]
+        step_size = tuned(part, scale, random.fold(key, 0))
+        moves = hmc.run(
+            spec, data, now.second, scale, step_size, random.fold(key, 1), now.steps, leapfrogs, False
+        )
+        # The first pass only makes the draws that the second one is compared with.
+        begun = jnp.isfinite(now.acceptance).all()
+        fixed = schedule.refine_steps is not None
+        enough = begun & (True if fixed else still(now.second, moves.position.x))
+        steps = jnp.where(begun & ~enough, 2 * now.steps, now.steps)
+        again = ~enough & (steps <= schedule.max_refine_steps)
+        return _Loop(
+            jnp.where(again, steps, now.steps), again, now.second, moves.position.x, scale, step_size,
+            moves.acceptance.mean(1),
+        )  # fmt: skip
+
+    steps = jnp.asarray(schedule.refine_steps or min(FIRST_STEPS, schedule.max_refine_steps), jnp.int32)
+    unknown = jnp.full(c, jnp.nan, raw.dtype)
+    first = _Loop(steps, jnp.array(True), raw, raw, state.scale, unknown, unknown)
+    last = jax.lax.while_loop(lambda now: now.again, go, first)
+    return Refinement(raw, last.first, last.second, last.steps, last.scale, last.step_size, last.acceptance)
+
+
+def refined(
+    schedule: Schedule, mean: Array, scale: Array, generator: Weights, network: Array, data: Any, words: Array, n: int,
+    kernel_scale: Array, step_size: Array, steps: Any,
+) -> Array:  # fmt: skip
+    """New draws (C, n, d), refined by `steps` transitions; without the network those of the Gaussian alone."""
+    z, eps = random.normal(random.fold(words, 0), (2, mean.shape[0], n, mean.shape[1]), mean.dtype)
+    with_network = sampling.transport(mean, scale, generator, z, eps)
+    raw = jnp.where(network, with_network, sampling.transport(mean, scale, None, z, eps))
+    moves = hmc.run(
+        schedule.spec, data, raw, kernel_scale, step_size, random.fold(words, 1), jnp.maximum(steps, 1),
+        schedule.leapfrog_steps, False,
+    )  # fmt: skip
+    return jnp.where(steps > 0, moves.position.x, raw)
+
+
+compiled_start = partial(jax.jit, static_argnums=0)(start)
+compiled_update = partial(jax.jit, static_argnums=0)(update)
+compiled_rest = partial(jax.jit, static_argnums=0)(rest)
+compiled_finish = partial(jax.jit, static_argnums=(0, 4))(finish)

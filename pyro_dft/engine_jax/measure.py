@@ -1,0 +1,146 @@
+"""How good are the sampler's draws, and how many transitions of refinement do they need? The drift test answers both.
+
+A fixed number of draws is refined by S transitions and by S more. If the second half moves nothing, S was enough; else S
+doubles. What the first half moved says how far the raw draws were off, what the second half moved how far the refined ones.
+Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten a fifth of
+where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.diagnostics.Drift`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.diagnostics import Drift, drift
+from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.settings import Settings
+
+FIRST_STEPS = 2
+# Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
+STILL_WORST = 0.03
+STILL_RMS = 0.025
+# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.4 the
+# gap of a mean is known to about 0.02 sd.
+STILL_GAP = 0.05
+STILL_MEMORY = 0.4
+
+
+@dataclass
+class Measurement:
+    """Draws before and after refinement, and what moved (drifts in the model's own unconstrained coordinates).
+
+    Attributes:
+        steps: Transitions S that the draws need.
+        raw: (C, n, d) draws of the sampler.
+        halfway: (C, n, d) the same after S transitions.
+        refined: (C, n, d) the same after 2 S transitions.
+        log_density: (C, n) at `refined`.
+        drift_raw: From `raw` to S transitions, all chains together.
+        drift_refined: From S to 2 S transitions.
+        drift_raw_by_chain: The first for each chain.
+        scale: (C, d, d) whitening of the kernel.
+        step_size: (C,) its adapted leapfrog step.
+        acceptance: (C,) mean acceptance probability.
+        divergence_rate: Share of transitions with an energy error over 1000.
+        stuck: Share of draws that never moved in the second half.
+        noise: Standard deviation of the log density between two evaluations at the same points: zero, as what a model
+            draws by itself is fixed when it is traced.
+    """
+
+    steps: int
+    raw: np.ndarray
+    halfway: np.ndarray
+    refined: np.ndarray
+    log_density: np.ndarray
+    drift_raw: Drift
+    drift_refined: Drift
+    drift_raw_by_chain: list[Drift]
+    scale: np.ndarray
+    step_size: np.ndarray
+    acceptance: np.ndarray
+    divergence_rate: float
+    stuck: float
+    noise: float = 0.0
+
+    @property
+    def chain_movement(self) -> list[float]:
+        """Root mean square movement of the raw draws of each chain."""
+        return [d.rms for d in self.drift_raw_by_chain]
+
+
+def affordable_draws(draws: int, steps: int, settings: Settings, target: Target) -> int:
+    """How many draws can be refined within `full_data_budget`, where the model subsamples its data."""
+    if not target.minibatch:
+        return draws
+    each = max(steps, 1) * settings.leapfrog_steps * target.data_size
+    return int(min(draws, max(40, settings.full_data_budget / each)))
+
+
+def compare(before: np.ndarray, after: np.ndarray, original: Callable[[np.ndarray], Any]) -> list[Drift]:
+    """Drift of all chains together, then of each chain, in the model's own unconstrained coordinates."""
+    c, n, d = before.shape
+    b = np.asarray(original(before.reshape(-1, d)), float)
+    a = np.asarray(original(after.reshape(-1, d)), float)
+    chains = [drift(b[i * n : (i + 1) * n], a[i * n : (i + 1) * n]) for i in range(c)] if c > 1 else []
+    pooled = drift(b, a)
+    return [pooled, *chains] if chains else [pooled, pooled]
+
+
+def _still(moved: Drift) -> bool:
+    quiet = moved.worst_lower <= STILL_WORST and moved.rms <= STILL_RMS
+    return quiet and moved.gap_lower <= STILL_GAP and float(moved.memory[0].max()) <= STILL_MEMORY
+
+
+def measure(
+    target: Target,
+    sampler: Sampler,
+    draws: int,
+    settings: Settings,
+    rng: np.random.Generator,
+    original: Callable[[np.ndarray], Any],
+) -> Measurement:
+    """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
+
+    Args:
+        target: The posterior (full data is used).
+        sampler: Where the draws come from.
+        draws: Draws over all chains.
+        settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
+        rng: Gives the random keys.
+        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
+    """
+    fixed = settings.refine_steps or 0
+    steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
+    n = max(10, affordable_draws(draws, 4 * steps, settings, target) // sampler.chains)
+    raw = sampler.draw(n, rng)
+    scale = whitening(raw, sampler.scale)
+
+    def go(x: np.ndarray) -> Refined:
+        return refine(
+            target, x, scale, step_size, steps=steps, leapfrog_steps=settings.leapfrog_steps, rng=rng
+        )
+
+    def tune(x: np.ndarray) -> np.ndarray:
+        return tune_step_size(target, x, scale, leapfrog_steps=settings.leapfrog_steps, rng=rng)
+
+    step_size = tune(raw)
+    first = go(raw)
+    while True:
+        second = go(first.draws)
+        moved = compare(first.draws, second.draws, original)[0]
+        if fixed or _still(moved) or 2 * steps > settings.max_refine_steps:
+            break
+        # Raw draws that were far off must not decide the kernel that repairs them.
+        scale = whitening(second.draws, sampler.scale)
+        step_size = tune(second.draws)
+        first, steps = second, 2 * steps
+    drifts = compare(raw, first.draws, original)
+    return Measurement(
+        steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
+        second.acceptance, second.divergence_rate, second.stuck,
+    )  # fmt: skip

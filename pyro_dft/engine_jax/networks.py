@@ -1,0 +1,102 @@
+"""The generator and the score network, for several independent chains at once.
+
+Weights are plain dictionaries with the names and shapes of the torch engine's, every one with a leading axis for the chains:
+k samplers train in the time of little more than one, and files of one engine load in the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pyro_dft.engine_jax import noise as random
+
+Weights = dict[str, Any]  # arrays of jax or NumPy
+
+
+def _linear(weights: Weights, name: str, x: Array) -> Array:
+    """A linear layer for each chain: (C, B, inputs) -> (C, B, outputs)."""
+    return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def residual_mlp(weights: Weights, x: Array) -> Array:
+    """SiLU network with a skip around each hidden layer but the first; its output starts near zero."""
+    h = jax.nn.silu(_linear(weights, "mlp.hidden.0", x))
+    for layer in range(1, depth_of(weights)):
+        h = h + jax.nn.silu(_linear(weights, f"mlp.hidden.{layer}", h))
+    return _linear(weights, "mlp.last", h)
+
+
+def depth_of(weights: Weights) -> int:
+    """Hidden layers of a network."""
+    return sum(name.startswith("mlp.hidden.") and name.endswith(".weight") for name in weights)
+
+
+def mlp_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays of `residual_mlp`."""
+    sizes = [dim] + [width] * depth
+    names = [f"mlp.hidden.{i}" for i in range(depth)] + ["mlp.last"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, a, b in zip(names, sizes, [*sizes[1:], dim], strict=True):
+        shapes |= {f"{name}.weight": (chains, a, b), f"{name}.bias": (chains, 1, b)}
+    return shapes
+
+
+def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the generator's arrays."""
+    own = {"matrix": (chains, dim, dim), "shift": (chains, 1, dim), "log_sigma": (chains, 1, dim)}
+    return own | mlp_shapes(chains, dim, width, depth)
+
+
+def init_mlp(key: Array, chains: int, dim: int, width: int, depth: int, dtype: Any) -> Weights:
+    """Random weights of scale 1 / sqrt(inputs), a hundredth of that in the last layer; biases zero."""
+    weights: Weights = {}
+    shapes, used = mlp_shapes(chains, dim, width, depth), 0
+    count = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith(".weight"))
+    noise = random.normal(key, (count,), dtype)
+    for name, shape in shapes.items():
+        if name.endswith(".bias"):
+            weights[name] = jnp.zeros(shape, dtype)
+            continue
+        gain = 0.01 if name == "mlp.last.weight" else 1.0
+        size = math.prod(shape)
+        weights[name] = noise[used : used + size].reshape(shape) * (gain / shape[1] ** 0.5)
+        used += size
+    return weights
+
+
+def init_generator(
+    key: Array, chains: int, dim: int, width: int, depth: int, noise: Any, dtype: Any
+) -> Weights:
+    """g(z) = z A + m + MLP(z) at A = identity, m = 0: the draws start as those of the preconditioner.
+
+    `log_sigma` holds the noise for each whitened coordinate, (C, 1, d); it is trained only where the settings say so.
+    """
+    log_sigma = jnp.log(jnp.full((chains, 1, dim), noise, dtype))
+    return {
+        "matrix": jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (chains, dim, dim)),
+        "shift": jnp.zeros((chains, 1, dim), dtype),
+        "log_sigma": log_sigma,
+    } | init_mlp(key, chains, dim, width, depth, dtype)
+
+
+def generate(weights: Weights, z: Array) -> Array:
+    """(C, B, d) latent points -> (C, B, d) whitened points before the noise."""
+    return z @ weights["matrix"] + weights["shift"] + residual_mlp(weights, z)
+
+
+def sigma(weights: Weights) -> Array:
+    """Noise standard deviation, (C, 1, d), whitened units."""
+    return jnp.exp(weights["log_sigma"])
+
+
+def score(weights: Weights, x: Array, noise: Array) -> Array:
+    """s_phi(x) = -x / (1 + sigma^2) + MLP(x): exact for the generator's starting point.
+
+    (C, B, d) whitened points and the noise (C, 1, d) -> scores (C, B, d).
+    """
+    return residual_mlp(weights, x) - x / (1 + jnp.square(jax.lax.stop_gradient(noise)))

@@ -1,0 +1,97 @@
+"""The training objectives: each formula of the paper stands here once.
+
+Notation, all in whitened coordinates: a draw is x = g(z) + sigma eps with z, eps standard normal; s_q is the score of the
+target, s_p that of the sampler's density p, estimated by the score network s_phi, and delta = s_phi(x) - s_q(x).
+All functions take arrays (chains C, batch B, d), average over B and return one value for each chain, (C,).
+
+Source: Luo and Deng, Denoising Fisher Training (arXiv 2411.01453): Lemma 2, Theorem 1 and Algorithm 1; the general distance
+is that of its Theorem 1 with d(.) in place of the square; KL: Luo et al., arXiv 2306.04952.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distance d(delta) between two scores: `1/2 ||delta||^2`, or pseudo-Huber with its knee at `scale * sqrt(dim)`."""
+
+    name: str = "squared"
+    scale: float = 3.0
+
+    def _root(self, delta: Array) -> Array:
+        knee = self.scale**2 * delta.shape[-1]
+        return jnp.sqrt(1 + jnp.square(delta).sum(-1, keepdims=True) / knee)
+
+    def value(self, delta: Array) -> Array:
+        """d(delta), summed over the last axis: (..., d) -> (...)."""
+        if self.name == "squared":
+            return 0.5 * jnp.square(delta).sum(-1)
+        return self.scale**2 * delta.shape[-1] * (self._root(delta)[..., 0] - 1)
+
+    def slope(self, delta: Array) -> Array:
+        """The gradient d'(delta), (..., d)."""
+        return delta if self.name == "squared" else delta / self._root(delta)
+
+
+def denoising(score: Array, eps: Array, sigma: Array) -> Array:
+    """Denoising loss J(s) = E 1/2 ||s(x) + eps / sigma||^2; its minimiser over all s is s_p."""
+    return 0.5 * jnp.square(score + eps / sigma).sum(-1).mean(-1)
+
+
+def denoising_weighted(score: Array, eps: Array, sigma: Array) -> Array:
+    """Denoising loss with each coordinate weighted by sigma^2, so that its size does not grow as sigma falls."""
+    return 0.5 * jnp.square(sigma * score + eps).sum(-1).mean(-1)
+
+
+def fisher_full(delta: Array, score_p: Array, eps: Array, sigma: Array, distance: Distance) -> Array:
+    """Theorem 1: L = E[ d(delta) - d'(delta)^T (s_phi(x) + eps / sigma) ].
+
+    With the weights of s_phi frozen, and the gradient running through x in every place (s_q(x) included), its gradient is
+    that of the Fisher divergence E d(s_p - s_q). For the squared distance L = J(s_q) - J(s_phi), a lower bound of it.
+    """
+    return (distance.value(delta) - (distance.slope(delta) * (score_p + eps / sigma)).sum(-1)).mean(-1)
+
+
+def fisher_full_two_minibatches(
+    delta_1: Array, delta_2: Array, score_p: Array, eps: Array, sigma: Array
+) -> Array:
+    """`fisher_full` (squared) from two independent minibatch scores: unbiased, where squaring one score is not.
+
+    E[ 1/2 delta_1^T delta_2 - 1/2 (delta_1 + delta_2)^T (s_phi + eps / sigma) ].
+    """
+    cross = 0.5 * (delta_1 * delta_2).sum(-1)
+    return (cross - 0.5 * ((delta_1 + delta_2) * (score_p + eps / sigma)).sum(-1)).mean(-1)
+
+
+def fisher_partial(delta: Array, distance: Distance) -> Array:
+    """The first term of Theorem 1 alone, E d(delta). A biased gradient, kept for the paper's Figure 2."""
+    return distance.value(delta).mean(-1)
+
+
+def kl(delta: Array, x: Array, distance: Distance) -> Array:
+    """KL-NS: a surrogate whose gradient E[(dx/dtheta)^T d'(delta)] is that of KL(p || q) for the squared distance.
+
+    With the pseudo-Huber distance single particles pull with bounded force; the fixed point p = q is the same. The value
+    of the surrogate itself means nothing.
+    """
+    return (distance.slope(jax.lax.stop_gradient(delta)) * x).sum(-1).mean(-1)
+
+
+def fisher_gap(
+    score_q: Array, score_p: Array, eps: Array, sigma: Array, score_q_2: Array | None = None
+) -> Array:
+    """J(s_q) - J(s_phi) on fresh draws: a lower bound of the Fisher divergence for any score network, tight for a good one.
+
+    With minibatch scores give two independent ones, so that the noise of s_q does not enter squared.
+    """
+    if score_q_2 is None:
+        return denoising(score_q, eps, sigma) - denoising(score_p, eps, sigma)
+    shift = eps / sigma
+    own = 0.5 * ((score_q + shift) * (score_q_2 + shift)).sum(-1).mean(-1)
+    return own - denoising(score_p, eps, sigma)

@@ -1,0 +1,285 @@
+"""Refinement: a few transitions of exact Hamiltonian Monte Carlo from the sampler's draws, all draws at once.
+
+Each draw is a chain of its own, so nothing has to mix beyond repairing what the sampler got slightly wrong; the transitions
+leave the posterior invariant, so the draws can only come closer to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
+
+TARGET_ACCEPTANCE = 0.8
+# As in NUTS: an energy error beyond this is a divergence.
+MAX_ENERGY_ERROR = 1000.0
+# The step size is tuned on this many draws at most, over this many transitions.
+TUNING_DRAWS = 200
+TUNING_STEPS = 15
+
+
+@dataclass
+class Refined:
+    """What the transitions left.
+
+    Attributes:
+        draws: (C, n, d), unconstrained.
+        log_density: (C, n), up to the target's constant.
+        acceptance: Mean acceptance probability, (C,).
+        divergence_rate: Share of transitions with an energy error over 1000, or not finite.
+        stuck: Share of draws that never moved.
+    """
+
+    draws: np.ndarray
+    log_density: np.ndarray
+    acceptance: np.ndarray
+    divergence_rate: float
+    stuck: float
+
+
+class Position(NamedTuple):
+    """Points (C, n, d) with their log densities (C, n) and scores (C, n, d)."""
+
+    x: Array
+    log_q: Array
+    score: Array
+
+
+class Moves(NamedTuple):
+    """What a run of transitions left and counted, (C, n) each but the step sizes.
+
+    Attributes:
+        position: Where it ended.
+        moved: Whether any transition was accepted.
+        acceptance: Mean acceptance probability.
+        divergences: Transitions with an energy error beyond `MAX_ENERGY_ERROR`.
+        nonfinite: Evaluations that were not finite, a scalar.
+        step_size: Tuned leapfrog steps, (C,); the given ones where nothing was tuned.
+    """
+
+    position: Position
+    moved: Array
+    acceptance: Array
+    divergences: Array
+    nonfinite: Array
+    step_size: Array
+
+
+def whitening(draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+    """Cholesky factor of the covariance of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell."""
+    n, d = draws.shape[1:]
+    factors = np.array(fallback, dtype=float)
+    if n < 4 * d:
+        return factors.astype(draws.dtype)
+    for chain, x in enumerate(np.asarray(draws, float)):
+        x = x - x.mean(0)
+        covariance = x.T @ x / (n - 1)
+        sd = np.maximum(np.sqrt(np.diagonal(covariance)), 1e-300)
+        correlation = covariance / (sd[:, None] * sd) + 1e-9 * np.eye(d)
+        if not np.isfinite(correlation).all():
+            continue
+        try:
+            factors[chain] = sd[:, None] * np.linalg.cholesky(correlation)
+        except np.linalg.LinAlgError:
+            continue
+    return factors.astype(draws.dtype)
+
+
+def whitening_traced(draws: Array, fallback: Array) -> Array:
+    """`whitening` inside compiled functions."""
+    n, d = draws.shape[1:]
+    if n < 4 * d:
+        return fallback.astype(draws.dtype)
+    x = draws - draws.mean(1, keepdims=True)
+    covariance = x.mT @ x / (n - 1)
+    sd = jnp.sqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
+    correlation = covariance / (sd[..., None] * sd[..., None, :])
+    tiny = 1e-9 if x.dtype == jnp.float64 else 1e-6
+    factor = jnp.linalg.cholesky(correlation + tiny * jnp.eye(d, dtype=x.dtype))
+    good = jnp.isfinite(factor).all((-2, -1))
+    return jnp.where(good[:, None, None], sd[..., None] * factor, fallback.astype(draws.dtype))
+
+
+def transition(
+    spec: TargetSpec,
+    data: Any,
+    position: Position,
+    scale: Array,
+    step_size: Array,
+    noise: tuple[Array, Array, Array],
+    leapfrogs: Any,
+) -> tuple[Position, Array, Array, Array]:
+    """One HMC transition of all points, for given noise.
+
+    Args:
+        spec: The posterior, on its full data.
+        data: What it reads.
+        position: Where the points are.
+        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        step_size: Leapfrog step of each chain in whitened units, (C,).
+        noise: Uniform (C, n) for the step's length, normal momenta (C, n, d), uniform (C, n) for the acceptance.
+        leapfrogs: Gradient steps.
+
+    Returns:
+        The new position; who moved, the acceptance probabilities and the energy errors, (C, n) each.
+    """
+    stretch, p, accept = noise
+    # Steps of different length for each draw: no direction is met with the same phase every time.
+    eps = (step_size[:, None] * (0.7 + 0.5 * stretch))[..., None]
+
+    def leap(_: Any, carry: tuple[Array, Position]) -> tuple[Array, Position]:
+        momentum, now = carry
+        momentum = momentum + 0.5 * eps * (now.score @ scale)
+        y = now.x + eps * (momentum @ scale.mT)
+        log_y, score = spec.evaluate(y, data)
+        return momentum + 0.5 * eps * (score @ scale), Position(y, log_y, score)
+
+    momentum, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (p, position))
+    before = position.log_q - 0.5 * jnp.square(p).sum(-1)
+    error = before - (proposal.log_q - 0.5 * jnp.square(momentum).sum(-1))
+    error = jnp.where(jnp.isfinite(proposal.log_q) & ~jnp.isnan(error), error, jnp.inf)
+    # A draw outside the support (log density -inf) moves as soon as it finds a way in.
+    error = jnp.where(jnp.isinf(position.log_q) & jnp.isfinite(proposal.log_q), -jnp.inf, error)
+    probability = jnp.exp(jnp.minimum(-error, 0.0))
+    take = accept < probability
+    return _choose(take, proposal, position), take, probability, error
+
+
+def _choose(take: Array, a: Position, b: Position) -> Position:
+    return Position(
+        jnp.where(take[..., None], a.x, b.x),
+        jnp.where(take, a.log_q, b.log_q),
+        jnp.where(take[..., None], a.score, b.score),
+    )
+
+
+def transition_noise(key: Array, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array, Array]:
+    """Random numbers of one transition of points of shape (C, n, d)."""
+    # One draw for all of them: each place that draws costs compilation.
+    unit = random.uniform(key, (*shape[:-1], shape[-1] + 2), dtype)
+    return unit[..., -1], random.to_normal(unit[..., :-2]), unit[..., -2]
+
+
+def run(
+    spec: TargetSpec, data: Any, x: Array, scale: Array, step_size: Array, key: Array, steps: Any, leapfrogs: Any,
+    tune: Any,
+) -> Moves:  # fmt: skip
+    """`steps` transitions of points (C, n, d), compiled once for any number; with `tune` the step size adapts.
+
+    The first pass of the loop takes no step: it evaluates the start, so that the model is compiled only once.
+    """
+    shape, dtype = x.shape, x.dtype
+    zeros = jnp.zeros(shape[:2], dtype)
+    first = Moves(
+        Position(x, jnp.full(shape[:2], -jnp.inf, dtype), jnp.zeros_like(x)),
+        zeros.astype(bool), zeros, zeros, jnp.zeros((), jnp.int32), jnp.zeros_like(step_size),
+    )  # fmt: skip
+    adapt_from = steps // 2
+
+    def go(k: Array, carry: tuple[Moves, Array]) -> tuple[Moves, Array]:
+        now, log_step = carry
+        begin = k == 0
+        noise = transition_noise(random.fold(key, k), shape, dtype)
+        length = jnp.where(begin, 0.0, jnp.exp(log_step))
+        count = jnp.where(begin, 1, leapfrogs)
+        position, take, probability, error = transition(spec, data, now.position, scale, length, noise, count)
+        take, weight = take & ~begin, jnp.where(begin, 0.0, 1.0).astype(dtype)
+        rate = tune * weight * 1.5 / (1 + 0.3 * (k - 1))
+        log_step = log_step + (rate * (probability.mean(1) - TARGET_ACCEPTANCE)).astype(dtype)
+        averaged = (k > adapt_from) * log_step / (steps - adapt_from)
+        moves = Moves(
+            position,
+            now.moved | take,
+            now.acceptance + weight * probability / steps,
+            now.divergences + weight * (error > MAX_ENERGY_ERROR),
+            now.nonfinite + jnp.isinf(position.log_q).sum(dtype=jnp.int32),
+            now.step_size + averaged.astype(dtype),
+        )
+        return moves, log_step
+
+    moves, _ = jax.lax.fori_loop(0, steps + 1, go, (first, jnp.log(step_size)))
+    return moves._replace(step_size=jnp.where(tune, jnp.exp(moves.step_size), step_size))
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_block(
+    spec: TargetSpec, data: Any, x: Any, scale: Any, step_size: Any, words: Any, steps: Any, leapfrogs: Any, tune: Any
+) -> Moves:  # fmt: skip
+    moves = run(spec, data, x, scale, step_size, random.words(words), steps, leapfrogs, tune)
+    return moves._replace(position=moves.position._replace(score=jnp.zeros(())))
+
+
+def _block_size(chains: int) -> int:
+    return max(32, block_rows() // chains)
+
+
+def _padded(part: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([part, np.repeat(part[:, :1], size - part.shape[1], 1)], 1)
+
+
+def refine(
+    target: Target,
+    draws: np.ndarray,
+    scale: np.ndarray,
+    step_size: np.ndarray,
+    *,
+    steps: int,
+    leapfrog_steps: int,
+    rng: np.random.Generator,
+) -> Refined:
+    """Moves every draw by `steps` HMC transitions.
+
+    Args:
+        target: The posterior, on its full data.
+        draws: Starting points (C, n, d).
+        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        step_size: Leapfrog step of each chain in whitened units, (C,).
+        steps: Transitions.
+        leapfrog_steps: Gradient steps in each.
+        rng: Gives the random keys.
+    """
+    c, n, d = draws.shape
+    size = _block_size(c)
+    x, log_q = np.empty_like(draws), np.empty((c, n), draws.dtype)
+    moved, acceptance, divergences = np.empty((c, n), bool), np.empty((c, n)), np.empty((c, n))
+    for start in range(0, n, size):
+        some = slice(start, min(start + size, n))
+        words = rng.integers(2**32, size=2, dtype=np.uint32)
+        out = _run_block(
+            target.spec, target.data, _padded(draws[:, some], size), scale, step_size, words, steps,
+            leapfrog_steps, False,
+        )  # fmt: skip
+        count = some.stop - some.start
+        for whole, part in (
+            (x, out.position.x), (log_q, out.position.log_q), (moved, out.moved), (acceptance, out.acceptance),
+            (divergences, out.divergences),
+        ):  # fmt: skip
+            whole[:, some] = np.asarray(part)[:, :count]
+        target.count(c * count * (steps * leapfrog_steps + 1), int(out.nonfinite))
+    return Refined(
+        x, log_q, acceptance.mean(1), float(divergences.mean()) / max(steps, 1), float((~moved).mean()) if steps else 0.0
+    )  # fmt: skip
+
+
+def tune_step_size(
+    target: Target, draws: np.ndarray, scale: np.ndarray, *, leapfrog_steps: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
+    c, n, d = draws.shape
+    some = draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS]
+    size = _block_size(c)
+    # The block's other rows repeat draws in turn (and so weigh them alike, but for a remainder).
+    x = some[:, np.arange(size) % some.shape[1]]
+    words = rng.integers(2**32, size=2, dtype=np.uint32)
+    first = np.full(c, d**-0.25, draws.dtype)
+    out = _run_block(target.spec, target.data, x, scale, first, words, TUNING_STEPS, leapfrog_steps, True)
+    target.count(c * size * (TUNING_STEPS * leapfrog_steps + 1), int(out.nonfinite))
+    return np.asarray(out.step_size)

@@ -1,0 +1,117 @@
+"""The trained sampler: noise in, draws out, one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from pyro_dft.engine_jax import networks
+from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.networks import Weights
+from pyro_dft.engine_jax.target import block_rows, double
+
+# Rows of one forward pass; bounds memory when a million draws are asked for.
+CHUNK = 65_536
+
+
+def transport(mean: Array, scale: Array, generator: Weights | None, z: Array, eps: Array) -> Array:
+    """Draws (C, n, d) for given noise: x = mean + scale (g(z) + sigma eps); without a generator mean + scale z."""
+    u = z if generator is None else networks.generate(generator, z) + networks.sigma(generator) * eps
+    return mean[:, None].astype(u.dtype) + u @ scale.mT.astype(u.dtype)
+
+
+def draw(
+    mean: Array, scale: Array, generator: Weights | None, key: Array, n: int, dtype: Any = None
+) -> Array:
+    """N independent draws from each chain, (C, n, d), unconstrained."""
+    dtype = dtype or (mean.dtype if generator is None else generator["matrix"].dtype)
+    shape = (mean.shape[0], n, mean.shape[1])
+    if generator is None:
+        z = random.normal(key, shape, dtype)
+        return transport(mean, scale, None, z, z)
+    z, eps = random.normal(key, (2, *shape), dtype)
+    return transport(mean, scale, generator, z, eps)
+
+
+_transport = jax.jit(transport)
+_draw = jax.jit(
+    lambda mean, scale, generator, words, n: draw(mean, scale, generator, random.words(words), n),
+    static_argnums=4,
+)
+
+
+@dataclass
+class Sampler:
+    """x = mean + scale (g(z) + sigma eps) for each of C chains; without a generator x = mean + scale z.
+
+    Attributes:
+        mean: (C, d), unconstrained units.
+        scale: (C, d, d), maps whitened to unconstrained coordinates.
+        generator: Weights of the network g with its noise sigma, or None for the Gaussian alone.
+    """
+
+    mean: Any
+    scale: Any
+    generator: Weights | None = None
+
+    @property
+    def chains(self) -> int:
+        """C."""
+        return self.mean.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.mean.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of the draws."""
+        return np.dtype(self.mean.dtype if self.generator is None else self.generator["matrix"].dtype)
+
+    def transport(self, z: Any, eps: Any) -> Array:
+        """Draws (C, n, d) for given noise: the same noise gives the same draws."""
+        return _transport(self.mean, self.scale, self.generator, z, eps)
+
+    def blocks(self, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """N draws from each chain in blocks (C, at most 65,536 / C, d)."""
+        for start in range(0, n, max(1, CHUNK // self.chains)):
+            count = min(max(1, CHUNK // self.chains), n - start)
+            words = rng.integers(2**32, size=2, dtype=np.uint32)
+            # A few sizes only, each of them compiled once: the next power of two, cut to size.
+            size = max(block_rows(), 1 << (count - 1).bit_length())
+            yield np.asarray(_draw(self.mean, self.scale, self.generator, words, size))[:, :count]
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """N independent draws from each chain, (C, n, d), unconstrained."""
+        return np.concatenate(list(self.blocks(n, rng)), 1)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything that defines the sampler, by name."""
+        arrays = {"mean": self.mean, "scale": self.scale}
+        if self.generator is not None:
+            arrays |= {f"generator.{k}": v for k, v in self.generator.items()}
+        return {k: np.asarray(v) for k, v in arrays.items()}
+
+    @staticmethod
+    def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the network's arrays in `to_arrays`."""
+        shapes = networks.generator_shapes(chains, dim, width, depth)
+        return {f"generator.{k}": v for k, v in shapes.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Sampler:
+        """The inverse of `to_arrays`. float64 arrays become float32 where jax has no float64."""
+        own = {k: _canonical(v) for k, v in arrays.items()}
+        mean, scale = own.pop("mean"), own.pop("scale")
+        weights = {k.removeprefix("generator."): v for k, v in own.items()}
+        return cls(mean, scale, weights or None)
+
+
+def _canonical(value: np.ndarray) -> np.ndarray:
+    return value.astype(double()) if value.dtype == np.float64 else value

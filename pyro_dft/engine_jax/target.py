@@ -1,0 +1,266 @@
+"""A batched target: log density, score and Hessian-vector products of a potential written for one point.
+
+What is compiled depends on a `TargetSpec`, which hashes by the model's structure and holds no data: the data are an argument
+of every compiled function, so that another data set of the same shapes compiles nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pyro_dft.engine_jax import noise as random
+from pyro_dft.errors import ModelError
+
+Potential = Callable[[Array, Any], Array]
+MinibatchPotential = Callable[[Array, Any, Array], Array]
+# Rows that are evaluated at once: bounds memory, and on a CPU larger blocks only miss the cache.
+MAX_ROWS = 2048
+# Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
+CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
+# Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
+LAPACK = frozenset(
+    {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "hessenberg", "lu", "qr", "schur",
+     "svd", "triangular_solve", "tridiagonal_solve"}
+)  # fmt: skip
+
+
+def block_rows() -> int:
+    """Rows of one compiled call from the host."""
+    return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
+
+
+def double() -> np.dtype:
+    """float64 where jax has it switched on, else float32."""
+    return np.dtype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What the compiled functions need to know of a posterior; equal specs share compiled programs.
+
+    Attributes:
+        potential: U(x, data) of one point (d,), minus the log density up to a constant, on the full data.
+        dim: d.
+        dtype: Name of the dtype in which the potential is evaluated.
+        minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None. The key
+            is two words; see `pyro_dft.engine_jax.noise`.
+        differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).
+    """
+
+    potential: Potential
+    dim: int
+    dtype: str = "float32"
+    minibatch_potential: MinibatchPotential | None = None
+    differences: bool = False
+
+    @property
+    def minibatch(self) -> bool:
+        """Whether scores can come from random subsamples of the data."""
+        return self.minibatch_potential is not None
+
+    def evaluate(self, x: Array, data: Any, key: Array | None = None) -> tuple[Array, Array]:
+        """Log density (...,) and score (..., d) at x (..., d); with a key from a minibatch for each point.
+
+        Where either is not finite the log density is -inf and the score zero.
+        """
+        flat = x.reshape(-1, self.dim).astype(self.dtype)
+        value, gradient = self._rows(flat, data, key)
+        good = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1)
+        log_density = jnp.where(good, -value, -jnp.inf).astype(x.dtype)
+        score = jnp.where(good[:, None], -gradient, 0.0).astype(x.dtype)
+        return log_density.reshape(x.shape[:-1]), score.reshape(x.shape)
+
+    def evaluate_differentiable(self, x: Array, data: Any, key: Array | None = None) -> tuple[Array, Array]:
+        """As `evaluate`, with a gradient of the score in x that drops what is not finite."""
+        return self.evaluate(finite_gradient(x), data, key)
+
+    def _rows(self, x: Array, data: Any, key: Array | None) -> tuple[Array, Array]:
+        if key is None or self.minibatch_potential is None:
+            function = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))
+            return _in_chunks(lambda rows: function(*rows, data), (x,))
+        function = jax.vmap(jax.value_and_grad(self.minibatch_potential), in_axes=(0, None, 0))
+        # One key gives each point a minibatch of its own: at the same cost, the noise averages out over the batch.
+        keys = key if key.ndim > 1 else random.split(key, len(x))
+        return _in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys))
+
+
+def _in_chunks(function: Callable[[Any], Any], rows: tuple[Array, ...]) -> Any:
+    n = len(rows[0])
+    if n <= MAX_ROWS:
+        return function(rows)
+    count = -(-n // MAX_ROWS)
+    size = -(-n // count)
+    # The last chunk repeats rows: one size, one compilation.
+    index = jnp.minimum(jnp.arange(count * size), n - 1)
+    chunks = jax.tree.map(lambda a: a[index].reshape((count, size, *a.shape[1:])), rows)
+    results = jax.lax.map(function, chunks)
+    return jax.tree.map(lambda a: a.reshape((count * size, *a.shape[2:]))[:n], results)
+
+
+@jax.custom_vjp
+def finite_gradient(x: Array) -> Array:
+    """Identity whose backward pass drops non-finite gradients: one bad particle must not spoil the batch."""
+    return x
+
+
+finite_gradient.defvjp(
+    lambda x: (x, None), lambda _, g: (jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0),)
+)
+
+
+def whitened_score(
+    spec: TargetSpec, u: Array, mean: Array, scale: Array, data: Any, key: Any
+) -> tuple[Array, Array]:
+    """Target score L^T s(mean + L u) in whitened coordinates (C, B, d), and where it is finite (C, B).
+
+    Elsewhere it is that of a unit Gaussian, which pulls back. Not meant to be differentiated.
+    """
+    return _whiten(spec.evaluate, u, mean, scale, data, key)
+
+
+def whitened_score_differentiable(
+    spec: TargetSpec, u: Array, mean: Array, scale: Array, data: Any, key: Any
+) -> tuple[Array, Array]:
+    """As `whitened_score`; its backward pass is a Hessian-vector product, exact or from differences of scores."""
+    if spec.differences:
+        return _score_by_differences(spec, u, (mean, scale, data, key))
+    return _whiten(spec.evaluate_differentiable, u, mean, scale, data, key)
+
+
+def _whiten(evaluate: Any, u: Array, mean: Array, scale: Array, data: Any, key: Any) -> tuple[Array, Array]:
+    x = mean[:, None] + u @ scale.mT
+    log_density, score = evaluate(x, data, key)
+    good = jnp.isfinite(jax.lax.stop_gradient(log_density))
+    return jnp.where(good[..., None], score @ scale, -u), good
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _score_by_differences(spec: TargetSpec, u: Array, arguments: tuple[Any, ...]) -> tuple[Array, Array]:
+    return _whiten(spec.evaluate, u, *arguments)
+
+
+def _differences_forward(spec: TargetSpec, u: Array, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    return _score_by_differences(spec, u, arguments), (u, arguments)
+
+
+def _differences_backward(spec: TargetSpec, residuals: Any, cotangents: Any) -> tuple[Array, None]:
+    """H v from the scores at u +- h v / |v|: the error of rounding and that of the third derivative balance."""
+    g, _ = cotangents
+    u, (mean, scale, data, key) = residuals
+    n = u.shape[1]
+    if key is not None and spec.minibatch:
+        # Both sides see the minibatch of the forward pass: others would differ by more than the points do.
+        keys = random.split(key, u.shape[0] * n).reshape(u.shape[0], n, 2)
+        key = jnp.concatenate([keys, keys], 1).reshape(-1, 2)
+    length = jnp.linalg.norm(g, axis=-1, keepdims=True)
+    direction = jnp.where(length > 0, g / jnp.where(length > 0, length, 1.0), 0.0)
+    h = float(np.finfo(u.dtype).eps) ** (1 / 3)
+    # One call for both sides: the model is compiled once.
+    sides = jnp.concatenate([u + h * direction, u - h * direction], 1)
+    score, good = _whiten(spec.evaluate, sides, mean, scale, data, key)
+    product = length * (score[:, :n] - score[:, n:]) / (2 * h)
+    usable = (good[:, :n] & good[:, n:])[..., None] & jnp.isfinite(product)
+    return jnp.where(usable, product, 0.0), None
+
+
+_score_by_differences.defvjp(_differences_forward, _differences_backward)
+
+
+def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
+    """Whether a function calls LAPACK routines, anywhere inside."""
+    return _any_lapack(jax.make_jaxpr(potential)(*arguments).jaxpr)
+
+
+def _any_lapack(jaxpr: Any) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in LAPACK:
+            return True
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns") and _any_lapack(inner):
+                return True
+    return False
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluate_block(spec: TargetSpec, x: Array, data: Any) -> tuple[Array, Array]:
+    return spec.evaluate(x, data)
+
+
+class Target:
+    """The posterior that a sampler is trained for, on points x of unconstrained R^d, as the host sees it.
+
+    Args:
+        potential: U(x, data) of one point (d,), minus the log density up to a constant, on the full data. Equal ones (by
+            `==` and `hash`) share compiled programs.
+        dim: d.
+        data: Arrays that `potential` reads, any pytree.
+        dtype: In which it is evaluated.
+        minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None.
+        data_size: Data rows that one evaluation of `potential` reads (for budgets).
+        hvp: "exact", "difference", or "auto": differences where the potential calls LAPACK and runs on a CPU.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        dim: int,
+        *,
+        data: Any = (),
+        dtype: Any = np.float32,
+        minibatch_potential: MinibatchPotential | None = None,
+        data_size: int = 1,
+        hvp: str = "auto",
+    ):
+        self.dim, self.data, self.data_size = dim, data, data_size
+        self.dtype = np.dtype(dtype)
+        point = jax.ShapeDtypeStruct((dim,), self.dtype)
+        shape = jax.eval_shape(potential, point, data)
+        if getattr(shape, "shape", None) != ():
+            raise ModelError(f"potential_fn must return a scalar, got {shape}")
+        differences = hvp == "difference"
+        if hvp == "auto" and jax.default_backend() == "cpu":
+            differences = uses_lapack(potential, point, data)
+        self.spec = TargetSpec(potential, dim, self.dtype.name, minibatch_potential, differences)
+        self.gradient_evaluations = 0
+        self.nonfinite_evaluations = 0
+
+    @property
+    def minibatch(self) -> bool:
+        """Whether scores can come from random subsamples of the data."""
+        return self.spec.minibatch
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether a batch of points is evaluated at once: always, in jax."""
+        return True
+
+    def count(self, evaluations: int, nonfinite: int = 0) -> None:
+        """Adds to the cost; compiled loops cannot count on the host."""
+        self.gradient_evaluations += int(evaluations)
+        self.nonfinite_evaluations += int(nonfinite)
+
+    def evaluate(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Log density (...,) and score (..., d) at x (..., d) on the full data; -inf and zero where not finite."""
+        x = np.asarray(x)
+        flat = x.reshape(-1, self.dim)
+        rows, n = block_rows(), len(flat)
+        log_density, score = np.empty(n, x.dtype), np.empty((n, self.dim), x.dtype)
+        for start in range(0, n, rows):
+            some = slice(start, min(start + rows, n))
+            part = flat[some]
+            padded = np.concatenate([part, np.repeat(part[:1], rows - len(part), 0)])
+            a, b = _evaluate_block(self.spec, padded, self.data)
+            log_density[some], score[some] = np.asarray(a)[: len(part)], np.asarray(b)[: len(part)]
+        self.count(n, int((~np.isfinite(log_density)).sum()))
+        return log_density.reshape(x.shape[:-1]), score.reshape(x.shape)

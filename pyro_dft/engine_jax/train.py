@@ -1,0 +1,358 @@
+"""Training of the generator and the score network in whitened coordinates (Algorithm 1 of arXiv 2411.01453).
+
+A step is a pure function of a state, a key and hyper-parameters that are arguments, not constants; `NetworkTrainer` runs
+chunks of steps as one compiled program.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from pyro_dft.engine_jax import networks, objectives
+from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.networks import Weights
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.target import (
+    Target,
+    TargetSpec,
+    double,
+    whitened_score,
+    whitened_score_differentiable,
+)
+from pyro_dft.settings import Settings
+
+# b1 = 0.5 for the score network lets it follow the moving sampler; the largest single gain of the prototypes.
+SCORE_BETAS = (0.5, 0.99)
+GENERATOR_BETAS = (0.9, 0.99)
+MAX_GRADIENT_NORM = 10.0
+# A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
+MIN_SIGMA = 0.02
+# Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.
+CHUNK = 50
+
+GENERATOR_ADAM = optax.scale_by_adam(*GENERATOR_BETAS)
+SCORE_ADAM = optax.scale_by_adam(*SCORE_BETAS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that a compiled training step is specialised to; see `Settings`."""
+
+    score_steps: int
+    batch_size: int
+    final_batch_factor: int
+    width: int
+    depth: int
+    distance: str
+    noise_mode: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """The part of the settings that belongs here."""
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+
+    def batch(self, phase: str) -> int:
+        """Latent points for each step."""
+        return self.batch_size * (self.final_batch_factor if phase == "dft" else 1)
+
+
+class Hyper(NamedTuple):
+    """The settings that are arguments of a compiled training step; see `Settings`."""
+
+    learning_rate: Any
+    dft_learning_rate: Any
+    score_learning_rate: Any
+    huber_scale: Any
+    noise: Any
+    noise_start: Any
+
+    @classmethod
+    def of(cls, settings: Settings) -> Hyper:
+        """The part of the settings that belongs here."""
+        return cls(*(np.float32(getattr(settings, name)) for name in cls._fields))
+
+
+class NetworkState(NamedTuple):
+    """What a training step changes.
+
+    Attributes:
+        generator: Weights.
+        score: Weights of the score network.
+        generator_adam: Moments.
+        score_adam: Moments.
+        gap: Moving average of the Fisher gap, (C,); NaN before the first step.
+        nonfinite: Score evaluations that were not finite.
+    """
+
+    generator: Weights
+    score: Weights
+    generator_adam: Any
+    score_adam: Any
+    gap: Array
+    nonfinite: Array
+
+
+def start(key: Array, plan: Plan, hyper: Hyper, chains: int, dim: int, dtype: Any) -> NetworkState:
+    """Networks that reproduce the Gaussian."""
+    noise = hyper.noise_start if plan.noise_mode == "annealed" else hyper.noise
+    generator = networks.init_generator(
+        random.fold(key, 1), chains, dim, plan.width, plan.depth, noise, dtype
+    )
+    score = networks.init_mlp(random.fold(key, 2), chains, dim, plan.width, plan.depth, dtype)
+    gap = jnp.full(chains, jnp.nan, double())
+    return NetworkState(
+        generator, score, GENERATOR_ADAM.init(generator), SCORE_ADAM.init(score), gap, jnp.zeros((), jnp.int32)
+    )  # fmt: skip
+
+
+def fresh(generator: Weights, z: Array, eps: Array) -> tuple[Array, Array]:
+    """Draws u (C, 2 B, d) and their noise: each eps is used with -eps, which halves the gradient's error."""
+    clean, noise = networks.generate(generator, z), networks.sigma(generator) * eps
+    return jnp.concatenate([clean + noise, clean - noise], 1), jnp.concatenate([eps, -eps], 1)
+
+
+def score_loss(score: Weights, generator: Weights, z: Array, eps: Array) -> Array:
+    """Weighted denoising loss of the score network on fresh detached draws, (C,)."""
+    generator = jax.lax.stop_gradient(generator)
+    u, noise = fresh(generator, z, eps)
+    sigma = networks.sigma(generator)
+    return objectives.denoising_weighted(networks.score(score, u, sigma), noise, sigma)
+
+
+def generator_loss(
+    spec: TargetSpec, phase: str, distance: objectives.Distance, data: Any, mean: Array, scale: Array,
+    generator: Weights, score: Weights, z: Array, eps: Array, keys: Any,
+) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
+    """The generator's objective in one phase.
+
+    Args:
+        spec: The posterior.
+        phase: "kl", "dft", "dft-paper" or "fisher-partial".
+        distance: Distance of Theorem 1; its scale is also the knee under KL.
+        data: What the posterior reads.
+        mean: (C, d) of the whitening.
+        scale: (C, d, d) of the whitening.
+        generator: Weights.
+        score: Weights of the score network.
+        z: (C, B, d) normal.
+        eps: (C, B, d) normal.
+        keys: Two keys for the minibatches, or None where there are none.
+
+    Returns:
+        The loss (C,); the Fisher gap (C,) and the number of scores that were not finite.
+    """
+    u, noise = fresh(generator, z, eps)
+    sigma = networks.sigma(generator)
+    detached = jax.lax.stop_gradient(u)
+    full = phase in ("dft", "dft-paper")
+    differentiable = full or phase == "fisher-partial"
+
+    def target_score(through: bool, key: Any) -> tuple[Array, Array]:
+        function = whitened_score_differentiable if through else whitened_score
+        return function(spec, u if through else detached, mean, scale, data, key)
+
+    key_1, key_2 = (None, None) if keys is None else (keys[0], keys[1])
+    score_q, good = target_score(differentiable, key_1)
+    # Where a product of scores enters, minibatch noise must be independent in the two factors.
+    score_q2 = target_score(full, key_2)[0] if spec.minibatch else None
+    score_p = networks.score(jax.lax.stop_gradient(score), u if differentiable else detached, sigma)
+    delta = score_p - score_q
+    if phase == "kl":
+        if score_q2 is not None:
+            delta = 0.5 * (delta + score_p - score_q2)
+        # Under KL a single particle far out may pull with bounded force only; same fixed point.
+        loss = objectives.kl(delta, u, objectives.Distance("pseudo-huber", distance.scale))
+    elif phase == "fisher-partial":
+        loss = objectives.fisher_partial(delta, distance)
+    elif score_q2 is not None:
+        loss = objectives.fisher_full_two_minibatches(delta, score_p - score_q2, score_p, noise, sigma)
+    else:
+        loss = objectives.fisher_full(delta, score_p, noise, sigma, distance)
+    gap = objectives.fisher_gap(score_q, score_p, noise, sigma, score_q2)
+    return loss, (jax.lax.stop_gradient(gap), (~good).sum(dtype=jnp.int32))
+
+
+def rates(phase: str, hyper: Hyper, done: Any) -> tuple[Any, Any]:
+    """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0)))
+    if phase in ("kl", "fisher-partial"):
+        rate = hyper.learning_rate * (0.01 + 0.99 * cosine)
+    else:
+        rate = hyper.dft_learning_rate * (0.1 + 0.9 * cosine)
+    # After the warm start the score network is good already: it only has to follow.
+    follow = 0.3 if phase == "dft" else 1.0
+    return rate, hyper.score_learning_rate * (0.05 + 0.95 * cosine) * follow
+
+
+def step(
+    spec: TargetSpec, plan: Plan, phase: str, data: Any, mean: Array, scale: Array, state: NetworkState,
+    hyper: Hyper, done: Any, key: Array,
+) -> tuple[NetworkState, Array]:  # fmt: skip
+    """One generator step behind `score_steps` score steps; see `generator_loss` and `rates` for the arguments.
+
+    Returns:
+        The new state, and the Fisher gap J(s_q) - J(s_phi) on the fresh draws of this step, mean over chains.
+    """
+    generator_rate, score_rate = rates(phase, hyper, done)
+    generator, dtype = state.generator, state.generator["matrix"].dtype
+    if plan.noise_mode == "annealed" and phase != "dft":
+        share = jnp.minimum(done / 0.6, 1.0)
+        level = jnp.log(hyper.noise_start) * (1 - share) + jnp.log(hyper.noise) * share
+        generator = generator | {"log_sigma": jnp.full_like(generator["log_sigma"], level)}
+    shape = (mean.shape[0], plan.batch(phase), mean.shape[1])
+
+    # All noise of the step at once: each place that draws costs compilation.
+    noise = random.normal(key, (plan.score_steps + 1, 2, *shape), dtype)
+
+    def score_step(carry: tuple[Weights, Any], own: Array) -> tuple[tuple[Weights, Any], None]:
+        weights, adam = carry
+        gradient = jax.grad(lambda w: score_loss(w, generator, own[0], own[1]).sum())(weights)
+        return apply(SCORE_ADAM, weights, adam, gradient, score_rate), None
+
+    (score, score_adam), _ = jax.lax.scan(score_step, (state.score, state.score_adam), noise[1:])
+    distance = objectives.Distance(plan.distance, hyper.huber_scale)
+
+    def loss(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
+        own = generator_loss(
+            spec, phase, distance, data, mean, scale, weights, score, noise[0, 0], noise[0, 1],
+            (random.fold(key, 1), random.fold(key, 2)) if spec.minibatch else None,
+        )  # fmt: skip
+        return own[0].sum(), own[1]
+
+    gradient, (gap, nonfinite) = jax.grad(loss, has_aux=True)(generator)
+    if plan.noise_mode != "learned":
+        gradient = gradient | {"log_sigma": jnp.zeros_like(gradient["log_sigma"])}
+    generator, adam = apply(GENERATOR_ADAM, generator, state.generator_adam, gradient, generator_rate)
+    if plan.noise_mode == "learned":
+        generator = generator | {"log_sigma": jnp.maximum(generator["log_sigma"], math.log(MIN_SIGMA))}
+    gap = gap.astype(state.gap.dtype)
+    smooth = jnp.where(jnp.isnan(state.gap), gap, 0.98 * state.gap + 0.02 * gap)
+    state = NetworkState(generator, score, adam, score_adam, smooth, state.nonfinite + nonfinite)
+    return state, gap.mean()
+
+
+def apply(
+    adam: optax.GradientTransformation, weights: Weights, moments: Any, gradient: Weights, rate: Any
+) -> tuple[Weights, Any]:
+    """Adam with the gradient norm of each chain clipped on its own, so that chains stay independent."""
+    squares = sum(jnp.square(g).reshape(len(g), -1).sum(1) for g in gradient.values())
+    factor = jnp.minimum(MAX_GRADIENT_NORM / jnp.maximum(jnp.sqrt(jnp.asarray(squares)), 1e-12), 1.0)
+    # A chain whose gradient is not finite skips the step.
+    factor = jnp.where(jnp.isfinite(jnp.asarray(squares)), factor, 0.0)
+    clipped = {
+        k: jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) * factor.reshape(-1, *[1] * (g.ndim - 1))
+        for k, g in gradient.items()
+    }
+    updates, moments = adam.update(clipped, moments)
+    return {k: w - (rate * updates[k]).astype(w.dtype) for k, w in weights.items()}, moments
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _chunk(
+    spec: TargetSpec, plan: Plan, phase: str, data: Any, mean: Any, scale: Any, state: NetworkState, hyper: Hyper,
+    words: Any, first: Any, length: Any, count: Any,
+) -> tuple[NetworkState, Array]:  # fmt: skip
+    """`count` <= `CHUNK` steps from the phase's step `first` of `length`; the Fisher gap of each."""
+    key = random.words(words)
+
+    def go(i: Array, carry: tuple[NetworkState, Array]) -> tuple[NetworkState, Array]:
+        now, gaps = carry
+        done = (first + i) / length
+        now, gap = step(
+            spec,
+            plan,
+            phase,
+            data,
+            mean,
+            scale,
+            now,
+            hyper,
+            done.astype(mean.dtype),
+            random.fold(key, i),
+        )
+        return now, gaps.at[i].set(gap)
+
+    return jax.lax.fori_loop(0, count, go, (state, jnp.zeros(CHUNK, state.gap.dtype)))
+
+
+_start = jax.jit(
+    lambda words, plan, hyper, chains, dim, dtype: start(
+        random.words(words), plan, hyper, chains, dim, dtype
+    ),
+    static_argnums=(1, 3, 4, 5),
+)
+
+
+class NetworkTrainer:
+    """Alternates denoising score matching and generator steps for C chains at once.
+
+    Args:
+        target: The posterior.
+        sampler: The Gaussian whose coordinates are used, (C, d).
+        settings: Hyper-parameters.
+        rng: Gives the random keys.
+    """
+
+    def __init__(self, target: Target, sampler: Sampler, settings: Settings, rng: np.random.Generator):
+        self.target, self.rng = target, rng
+        self.plan, self.hyper = Plan.of(settings), Hyper.of(settings)
+        self.mean, self.scale = sampler.mean, sampler.scale
+        self.state: NetworkState = _start(
+            self._words(), self.plan, self.hyper, *self.mean.shape, target.dtype.name
+        )
+
+    def _words(self) -> np.ndarray:
+        return self.rng.integers(2**32, size=2, dtype=np.uint32)
+
+    def sampler(self) -> Sampler:
+        """The sampler as trained so far."""
+        return Sampler(self.mean, self.scale, self.snapshot())
+
+    def snapshot(self) -> Weights:
+        """The generator's weights."""
+        return dict(self.state.generator)
+
+    def restore(
+        self, weights: Weights, mask: np.ndarray | None = None, otherwise: Weights | None = None
+    ) -> None:
+        """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
+        if mask is not None and otherwise is not None:
+            weights = {
+                k: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), np.asarray(v), np.asarray(otherwise[k]))
+                for k, v in weights.items()
+            }
+        self.state = self.state._replace(generator=dict(weights))
+
+    def smoothed_gap(self) -> np.ndarray:
+        """Moving average of the Fisher gap, (C,)."""
+        return np.array(self.state.gap)
+
+    def advance(self, phase: str, first: int, length: int, count: int) -> list[float]:
+        """Up to `CHUNK` steps of a phase; returns the Fisher gap J(s_q) - J(s_phi) of each, mean over chains.
+
+        Args:
+            phase: "kl", "dft", "dft-paper" or "fisher-partial".
+            first: Steps of the phase made before.
+            length: Steps of the phase in all (sets the learning rates).
+            count: Steps to make at most.
+        """
+        count, lost = min(count, CHUNK), int(self.state.nonfinite)
+        self.state, gaps = _chunk(
+            self.target.spec, self.plan, phase, self.target.data, self.mean, self.scale, self.state, self.hyper,
+            self._words(), first, length, count,
+        )  # fmt: skip
+        # A Hessian-vector product costs about two gradients, on each of the scores that is differentiated.
+        differentiated = {"kl": 0, "fisher-partial": 1}.get(phase, 2 if self.target.minibatch else 1)
+        each = (2 if self.target.minibatch else 1) + 2 * differentiated
+        rows = self.mean.shape[0] * 2 * self.plan.batch(phase)
+        self.target.count(count * rows * each, int(self.state.nonfinite) - lost)
+        return np.asarray(gaps)[:count].tolist()

@@ -1,0 +1,54 @@
+"""The NumPyro front door: the names of `pyro_dft`, on jax. Never loads torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyro_dft._version import __version__
+from pyro_dft.errors import (
+    FidelityWarning,
+    ModelError,
+    NotFittedError,
+    PerformanceWarning,
+    SettingsError,
+    StorageError,
+)
+from pyro_dft.settings import Settings
+
+if TYPE_CHECKING:
+    from pyro_dft.numpyro.dft import DFT
+    from pyro_dft.numpyro.kernel import DFTKernel
+
+_MODULES = {"DFT": "dft", "DFTKernel": "kernel"}
+
+__all__ = [
+    "DFT",
+    "DFTKernel",
+    "FidelityWarning",
+    "ModelError",
+    "NotFittedError",
+    "PerformanceWarning",
+    "Settings",
+    "SettingsError",
+    "StorageError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the front door at first use (PEP 562), so that a missing NumPyro gives a message that helps."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pyro_dft.numpyro' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"pyro_dft.numpyro.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("jax", "numpyro", "optax"):
+            raise ImportError(
+                f"pyro_dft.numpyro.{name} needs NumPyro: pip install 'pyro-dft[numpyro]'"
+            ) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

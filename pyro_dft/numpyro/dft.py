@@ -1,0 +1,486 @@
+"""The NumPyro front door: `DFT` for a NumPyro model or a bare potential function."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyro_dft import storage
+from pyro_dft.arguments import same_objects
+from pyro_dft.engine_jax import functional, noise
+from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
+from pyro_dft.engine_jax.functional import FitState
+from pyro_dft.engine_jax.refine import refine
+from pyro_dft.engine_jax.sampler import CHUNK, Sampler, draw
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.engine_jax.train import Hyper
+from pyro_dft.errors import ModelError, StorageError
+from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
+from pyro_dft.layout import Layout
+from pyro_dft.numpyro.facts import facts
+from pyro_dft.numpyro.guide import DrawsGuide
+from pyro_dft.numpyro.model import NumPyroProblem
+from pyro_dft.numpyro.potential import PotentialProblem
+from pyro_dft.numpyro.problem import Problem as Posterior
+
+# What a file holds of the measurement, beside the sampler.
+_MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
+
+
+class DFT(Inference):
+    """Neural posterior sampler for NumPyro: trains an implicit sampler by Denoising Fisher Training, then draws.
+
+    Args:
+        model: A NumPyro model. Discrete sites are summed out; plates with `subsample_size` give minibatches.
+        potential_fn: In place of a model: minus the log density of a dict of unconstrained values, as NUTS takes it.
+        initial_params: Unconstrained values (one point) to start from, in the first restart of the first chain. With
+            `potential_fn` they are required, and give names and shapes.
+        transforms: Name -> transform from constrained to unconstrained values, for `potential_fn` or to override those
+            of a model.
+        num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
+        init_strategy: Where the search starts, such as `numpyro.infer.init_to_median`; uniform(-2, 2) in
+            unconstrained coordinates by default.
+        disable_progbar: Whether to hide the progress bar.
+        settings: A `Settings` object, or give single settings as keywords, such as `num_steps=1000` or `objective="kl"`.
+        **overrides: Single settings; see `pyro_dft.numpyro.Settings`.
+
+    Raises:
+        SettingsError: a setting is unknown or out of range.
+        ModelError: neither a model nor a potential is given, or both.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> from pyro_dft.numpyro import DFT
+        >>> def model(y):
+        ...     mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        ...     with numpyro.plate("data", len(y)):
+        ...         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> dft = DFT(model, disable_progbar=True)
+        >>> dft.run(jax.random.key(0), jnp.array([1.0, 2.0, 3.0]))
+        >>> dft.get_samples(100)["mu"].shape
+        (100,)
+        >>> dft.diagnostics()["status"]
+        'converged'
+    """
+
+    _framework = "numpyro"
+    _nuts_options = frozenset(
+        (
+            "kinetic_fn", "step_size", "inverse_mass_matrix", "adapt_step_size", "adapt_mass_matrix", "dense_mass",
+            "target_accept_prob", "trajectory_length", "max_tree_depth", "find_heuristic_step_size",
+            "forward_mode_differentiation", "regularize_mass_matrix",
+        )
+    )  # fmt: skip
+    _live = frozenset(("_posteriors", "_problems", "_rng", "_last"))
+    _last: tuple[Any, Posterior, Target] | None = None
+    _words: tuple[int, ...] = ()
+
+    def run(self, rng_key: Any, *args: Any, **kwargs: Any) -> None:
+        """Trains the sampler for the posterior given the model's arguments, from the start.
+
+        Ctrl-C ends the training early and keeps the sampler trained so far; `diagnostics()` then says how good it is.
+
+        Args:
+            rng_key: Random key of everything in the fit, and of the draws taken later.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            ModelError: the model or its data cannot be used; the message names the site or argument. Nothing of an
+                earlier fit is left then.
+
+        Warns:
+            FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
+        """
+        self._words = key_words(rng_key)
+        super().run(*args, **kwargs)
+
+    # Training by pure functions, as with `numpyro.infer.SVI`.
+
+    @property
+    def step(self) -> Any:
+        """There is none here: training by steps is `init` and `update`."""
+        raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
+
+    def init(self, rng_key: Any, *args: Any, **kwargs: Any) -> FitState:
+        """The first state of a training by steps, for users who write their own loop, as `SVI.init`.
+
+        `init`, `update`, `fit` and `draw` are pure: they work under `jax.jit`, `jax.vmap` (over keys, or over data sets of
+        one shape) and `jax.lax.scan`. They follow the plan of the settings: `precondition_steps` of the Gaussian, then
+        `num_steps` of the network, always in the model's own coordinates. `run` decides more by itself: which coordinates
+        to train in, whether the network is needed, and which phase helped.
+
+        Args:
+            rng_key: Random key of the whole training.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            ModelError: the model or its data cannot be used; the message names the site or argument.
+        """
+        posterior, target = self._pure(args, kwargs)
+        words = noise.words(rng_key)
+        count = self.num_chains * self.settings.restarts
+        starts = posterior.initial_points_traced(count, noise.fold(words, 0))
+        starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
+        schedule, hyper = functional.Schedule.of(target.spec, self.settings), Hyper.of(self.settings)
+        return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
+
+    def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
+        """One training iteration on the given arguments, as `SVI.update`.
+
+        Args:
+            state: From `init` or an earlier `update`.
+            *args: Arguments of the model, such as a minibatch scaled by the model.
+            **kwargs: Keyword arguments of the model.
+
+        Returns:
+            The next state; the Fisher gap J(s_q) - J(s_phi) on fresh draws, or minus the evidence bound while the
+            Gaussian is fitted.
+
+        Raises:
+            ModelError: as for `init`.
+        """
+        target = self._pure(args, kwargs)[1]
+        schedule = functional.Schedule.of(target.spec, self.settings)
+        return functional.compiled_update(schedule, Hyper.of(self.settings), state, target.data)
+
+    def fit(self, rng_key: Any, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
+        """`init` and all iterations of `update` as one compiled program.
+
+        Returns:
+            The last state, and the loss of each iteration.
+
+        Raises:
+            ModelError: as for `init`.
+        """
+        state = self.init(rng_key, *args, **kwargs)
+        target = self._pure(args, kwargs)[1]
+        schedule = functional.Schedule.of(target.spec, self.settings)
+        return functional.compiled_rest(schedule, Hyper.of(self.settings), state, target.data)
+
+    def draw(
+        self, rng_key: Any, state: FitState, num_samples: int, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Draws of a trained state, one forward pass each, without refinement.
+
+        Args:
+            rng_key: Random key of the draws.
+            state: From `update` or `fit`.
+            num_samples: Draws for each chain.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Returns:
+            Site name -> array of shape (num_chains, num_samples, *site).
+        """
+        posterior = self._pure(args, kwargs)[0]
+        words = noise.words(rng_key)
+        flat = draw(state.mean, state.scale, state.network.generator, words, num_samples)
+        values = posterior.constrain(flat.reshape(-1, posterior.dim))
+        return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}
+
+    def adopt(self, state: FitState, *args: Any, **kwargs: Any) -> None:
+        """Takes over a trained state, measures it, and serves its draws as after `run`.
+
+        Args:
+            state: From `update` or `fit`, not under a trace.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            ModelError: as for `init`.
+
+        Warns:
+            FidelityWarning: a diagnostic says that the fit is doubtful.
+        """
+        self._words = tuple(int(word) for word in np.asarray(state.key))
+        with self._all_or_nothing(), self._timed():
+            self._prepare(args, kwargs)
+            self._trainer = adopted(self._problems, self.settings, state, self._rng)
+            self._whole = True
+            self._measure(self._trainer)
+        self._warn(stacklevel=3)
+
+    def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
+        """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
+        if self._last is None or not same_objects(self._last[0], (args, kwargs)):
+            posterior = self._own_posterior(args, kwargs)
+            found = ((args, kwargs), posterior, posterior.target())
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
+            if traced:  # what a trace made must not outlive it
+                return found[1], found[2]
+            self._last = found
+        return self._last[1], self._last[2]
+
+    @property
+    def guide(self) -> DrawsGuide:
+        """The fit as a guide, for `numpyro.infer.Predictive(model, guide=dft.guide, num_samples=...)`.
+
+        It serves the kept draws at random. It has no density: ELBO and weights cannot be computed from it.
+
+        Raises:
+            NotFittedError: before `run`.
+        """
+        self._require_fit()
+        return DrawsGuide(self._posterior.constrain(_rows(self._kept), include_deterministic=False))
+
+    # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale sites,
+    # in non-centred ones.
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seed = () if self.settings.seed is None else (self.settings.seed % 2**32,)
+        self._rng = np.random.default_rng([*self._words, *seed])
+        self._posteriors = self._posteriors_of(args, kwargs)
+        self._problems = [self._problem(posterior) for posterior in self._posteriors]
+
+    def _own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+        if self.potential_fn is not None:
+            if args or kwargs:
+                raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+            return PotentialProblem(self.potential_fn, self.initial_params or {}, self.transforms)
+        assert self.model is not None
+        return NumPyroProblem(self.model, args, kwargs, transforms=self.transforms)
+
+    def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
+        own = self._own_posterior(args, kwargs)
+        movable = own.noncentering_candidates()
+        if movable and self.settings.reparam == "auto" and self.settings.objective != "dft-paper":
+            return [own, own.noncentered(movable)]
+        return [own]
+
+    def _problem(self, posterior: Posterior) -> Problem:
+        starts = np.empty((self.num_chains, 0, posterior.dim), posterior.dtype)
+        return Problem(posterior.target(), starts, posterior.original_coordinates)
+
+    def _start(self) -> Trainer:
+        restarts = self.settings.restarts
+        for posterior, problem in zip(self._posteriors, self._problems, strict=True):
+            points = posterior.initial_points(
+                self.num_chains * restarts, problem.target, self._rng, init_strategy=self.init_strategy
+            )
+            given = self._given_start(posterior)
+            if given is not None:
+                points[0] = given
+            problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
+        return Trainer(self._problems, self.settings, self._rng)
+
+    def _given_start(self, posterior: Posterior) -> np.ndarray | None:
+        """`initial_params` as a flat point of a posterior; None where there are none, or the potential has used them."""
+        if self.initial_params is None or self.model is None:
+            return None
+        own = self._posteriors[0]
+        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
+        given = {name: np.asarray(value) for name, value in self.initial_params.items()}
+        if {name: value.shape for name, value in given.items()} != shapes:
+            raise ModelError(
+                "initial_params must hold one unconstrained value for each latent site, with shapes "
+                f"{shapes}, got { {name: value.shape for name, value in given.items()} }"
+            )
+        point = np.concatenate([given[name].reshape(-1).astype(own.dtype) for name in own.layout.names])[None]
+        if not np.isfinite(self._problems[0].target.evaluate(point)[0]).all():
+            raise ModelError("initial_params: the potential is not finite there")
+        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+
+    def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
+
+    def _session(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    # The trained sampler
+
+    @property
+    def _posterior(self) -> Posterior:
+        """The posterior in the sampler's coordinates."""
+        return self._posteriors[self._fit.problem]
+
+    def _layout(self) -> Layout:
+        return self._posteriors[0].layout
+
+    def _blocks(self, each: int, refine_steps: int) -> Iterator[np.ndarray]:
+        # Small enough that the flat draws of a million never stand in memory at once.
+        size = max(1, CHUNK // self.num_chains)
+        measured = self._fit.measurement
+        for start in range(0, each, size):
+            block = self._fit.sampler.draw(min(size, each - start), self._rng)
+            if refine_steps:
+                block = refine(
+                    self._problems[self._fit.problem].target,
+                    block,
+                    measured.scale,
+                    measured.step_size,
+                    steps=refine_steps,
+                    leapfrog_steps=self.settings.leapfrog_steps,
+                    rng=self._rng,
+                ).draws
+            yield block
+
+    def _constrain(self, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
+        parts: dict[str, list[np.ndarray]] = {}
+        for block in blocks:
+            for name, value in self._posterior.constrain(_rows(block)).items():
+                parts.setdefault(name, []).append(value.reshape(*block.shape[:2], *value.shape[1:]))
+        return {
+            name: jnp.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, 1))
+            for name, pieces in parts.items()
+        }
+
+    def _original(self, flat: np.ndarray) -> np.ndarray:
+        return np.asarray(self._posterior.original_coordinates(_rows(flat))).reshape(flat.shape)
+
+    def _potential_at(self, points: np.ndarray) -> np.ndarray:
+        target = self._problems[0].target
+        return -target.evaluate(points.astype(target.dtype))[0]
+
+    def _precision(self) -> float:
+        return float(np.finfo(self._posteriors[0].dtype).eps)
+
+    def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any:
+        pieces = list(arrays)
+        if all(isinstance(piece, np.ndarray) for piece in pieces):
+            return np.concatenate(pieces, axis)
+        return jnp.concatenate(pieces, axis)
+
+    def _to_numpy(self, value: Any) -> np.ndarray | None:
+        if isinstance(value, np.ndarray):
+            return value
+        if not isinstance(value, jax.Array):
+            return None
+        array = np.asarray(value)
+        return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float16") else array
+
+    def _from_numpy(self, array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array)
+
+    # Reports
+
+    def _model_groups(
+        self, samples: dict[str, Any], log_likelihood: bool | None, predictive: bool, prior: bool
+    ) -> dict[str, dict[str, Any]]:
+        own = self._posteriors[0]
+        wanted = bool(log_likelihood or predictive or prior)
+        if self.model is None:
+            if wanted:
+                raise ModelError(
+                    "a bare potential_fn has no likelihood, no replicated data and no prior to report"
+                )
+            return {}
+        assert isinstance(own, NumPyroProblem)
+        chains, draws = next(iter(samples.values())).shape[:2]
+        flat = {name: np.asarray(v).reshape(-1, *v.shape[2:]) for name, v in samples.items()}
+        observed = own.observed()
+        if log_likelihood is None:
+            numbers = chains * draws * sum(value.size for value in observed.values())
+            log_likelihood = (
+                own.without_likelihood().keys() != observed.keys() and numbers <= LIKELIHOOD_LIMIT
+            )
+        groups: dict[str, Mapping[str, Any]] = {"observed_data": observed}
+        if log_likelihood:
+            groups["log_likelihood"] = own.log_likelihood(flat)
+        if predictive:
+            groups["posterior_predictive"] = own.posterior_predictive(flat, self._rng)
+        if prior:
+            drawn = own.prior_predictive(chains * draws, self._rng)
+            groups["prior"] = {name: value for name, value in drawn.items() if name not in observed}
+            groups["prior_predictive"] = {name: drawn[name] for name in observed}
+        return {
+            group: dict(values)
+            if group == "observed_data"
+            else {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in values.items()}
+            for group, values in groups.items()
+        }
+
+    def _plate_dims(self) -> dict[str, list[str]]:
+        return self._posteriors[0].plate_dims()
+
+    def _facts(self) -> dict[str, Any]:
+        return facts(
+            self._fit,
+            self._problems,
+            own=self._posteriors[0],
+            used=self._posterior,
+            served=self._kept,
+            settings=self.settings,
+            refine_steps=self._default_refine_steps(),
+        ) | {
+            "gradient_evaluations": self._gradient_evaluations(),
+            "iterations": len(self._fit.history),
+            "seconds": self._seconds,
+            "cpu_seconds": self._cpu_seconds,
+            "phase_seconds": dict(self._fit.seconds),
+        }
+
+    def _gradient_evaluations(self) -> int:
+        return sum(problem.target.gradient_evaluations for problem in self._problems)
+
+    # Files
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        measured = self._fit.measurement
+        arrays = self._fit.sampler.to_arrays()
+        arrays |= {f"measured.{name}": np.asarray(getattr(measured, name)) for name in _MEASURED}
+        return arrays, {
+            "sampler_layout": self._posterior.layout.to_json(),
+            "objective": self._fit.objective,
+            "measured_steps": measured.steps,
+        }
+
+    def _restore(
+        self, path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, Any]
+    ) -> FittedTrainer:
+        try:
+            layout, steps = header["sampler_layout"], int(header["measured_steps"])
+            objective = [str(name) for name in header["objective"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
+        layouts = [posterior.layout.to_json() for posterior in self._posteriors]
+        if layout not in layouts:
+            raise StorageError(
+                f"{path}: the sampler was trained in coordinates that this model does not have"
+            )
+        index = layouts.index(layout)
+        chains, dim = self.num_chains, self._posteriors[index].dim
+        count = arrays["measured.raw"].shape[1] if arrays.get("measured.raw", np.empty(0)).ndim == 3 else 0
+        expected: dict[str, tuple[int, ...]] = {
+            "mean": (chains, dim),
+            "scale": (chains, dim, dim),
+            "measured.scale": (chains, dim, dim),
+            "measured.step_size": (chains,),
+            **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
+        }
+        if any(name.startswith("generator.") for name in arrays):
+            expected |= Sampler.generator_shapes(chains, dim, self.settings.width, self.settings.depth)
+        storage.check_tensors(path, arrays, expected)
+        dtype = self._problems[index].target.dtype
+        own = {name: value for name, value in arrays.items() if not name.startswith("measured.")}
+        kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
+        sampler = Sampler.from_arrays(own)
+        return FittedTrainer(self._problems, index, sampler, objective, steps, kept)
+
+
+def _rows(flat: np.ndarray) -> np.ndarray:
+    """Flat draws (chains, draws, dim) -> (chains * draws, dim)."""
+    return flat.reshape(-1, flat.shape[-1])
+
+
+def key_words(rng_key: Any) -> tuple[int, ...]:
+    """The words of a random key, new-style or old-style.
+
+    Raises:
+        TypeError: it is no single random key.
+    """
+    typed = hasattr(rng_key, "dtype") and jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    words = np.asarray(jax.random.key_data(rng_key) if typed else rng_key)
+    if words.ndim != 1 or words.dtype != np.uint32:
+        raise TypeError(
+            f"the first argument must be a random key such as jax.random.key(0), got {type(rng_key).__name__}"
+            + (f" of shape {words.shape}" if words.ndim else "")
+        )
+    return tuple(int(word) for word in words)

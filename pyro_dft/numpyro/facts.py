@@ -1,0 +1,97 @@
+"""The numbers that `pyro_dft.verdict` judges a fit by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyro_dft import verdict
+from pyro_dft.diagnostics import rhat
+from pyro_dft.engine_jax.fit import Fit, Problem
+from pyro_dft.engine_jax.measure import affordable_draws
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.settings import Settings
+
+# Draws that the kernel Stein discrepancy is computed on; its cost grows with their square.
+KSD_DRAWS = 1000
+
+
+def facts(
+    fit: Fit,
+    problems: Sequence[Problem],
+    *,
+    own: Posterior,
+    used: Posterior,
+    served: np.ndarray,
+    settings: Settings,
+    refine_steps: int,
+) -> dict[str, Any]:
+    """Measured facts of a fit, under the keys of `pyro_dft.verdict.Diagnostics` (those on its cost excepted).
+
+    Args:
+        fit: The measured fit.
+        problems: All targets of the fit.
+        own: The posterior in the model's own coordinates, by which coordinates are named.
+        used: The posterior in the coordinates that the sampler was trained in.
+        served: Kept draws, (C, n, d), in the sampler's coordinates.
+        settings: Of the fit.
+        refine_steps: HMC transitions that served draws get.
+    """
+    measured = fit.measurement
+    assert measured is not None
+    chains, count, dim = served.shape
+    names = own.layout.coordinate_names()
+    target = problems[fit.problem].target
+    original = _numpy(used.original_coordinates(served.reshape(-1, dim)))
+    spread = original.std(0)
+    whitened, scores = _whitened_scores(served, measured.scale, target, settings)
+    gaps = np.asarray(fit.fisher_gap)
+    same = len(set(fit.objective)) == 1
+    return {
+        "objective": fit.objective[0] if same else list(fit.objective),
+        "coordinates": [site.name for site in used.layout.sites if site != own.layout[site.name]],
+        "refine_steps": refine_steps,
+        "drift_raw": verdict.drift_entry(measured.drift_raw, names),
+        "drift_refined": verdict.drift_entry(measured.drift_refined, names),
+        "r_hat": float(np.nanmax(rhat(original.reshape(chains, count, dim)))) if chains > 1 else None,
+        "r_hat_limit": verdict.rhat_limit(chains, count, dim) if chains > 1 else None,
+        "ksd": verdict.ksd_entry(whitened, scores, seed=settings.seed or 0),
+        "optima": verdict.optima_entry(
+            _numpy(fit.optima.mean),
+            _numpy(fit.optima.scale),
+            _numpy(fit.optima.elbo),
+            _numpy(served.reshape(-1, dim)),
+        ),
+        "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
+        "movement": {name: values.tolist() for name, values in fit.movement.items()},
+        "acceptance": float(measured.acceptance.min()),
+        "divergence_rate": float(measured.divergence_rate),
+        "stuck": float(measured.stuck),
+        "noise": float(measured.noise),
+        "expected_stuck": float(((1 - measured.acceptance) ** measured.steps).mean()),
+        "spread": float(spread.max()),
+        "widest": names[int(spread.argmax())],
+        "num_draws": chains * count,
+        "nonfinite_evaluations": sum(problem.target.nonfinite_evaluations for problem in problems),
+        "vectorised": target.vectorised,
+    }
+
+
+def _whitened_scores(
+    draws: np.ndarray, scale: np.ndarray, target: Target, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `KSD_DRAWS` of the draws in whitened coordinates with the scores there, (n, d) both."""
+    chains, count, dim = draws.shape
+    some = affordable_draws(KSD_DRAWS, 1, settings, target)
+    x = draws[:, : max(1, min(count, some // chains))]
+    score = target.evaluate(x)[1].astype(float)
+    centred = (x - draws.mean((0, 1))).astype(float)
+    whitened = np.linalg.solve(scale.astype(float), centred.swapaxes(1, 2)).swapaxes(1, 2)
+    return whitened.reshape(-1, dim), (score @ scale.astype(float)).reshape(-1, dim)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return np.asarray(value, float)

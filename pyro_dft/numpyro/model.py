@@ -1,0 +1,437 @@
+"""A NumPyro model and its data as a function of one flat point."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.handlers import seed, substitute
+from numpyro.handlers import trace as record_trace
+from numpyro.infer.util import log_density
+
+from pyro_dft.errors import ModelError, PerformanceWarning
+from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.numpyro import noncentering, predictive
+from pyro_dft.numpyro.placement import Default, Plates, Point, placed
+from pyro_dft.numpyro.problem import Problem
+from pyro_dft.numpyro.structure import Structure, inspect_model
+from pyro_dft.numpyro.traced import (
+    Batched,
+    Full,
+    Traced,
+    as_key,
+    depends,
+    key_words,
+    map_rows,
+    point,
+    trace,
+)
+from pyro_dft.numpyro.transforms import biject_to
+
+
+class NumPyroProblem(Problem):
+    """The posterior of a NumPyro model.
+
+    Discrete sites are summed out, as NumPyro's NUTS does (that needs funsor). Unlike there,
+    ``numpyro.plate(..., subsample_size=n)`` may be used: `minibatch_potential` draws a fresh subsample per call,
+    `potential` reads all rows. ``numpyro.param`` statements keep their initial value.
+
+    Args:
+        model: Callable with NumPyro primitives.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        transforms: Name -> transform from constrained to unconstrained space, to override the automatic one.
+
+    Attributes:
+        structure: The sites of the model by role.
+        transforms: Name -> transform from constrained to unconstrained space; for sites whose support depends
+            on other sites, the one at the first run.
+
+    Raises:
+        ModelError: The model cannot be run or used; the message names the site or argument.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        transforms: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+        self._given = dict(transforms or {})
+        self.structure = self._inspect(model)
+        self.model = model
+        self._read_latents()
+        if self.structure.params:
+            self.model = substitute(model, data=self._param_values(model))
+        self.data_size, self.minibatch_size = self.structure.data_size, self.structure.minibatch_size
+        self.enumerated = bool(self.structure.discrete)
+        self._noncentered: frozenset[str] = frozenset()
+        self._bind()
+
+    # What the model is
+
+    def _inspect(self, model: Callable[..., Any]) -> Structure:
+        try:
+            return inspect_model(model, self.args, self.kwargs, self._given)
+        except ModelError as error:
+            if not isinstance(error.__cause__, jax.errors.TracerArrayConversionError):
+                raise
+        # NumPy arrays cannot be indexed by the rows of a minibatch, which are unknown until it is drawn.
+        self.args, self.kwargs = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, (self.args, self.kwargs)
+        )
+        return inspect_model(model, self.args, self.kwargs, self._given)
+
+    def _origin(self) -> jax.Array:
+        return jnp.zeros(self.dim, self.dtype)
+
+    def _read_latents(self) -> None:
+        latent = self.structure.latent
+        unknown = sorted(set(self._given) - set(latent))
+        if unknown:
+            raise ModelError(f"transforms names {unknown}, but the latent sites are {list(latent)}")
+        self.layout = Layout(
+            tuple(
+                SiteInfo(name, site.unconstrained_shape, site.shape, site.support)
+                for name, site in latent.items()
+            )
+        )
+        self.transforms = {name: site.transform.inv for name, site in latent.items()}
+        self.dtype = np.dtype(jnp.result_type(*(site.dtype for site in latent.values())))
+
+    def _param_values(self, model: Callable[..., Any]) -> dict[str, Any]:
+        """Initial values of `numpyro.param` and mutable sites, as NumPyro's NUTS takes them."""
+
+        def values() -> dict[str, Any]:
+            recorder = record_trace(seed(Plates(model), jax.random.key(0)))
+            sites = recorder.get_trace(*self.args, **self.kwargs)
+            return {name: sites[name]["value"] for name in self.structure.params}
+
+        return jax.jit(values)()
+
+    def _bind(self) -> None:
+        """Traces the potentials in the present coordinates."""
+        at = point(self.dim, self.dtype)
+        self.potential, full = trace(lambda x: self._energy(x, None), at, kind=Full)
+        self.data = {"full": full}
+        self.minibatch_potential = None
+        if self.structure.subsampled and self.enumerated:
+            warnings.warn(
+                "the model sums out discrete sites and subsamples its data: training reads all rows, as minibatches of "
+                "such a model are biased",
+                PerformanceWarning,
+                stacklevel=4,
+            )
+        elif self.structure.subsampled:
+            self.minibatch_potential, part = trace(
+                lambda x, words: self._energy(x, words), at, key_words(), kind=Batched
+            )
+            self.data["minibatch"] = part
+        self._functions: dict[str, tuple[Traced, list[Any]]] = {}
+
+    # Running the model
+
+    def _energy(self, x: Any, words: Any) -> Any:
+        """Potential of one point; on a random part of the data where there are words of a key."""
+        place = Point(self.layout.unflatten(x), self._noncentered, self._given)
+        model = placed(Plates(self.model, key=None if words is None else as_key(words)), place)
+        density = log_density
+        if self.enumerated:
+            model, density = self._enumerate(model)
+        with Default():
+            value, _ = density(model, self.args, self.kwargs, {})
+        return -jnp.asarray(value).astype(self.dtype)
+
+    def _enumerate(self, model: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
+        try:
+            from numpyro.contrib.funsor import config_enumerate, enum
+            from numpyro.contrib.funsor import log_density as enumerated_density
+        except ImportError as error:
+            raise ModelError(
+                f"the discrete sites {self.structure.discrete} are summed out by funsor: pip install funsor"
+            ) from error
+        # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
+        inner = enum(config_enumerate(Plates(self.model)), -self.structure.max_plate_nesting - 1)
+        return substitute(inner, substitute_fn=model.substitute_fn), enumerated_density  # type: ignore[attr-defined]
+
+    def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+        """Sites of one run over all rows, with discrete sites drawn from their prior.
+
+        Args:
+            place: A `Point`, or constrained values by name.
+            words: Words of a key for whatever the model draws; None uses a fixed one.
+            wrap: Puts a handler around the model.
+        """
+        key = jax.random.key(0) if words is None else as_key(words)
+        model: Any = Plates(self.model)
+        model = placed(model, place) if wrap is None else wrap(placed(model, place))
+        with Default():
+            return record_trace(seed(model, key)).get_trace(*self.args, **self.kwargs)
+
+    def point_of(self, x: Any) -> Point:
+        """One flat point, as `run` takes it."""
+        return Point(self.layout.unflatten(x), self._noncentered, self._given)
+
+    def _function(self, name: str, function: Callable[..., Any], *shapes: Any) -> tuple[Traced, list[Any]]:
+        if name not in self._functions:
+            self._functions[name] = trace(function, *shapes)
+        return self._functions[name]
+
+    def _row(self) -> jax.ShapeDtypeStruct:
+        return point(self.dim, self.dtype)
+
+    # Starting points
+
+    def _propose(
+        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
+    ) -> np.ndarray:
+        if init_strategy is None:
+            return rng.uniform(-radius, radius, (n, self.dim)).astype(self.dtype)
+
+        def one(words: Any) -> Any:
+            strategy = init_strategy if callable(getattr(init_strategy, "func", None)) else init_strategy()
+
+            def value(site: Any) -> Any:
+                return strategy(site) if site["value"] is None else None
+
+            with Default():
+                model = substitute(seed(Plates(self.model), as_key(words)), substitute_fn=value)
+                sites = record_trace(model).get_trace(*self.args, **self.kwargs)
+            return self._coordinates(sites)
+
+        function, arrays = trace(one, key_words())
+        return map_rows(function, arrays, rng.integers(2**32, size=(n, 2), dtype=np.uint32))
+
+    def _coordinates(self, sites: Mapping[str, Any]) -> Any:
+        """Flat coordinates (d,) of the values in a run of the model."""
+        parts = []
+        for name in self.layout.names:
+            site = sites[name]
+            if name in self._noncentered:
+                x = noncentering.inverse(site["fn"], site["value"])
+            elif name in self._given:
+                x = self._given[name](site["value"])
+            else:
+                x = biject_to(site["fn"].support).inv(site["value"])
+            parts.append(jnp.asarray(x, self.dtype).reshape(-1))
+        return jnp.concatenate(parts)
+
+    def _explain(self, x: np.ndarray) -> str:
+        def terms(row: Any) -> dict[str, Any]:
+            sites = self.run(self.point_of(row))
+            return {
+                name: site["fn"].log_prob(site["value"])
+                for name, site in sites.items()
+                if site["type"] == "sample" and not name.endswith("_log_det")
+            }
+
+        function, arrays = trace(terms, self._row())
+        bad = []
+        for name, value in map_rows(function, arrays, x[None]).items():
+            wrong = ~np.isfinite(value)
+            if wrong.any():
+                bad.append(f"'{name}' ({int(wrong.sum())} of {wrong.size} terms)")
+        if bad:
+            return f"At one of them the log-probability is not finite at: {', '.join(bad)}"
+        nan = [name for name, value in self.observed().items() if _has_nan(value)]
+        if nan:
+            return (
+                f"Observed data of {nan} holds NaN under a mask, which spoils the gradient: put any finite "
+                "number in its place"
+            )
+        return super()._explain(x)
+
+    # Coordinates and values
+
+    def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
+        """Flat points -> values of latent sites and, if asked for, deterministic ones.
+
+        Args:
+            x: Points of shape (n, d).
+            include_deterministic: Also return ``numpyro.deterministic`` sites and sites that a reparametrisation
+                made deterministic. Those that depend on discrete sites have no single value and are left out.
+
+        Returns:
+            Name -> array of shape (n, *site shape).
+        """
+        wanted = self.deterministic_sites() if include_deterministic else []
+        names = [*self.layout.names, *wanted]
+
+        def one(row: Any) -> dict[str, Any]:
+            sites = self.run(self.point_of(row))
+            return {name: sites[name]["value"] for name in names}
+
+        function, arrays = self._function(f"constrain {include_deterministic}", one, self._row())
+        elements = sum(int(np.prod(s.shape)) for s in self._sites(names))
+        return map_rows(function, arrays, x, elements=elements)
+
+    def _sites(self, names: list[str]) -> list[Any]:
+        known = self.structure.latent | self.structure.deterministic
+        return [known[name] for name in names if name in known]
+
+    def deterministic_sites(self) -> list[str]:
+        """Names of the deterministic sites that have one value per draw."""
+        names = list(self.structure.deterministic)
+        if not self.enumerated or not names:
+            return names
+
+        def values(x: Any, words: Any) -> dict[str, Any]:
+            sites = self.run(self.point_of(x), words)
+            return {name: sites[name]["value"] for name in names}
+
+        # Discrete sites are drawn with the key: what depends on them depends on it.
+        touched = depends(values, [self._row(), key_words()], 1)
+        return [name for name in names if not touched[name]]
+
+    def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
+        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape).
+
+        Returns:
+            Points of shape (n, d).
+
+        Raises:
+            ModelError: A latent site is missing or has the wrong shape.
+        """
+        values = self._checked_samples(samples)
+        shapes = {name: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for name, v in values.items()}
+        function, arrays = self._function("unconstrain", lambda row: self._coordinates(self.run(row)), shapes)
+        return map_rows(function, arrays, values, elements=self.dim)
+
+    # Non-centring
+
+    def noncentering_candidates(self) -> tuple[str, ...]:
+        """Location-scale sites whose location or scale depends on other latent sites; none if enumerated."""
+        movable = [name for name, site in self.structure.latent.items() if site.movable]
+        if self.enumerated or not movable:
+            return ()
+
+        def parameters(x: Any) -> dict[str, Any]:
+            sites = self.run(self.point_of(x))
+            found = {}
+            for name in movable:
+                family = noncentering.location_scale(sites[name]["fn"])
+                assert family is not None
+                found[name] = jnp.concatenate([family.loc.reshape(-1), family.scale.reshape(-1)])
+            return found
+
+        moves = depends(parameters, [self._row()], 0)
+        return tuple(name for name in movable if moves[name])
+
+    def noncentered(self, sites: tuple[str, ...] | list[str]) -> NumPyroProblem:
+        """The same posterior with standardised coordinates for ``sites``.
+
+        The flat coordinates of such a site hold y, its value is loc + scale * y (exp of that for a log-normal
+        site), with loc and scale taken from the model's own run. :meth:`constrain` returns the original sites.
+
+        Args:
+            sites: Names out of :meth:`noncentering_candidates`.
+
+        Raises:
+            ModelError: One of the sites is not a candidate.
+        """
+        candidates = self.noncentering_candidates()
+        wrong = sorted(set(sites) - set(candidates))
+        if wrong:
+            raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
+        problem = copy.copy(self)
+        problem._noncentered = frozenset(sites)
+        infos = []
+        for site in self.layout.sites:
+            kind = "noncentered" if site.name in sites else site.transform
+            infos.append(SiteInfo(site.name, site.unconstrained_shape, site.constrained_shape, kind))
+        problem.layout = Layout(tuple(infos))
+        problem._bind()
+        return problem
+
+    def original_coordinates(self, x: Any) -> Any:
+        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
+        if not self._noncentered:
+            return x
+
+        def one(row: Any) -> Any:
+            place = self.point_of(row)
+            self.run(place)
+            parts = place.coordinates | place.original  # type: ignore[operator]
+            return jnp.concatenate([parts[name].reshape(-1) for name in self.layout.names])
+
+        function, arrays = self._function("original", one, self._row())
+        return map_rows(function, arrays, x, elements=self.dim)
+
+    # Data
+
+    def observed(self) -> dict[str, np.ndarray]:
+        """Observed data by site, all rows."""
+        sites = self.structure.observed
+        if any(site.value is None for site in sites.values()):
+            computed = jax.jit(
+                lambda: {n: self.run(self.point_of(self._centre()))[n]["value"] for n in sites}
+            )
+            return {name: np.asarray(value) for name, value in computed().items()}
+        return {name: np.asarray(site.value) for name, site in sites.items()}
+
+    def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
+
+        Terms of ``numpyro.factor`` belong to no datum and are not included. Models with discrete sites have none
+        here: :meth:`without_likelihood` names the sites that are left out.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> array of shape (n, *batch shape of the site).
+
+        Raises:
+            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
+        """
+        return predictive.log_likelihood(self, self._checked_samples(samples))
+
+    def without_likelihood(self) -> dict[str, str]:
+        """Observed sites that :meth:`log_likelihood` cannot compute -> the reason."""
+        return predictive.without_likelihood(self)
+
+    def posterior_predictive(self, samples: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """New data in the shape of the old, one replicate per draw.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+            rng: Source of randomness.
+
+        Returns:
+            Name of an observed site -> array of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
+        return predictive.posterior_predictive(self, self._checked_samples(samples), rng)
+
+    def prior_predictive(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws of latent, discrete, deterministic and observed sites from the prior, n of each.
+
+        Raises:
+            ModelError: A prior is improper.
+        """
+        return predictive.prior_predictive(self, n, rng)
+
+    def plate_dims(self) -> dict[str, list[str]]:
+        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
+
+        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
+        """
+        return predictive.plate_dims(self)
+
+
+def _has_nan(value: np.ndarray) -> bool:
+    return np.issubdtype(value.dtype, np.floating) and bool(np.isnan(value).any())

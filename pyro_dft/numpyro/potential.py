@@ -1,0 +1,106 @@
+"""A bare potential function, as NumPyro's ``NUTS(potential_fn=...)`` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyro_dft.errors import ModelError
+from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.numpyro.problem import Problem
+from pyro_dft.numpyro.traced import Full, map_rows, point, trace
+from pyro_dft.numpyro.transforms import support_name
+
+
+class PotentialProblem(Problem):
+    """A posterior given by its potential alone.
+
+    Args:
+        potential_fn: Maps a dict name -> unconstrained array to a scalar, the negative log density.
+        initial_params: Name -> unconstrained array, one point.
+        transforms: Name -> transform from constrained to unconstrained space, whose ``.inv`` constrains draws;
+            sites without one are left as they are.
+
+    Raises:
+        ModelError: An argument has the wrong type, or the potential is not a scalar.
+    """
+
+    def __init__(
+        self,
+        potential_fn: Callable[[dict[str, Any]], Any],
+        initial_params: Mapping[str, Any],
+        transforms: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(potential_fn):
+            raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
+        if not initial_params:
+            raise ModelError("initial_params must hold at least one unconstrained array")
+        self.transforms = dict(transforms or {})
+        unknown = sorted(set(self.transforms) - set(initial_params))
+        if unknown:
+            raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+        params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
+        self.dtype = np.result_type(*(value.dtype for value in params.values()))
+        self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
+        self._initial = np.concatenate(
+            [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
+        )
+
+        def potential(x: Any) -> Any:
+            value = jnp.asarray(potential_fn(self.layout.unflatten(x)))
+            if value.size != 1:
+                raise ModelError(f"potential_fn must return a scalar, got shape {value.shape}")
+            return value.reshape(()).astype(self.dtype)
+
+        self.potential, arrays = trace(potential, point(self.dim, self.dtype), kind=Full)
+        self.data = {"full": arrays}
+        self._constrain, self._constrain_data = trace(self._values, point(self.dim, self.dtype))
+
+    @staticmethod
+    def _checked(name: str, value: Any) -> Any:
+        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ModelError(f"initial_params['{name}'] must be a floating point array")
+        return value if jax.config.read("jax_enable_x64") else np.asarray(value, np.float32)
+
+    def _site(self, name: str, value: Any) -> SiteInfo:
+        transform = self.transforms.get(name)
+        shape = tuple(value.shape)
+        constrained = shape if transform is None else tuple(transform.inv.forward_shape(shape))
+        kind = "real" if transform is None else support_name(transform.domain)
+        return SiteInfo(name, shape, constrained, kind)
+
+    def _centre(self) -> np.ndarray:
+        return self._initial
+
+    def _propose(
+        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
+    ) -> np.ndarray:
+        if init_strategy is not None:
+            raise ModelError("init_strategy needs a NumPyro model; with potential_fn, set initial_params")
+        noise = rng.uniform(-radius, radius, (n, self.dim))
+        noise[0] = 0  # the caller's own point is always tried
+        return (self._initial + noise).astype(self.dtype)
+
+    def _values(self, x: Any) -> dict[str, Any]:
+        return {
+            name: self.transforms[name].inv(value) if name in self.transforms else value
+            for name, value in self.layout.unflatten(x).items()
+        }
+
+    def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
+        """Flat points (n, d) -> values of the sites (n, *shape)."""
+        return map_rows(self._constrain, self._constrain_data, x, elements=self.dim)
+
+    def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
+        """The inverse of :meth:`constrain`.
+
+        Raises:
+            ModelError: A site is missing or has the wrong shape.
+        """
+        values = self._checked_samples(samples)
+        parts = [self.transforms[name](v) if name in self.transforms else v for name, v in values.items()]
+        return np.concatenate([np.asarray(part).reshape(len(part), -1) for part in parts], -1)

@@ -1,0 +1,218 @@
+"""What the sampler needs to know about a posterior: one flat point in, one number out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.errors import ModelError
+from pyro_dft.layout import Layout
+from pyro_dft.numpyro.traced import Traced
+
+
+class Problem:
+    """A posterior over one flat vector; the common part of models and bare potentials.
+
+    Attributes:
+        layout: Sites of the flat vector.
+        transforms: Name -> transform from constrained to unconstrained values.
+        dtype: Dtype of the flat vector.
+        potential: Negative log density of one point (d,) on the full data, as a function of (x, data).
+        minibatch_potential: An unbiased estimate from a random part of the data, as a function of (x, data, key), or None.
+        data: What these two read.
+        data_size: Rows of data that one call of `potential` reads (1 without subsampled plates).
+        minibatch_size: Rows of data that one call of `minibatch_potential` reads.
+        enumerated: Whether discrete sites are summed out.
+    """
+
+    layout: Layout
+    transforms: dict[str, Any]
+    dtype: np.dtype
+    potential: Traced
+    minibatch_potential: Traced | None = None
+    data: dict[str, Any]
+    data_size: int = 1
+    minibatch_size: int = 1
+    enumerated: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Length d of the flat vector."""
+        return self.layout.dim
+
+    @property
+    def minibatch(self) -> bool:
+        """Whether `minibatch_potential` reads a random part of the data."""
+        return self.minibatch_potential is not None
+
+    def target(self) -> Target:
+        """The posterior as the engine takes it."""
+        return Target(
+            self.potential,
+            self.dim,
+            data=self.data,
+            dtype=self.dtype,
+            minibatch_potential=self.minibatch_potential,
+            data_size=self.data_size,
+        )
+
+    def initial_points(
+        self,
+        n: int,
+        target: Target,
+        rng: np.random.Generator,
+        radius: float = 2.0,
+        init_strategy: Callable[..., Any] | None = None,
+        max_tries: int = 100,
+    ) -> np.ndarray:
+        """Points with finite potential and gradient to start from.
+
+        Args:
+            n: Number of points.
+            target: Evaluates them.
+            rng: Source of randomness.
+            radius: Half-width of the uniform box in unconstrained space, where no strategy is given.
+            init_strategy: NumPyro's per-site strategies, such as ``numpyro.infer.init_to_median``.
+            max_tries: How often n points are proposed before giving up.
+
+        Returns:
+            Array of shape (n, d). Where too few finite points turn up, they are repeated.
+
+        Raises:
+            ModelError: No proposed point is finite; the message says which sites are to blame.
+        """
+        found: list[np.ndarray] = []
+        x = np.empty((0, self.dim))
+        for _ in range(max_tries):
+            x = self._propose(n, rng, radius, init_strategy)
+            log_density, _ = target.evaluate(x)
+            found.append(x[np.isfinite(log_density)])
+            if sum(map(len, found)) >= n:
+                break
+        points = np.concatenate(found)
+        if not len(points):
+            raise ModelError(
+                f"no valid initial point: the potential or its gradient is not finite at any of {n * max_tries} "
+                f"points. {self._explain(x[0])}"
+            )
+        return points[np.arange(n) % len(points)]
+
+    def initial_points_traced(self, n: int, words: Any, radius: float = 2.0, tries: int = 20) -> Any:
+        """As `initial_points`, inside compiled functions: the first finite ones of `tries` n uniform points."""
+        from pyro_dft.engine_jax import noise
+
+        box = noise.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
+        x = self._centre() + box
+        value, gradient = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))(x, self.data)
+        good = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1)
+        order = jnp.argsort(~good, stable=True)[:n]
+        return x[jnp.where(good[order], order, order[0])]
+
+    def _centre(self) -> np.ndarray:
+        return np.zeros(self.dim, self.dtype)
+
+    def _propose(
+        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
+    ) -> np.ndarray:
+        raise NotImplementedError
+
+    def _explain(self, x: np.ndarray) -> str:
+        """Why the potential or its gradient is not finite at ``x``."""
+        rows = jnp.asarray(x, self.dtype)[None]
+        value, gradient = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))(rows, self.data)
+        if not np.isfinite(value[0]):
+            return f"At one of them the potential is {float(value[0])}"
+        names = self.layout.coordinate_names()
+        bad = [names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(gradient[0])))]
+        return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
+
+    def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
+        """Flat points -> values of the sites, as the model sees them.
+
+        Args:
+            x: Points of shape (n, d).
+            include_deterministic: Also return ``numpyro.deterministic`` sites.
+
+        Returns:
+            Name -> array of shape (n, *site shape).
+        """
+        raise NotImplementedError
+
+    def constrain_one(self, x: Any) -> dict[str, Any]:
+        """As `constrain`, for one point (d,), under a trace."""
+        rows = self.constrain(x[None])
+        return {name: jnp.asarray(value)[0] for name, value in rows.items()}
+
+    def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
+        """The inverse of :meth:`constrain`; entries that are no latent sites are ignored.
+
+        Returns:
+            Points of shape (n, d).
+
+        Raises:
+            ModelError: A latent site is missing or has the wrong shape.
+        """
+        raise NotImplementedError
+
+    def _checked_samples(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        missing = [name for name in self.layout.names if name not in samples]
+        if missing:
+            raise ModelError(f"samples lack the latent sites {missing}")
+        checked = {}
+        for site in self.layout.sites:
+            value = np.asarray(samples[site.name], self.dtype)
+            if value.ndim == 0 or value.shape[1:] != site.constrained_shape:
+                raise ModelError(
+                    f"samples of site '{site.name}' must have shape (n, {', '.join(map(str, site.constrained_shape))}"
+                    f"), got {tuple(value.shape)}"
+                )
+            checked[site.name] = value
+        counts = {name: len(value) for name, value in checked.items()}
+        if len(set(counts.values())) > 1:
+            raise ModelError(f"samples have different numbers of draws: {counts}")
+        return checked
+
+    def original_coordinates(self, x: Any) -> Any:
+        """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
+        return x
+
+    def noncentering_candidates(self) -> tuple[str, ...]:
+        """Latent sites that :meth:`noncentered` could treat."""
+        return ()
+
+    def noncentered(self, sites: tuple[str, ...] | list[str]) -> Problem:
+        """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
+
+        Raises:
+            ModelError: One of the sites is not a candidate.
+        """
+        raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a NumPyro model")
+
+    def observed(self) -> dict[str, np.ndarray]:
+        """Observed data by site."""
+        raise ModelError(self._needs_model("observed data"))
+
+    def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Pointwise log-likelihood of the full data by observed site."""
+        raise ModelError(self._needs_model("the log-likelihood"))
+
+    def posterior_predictive(self, samples: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Replicated data by observed site, one replicate per draw."""
+        raise ModelError(self._needs_model("the posterior predictive distribution"))
+
+    def prior_predictive(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws of every site from the prior."""
+        raise ModelError(self._needs_model("the prior predictive distribution"))
+
+    def plate_dims(self) -> dict[str, list[str]]:
+        """Names of the dimensions of each site, for ArviZ."""
+        return {}
+
+    @staticmethod
+    def _needs_model(what: str) -> str:
+        return f"{what} needs a NumPyro model: a bare potential_fn knows neither data nor likelihood"

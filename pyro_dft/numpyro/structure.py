@@ -1,0 +1,306 @@
+"""What a model consists of: one run of it, read site by site, and checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.handlers import seed, substitute
+from numpyro.handlers import trace as record_trace
+
+from pyro_dft.errors import ModelError
+from pyro_dft.numpyro.noncentering import location_scale, unwrap
+from pyro_dft.numpyro.placement import Default, Plates
+from pyro_dft.numpyro.transforms import base_support, biject_to, support_name
+
+
+@dataclass
+class Frame:
+    """A plate around a site: its name, its dimension (negative) and its size."""
+
+    name: str
+    dim: int
+    size: int
+
+
+@dataclass
+class Site:
+    """A site of the model, without its values.
+
+    Attributes:
+        name: Name.
+        shape: Shape of its value.
+        event_dim: Dimensions of one event.
+        frames: Plates around it.
+        dtype: Dtype of its value.
+        value: Observed data, where they are known without running anything.
+        unconstrained_shape: Of a latent site.
+        transform: From unconstrained to constrained values of a latent site; as at the first run.
+        support: Name of its support.
+        movable: Whether it is of a location-scale family.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    event_dim: int
+    frames: list[Frame]
+    dtype: Any
+    value: Any = None
+    unconstrained_shape: tuple[int, ...] = ()
+    transform: Any = None
+    support: str = ""
+    movable: bool = False
+
+
+@dataclass
+class Structure:
+    """The parts of a model, from one run over its full data.
+
+    Attributes:
+        latent: Continuous latent sites, in sorted order.
+        observed: Sites that carry data, in the order of the model.
+        deterministic: `numpyro.deterministic` sites.
+        discrete: Names of the latent sites that are summed out.
+        params: Names of `numpyro.param` and mutable sites.
+        subsampled: Plate -> (size, subsample size), for plates with ``subsample_size`` < size.
+        max_plate_nesting: Number of batch dimensions that plates use.
+        dynamic: Whether a support depends on other sites.
+        data_size: Rows of the subsampled plates, 1 without any.
+        minibatch_size: Rows of a minibatch.
+        elements: Numbers that one run makes.
+    """
+
+    latent: dict[str, Site] = field(default_factory=dict)
+    observed: dict[str, Site] = field(default_factory=dict)
+    deterministic: dict[str, Site] = field(default_factory=dict)
+    discrete: list[str] = field(default_factory=list)
+    params: list[str] = field(default_factory=list)
+    subsampled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    max_plate_nesting: int = 0
+    dynamic: bool = False
+    data_size: int = 1
+    minibatch_size: int = 1
+    elements: int = 1
+
+
+def uniform_value(site: Any) -> Any:
+    """A value whose unconstrained coordinates are uniform on (-2, 2), for `substitute`."""
+    if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
+        return None
+    if isinstance(site["fn"], dist.Delta) or site["fn"].support.is_discrete:
+        return None
+    try:
+        transform = biject_to(site["fn"].support)
+    except NotImplementedError:
+        return None
+    shape = transform.inverse_shape(site["fn"].shape())
+    shape = tuple(site["kwargs"].get("sample_shape") or ()) + tuple(shape)
+    key = site["kwargs"].get("rng_key")
+    return transform(jax.random.uniform(key, shape, minval=-2.0, maxval=2.0))
+
+
+def inspect_model(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], given: Mapping[str, Any]
+) -> Structure:
+    """Runs the model over its full data, without computing anything, and sorts its sites.
+
+    Args:
+        model: Callable with NumPyro primitives.
+        args: Positional arguments of the model.
+        kwargs: Keyword arguments of the model.
+        given: Name -> transform from constrained to unconstrained values that the user chose.
+
+    Raises:
+        ModelError: The model cannot be run or used; the message names the site or argument.
+    """
+    if not callable(model):
+        raise ModelError(f"model must be a callable with NumPyro primitives, got {type(model).__name__}")
+    structure = Structure()
+
+    def run(key: Any) -> tuple[()]:
+        inner = seed(Plates(model, record=structure.subsampled), key)
+        recorder = record_trace(substitute(inner, substitute_fn=uniform_value))
+        sites: Any = {}
+        try:
+            with Default():
+                sites = recorder.get_trace(*args, **kwargs)
+        except ModelError:
+            raise
+        except Exception as error:
+            done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
+            where = f"after site '{done[-1]}'" if done else "before its first site"
+            raise ModelError(f"the model fails {where}: {_first_line(error)}") from error
+        _sort_sites(structure, sites, given)
+        _check_log_probs(sites)
+        return ()
+
+    jax.eval_shape(run, jax.random.key(0))
+    _check_latents(structure)
+    return structure
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    latent = {}
+    for name, site in sites.items():
+        if site["type"] in ("param", "mutable"):
+            structure.params.append(name)
+        elif site["type"] == "deterministic":
+            structure.deterministic[name] = _site(name, site)
+        elif site["type"] == "sample":
+            _count_rows(structure, site)
+            structure.elements += 2 * int(np.size(site["value"]))
+            if site["is_observed"]:
+                if not isinstance(unwrap(site["fn"]), dist.Unit):
+                    structure.observed[name] = _site(name, site)
+            elif isinstance(unwrap(site["fn"]), dist.Delta):
+                raise ModelError(
+                    f"latent site '{name}' has a delta distribution: use numpyro.deterministic to add its value"
+                )
+            elif site["fn"].support.is_discrete:
+                if not site["fn"].has_enumerate_support:
+                    raise ModelError(
+                        f"latent site '{name}' has support {site['fn'].support} "
+                        f"({type(unwrap(site['fn'])).__name__}), which cannot be enumerated: reparametrise the site "
+                        "or sum it out"
+                    )
+                structure.discrete.append(name)
+            else:
+                latent[name] = _latent(name, site, given)
+                structure.dynamic |= _is_dynamic(site["fn"].support)
+    structure.latent = {name: latent[name] for name in sorted(latent)}
+
+
+def _site(name: str, site: Mapping[str, Any]) -> Site:
+    value = site["value"]
+    frames = []
+    for frame in site["cond_indep_stack"]:
+        if frame.dim is not None:
+            frames.append(Frame(frame.name, int(frame.dim), int(frame.size)))
+    event_dim = len(site["fn"].event_shape) if site["type"] == "sample" else 0
+    known = None if isinstance(value, jax.core.Tracer) else value
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    return Site(name, tuple(np.shape(value)), event_dim, frames, dtype, known)
+
+
+def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Site:
+    found, fn = _site(name, site), site["fn"]
+    try:
+        transform = given[name].inv if name in given else biject_to(fn.support)
+        found.unconstrained_shape = tuple(transform.inverse_shape(found.shape))
+    except (NotImplementedError, KeyError):
+        raise ModelError(
+            f"latent site '{name}' has support {fn.support} ({type(unwrap(fn)).__name__}), which has no transform to "
+            "unconstrained space: reparametrise the site (numpyro.infer.reparam) or sum it out"
+        ) from None
+    found.transform = transform
+    found.support = support_name(fn.support)
+    found.value = None
+    scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
+    found.movable = name not in given and not scanned and location_scale(fn) is not None
+    return found
+
+
+def _is_dynamic(support: Any) -> bool:
+    """Whether the bounds of a support are computed by the model."""
+    support = base_support(support)
+    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    return any(isinstance(bound, jax.core.Tracer) for bound in bounds)
+
+
+def _count_rows(structure: Structure, site: Mapping[str, Any]) -> None:
+    rows = batch = 1
+    for frame in site["cond_indep_stack"]:
+        full, part = structure.subsampled.get(frame.name, (1, 1))
+        rows, batch = rows * full, batch * part
+    structure.data_size = max(structure.data_size, rows)
+    structure.minibatch_size = max(structure.minibatch_size, batch)
+    for frame in site["cond_indep_stack"]:
+        if frame.dim is not None:
+            structure.max_plate_nesting = max(structure.max_plate_nesting, -frame.dim)
+
+
+def _check_latents(structure: Structure) -> None:
+    if not structure.latent and not structure.discrete:
+        raise ModelError("the model has no latent sites: there is nothing to infer")
+    if not structure.latent:
+        raise ModelError(
+            f"the model has only discrete latent sites {structure.discrete}: they can be summed out, but at least "
+            "one continuous site must remain"
+        )
+    for name, site in structure.latent.items():
+        for frame in site.frames:
+            if frame.name in structure.subsampled:
+                size, subsample_size = structure.subsampled[frame.name]
+                raise ModelError(
+                    f"latent site '{name}' is inside the subsampled plate '{frame.name}' (subsample_size="
+                    f"{subsample_size} of {size}): its values would differ from minibatch to minibatch. Move the "
+                    "site out of the plate, sum it out analytically, or drop subsample_size"
+                )
+    if not sum(math.prod(site.unconstrained_shape) for site in structure.latent.values()):
+        raise ModelError(
+            f"latent sites {list(structure.latent)} have no coordinates: there is nothing to infer"
+        )
+
+
+def _check_log_probs(sites: Mapping[str, Any]) -> None:
+    """Computes the log-probabilities one site at a time, so that a failure has a name."""
+    for name, site in sites.items():
+        if site["type"] != "sample":
+            continue
+        fn, value = site["fn"], site["value"]
+        if site["is_observed"]:
+            _check_nan(name, fn, value)
+        try:
+            log_prob = fn.log_prob(value)
+        except (ValueError, TypeError) as error:
+            what = "observed data" if site["is_observed"] else "value"
+            raise ModelError(
+                f"site '{name}'{_within(site)} with distribution of batch_shape {tuple(fn.batch_shape)} and "
+                f"event_shape {tuple(fn.event_shape)} cannot score its {what} of shape {tuple(np.shape(value))}: "
+                f"{_first_line(error)}"
+            ) from error
+        if site["is_observed"]:
+            _check_broadcast(name, site, log_prob)
+
+
+def _check_nan(name: str, fn: Any, value: Any) -> None:
+    if isinstance(value, jax.core.Tracer) or isinstance(fn, dist.MaskedDistribution):
+        return
+    data = np.asarray(value)
+    if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
+        raise ModelError(
+            f"observed data of site '{name}' holds {int(np.isnan(data).sum())} NaN of {data.size} values: remove them or "
+            "mask them (numpyro.handlers.mask, or obs_mask=...) with any finite number in their place"
+        )
+
+
+def _within(site: Mapping[str, Any]) -> str:
+    plates = [f"'{frame.name}' of size {frame.size}" for frame in site["cond_indep_stack"]]
+    return f" inside plate {' and '.join(plates)}" if plates else ""
+
+
+def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
+    """A column of data in a plate of rows broadcasts to a square, which nobody means."""
+    shape, event_dim = tuple(np.shape(site["value"])), len(site["fn"].event_shape)
+    data_shape = shape[: len(shape) - event_dim]
+    for frame in site["cond_indep_stack"]:
+        dim = frame.dim
+        if dim is None or len(data_shape) < -dim or data_shape[dim] != 1 or frame.size == 1:
+            continue
+        if math.prod(jnp.shape(log_prob)) > math.prod(data_shape) and math.prod(data_shape) > 1:
+            raise ModelError(
+                f"observed data of site '{name}' has shape {shape} inside plate '{frame.name}' of size {frame.size} "
+                f"(dim {dim}): it would be broadcast to {tuple(jnp.shape(log_prob))} terms. Reshape the data or give "
+                "the plate the matching dim"
+            )

@@ -1,0 +1,168 @@
+"""Functions of a model, traced once, with the data taken out: equal ones share compiled programs.
+
+Tracing turns a model and its arguments into a list of operations (a jaxpr) and the arrays that it reads. Two traces with the
+same operations differ in nothing but those arrays, which become arguments of the compiled program. So a second data set of
+the same shapes compiles nothing, and a model whose global data changed is never mistaken for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.extend import core
+
+# Elements of one tensor that a batched evaluation may fill.
+MAX_ELEMENTS = 2**23
+MAX_ROWS = 8192
+
+
+class Traced:
+    """The operations of a function, without the arrays that it reads; compares and hashes by what it computes.
+
+    Args:
+        jaxpr: The operations, with the arrays as first arguments.
+        tree: Structure of the result.
+    """
+
+    def __init__(self, jaxpr: Any, tree: Any):
+        self._jaxpr, self._tree = jaxpr, tree
+        digest = hashlib.sha256(f"{jaxpr}|{tree}".encode())
+        # The text rounds numbers and leaves out arrays, so they are added as they are.
+        for part in _numbers(jaxpr):
+            digest.update(part)
+        self._key = digest.digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Traced) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function at its arguments, the last of which are the arrays that `trace` returned."""
+        *own, arrays = arguments
+        return jax.tree.unflatten(self._tree, jax.core.eval_jaxpr(self._jaxpr, arrays, *jax.tree.leaves(own)))
+
+
+class Batched(Traced):
+    """As `Traced`, from (data, key): the order in which the engine passes a minibatch's key."""
+
+    def __call__(self, x: Any, arrays: Any, key: Any) -> Any:
+        """The function at a point and the words of a key."""
+        return super().__call__(x, key, arrays["minibatch"])
+
+
+class Full(Traced):
+    """As `Traced`, with its arrays under the name "full"."""
+
+    def __call__(self, x: Any, arrays: Any) -> Any:
+        """The function at a point."""
+        return super().__call__(x, arrays["full"])
+
+
+def trace(function: Callable[..., Any], *shapes: Any, kind: type[Traced] = Traced) -> tuple[Any, list[Any]]:
+    """Traces a function.
+
+    Args:
+        function: Takes arrays, returns a tree of arrays.
+        shapes: Its arguments, as `jax.ShapeDtypeStruct`.
+        kind: How it is called later.
+
+    Returns:
+        The operations, and the arrays that they read.
+    """
+    closed, out = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    return kind(closed.jaxpr, jax.tree.structure(out)), [
+        c if isinstance(c, jax.Array | jax.core.Tracer) else np.asarray(c) for c in closed.consts
+    ]
+
+
+def _numbers(jaxpr: Any) -> Iterator[bytes]:
+    """All literal numbers and arrays inside a jaxpr, in order."""
+    for equation in jaxpr.eqns:
+        for variable in equation.invars:
+            if isinstance(variable, core.Literal):
+                yield np.asarray(variable.val).tobytes()
+        for value in equation.params.values():
+            yield from _inside(value)
+
+
+def _inside(value: Any) -> Iterator[bytes]:
+    if isinstance(value, core.ClosedJaxpr):
+        for constant in value.consts:
+            yield np.asarray(constant).tobytes()
+        yield from _numbers(value.jaxpr)
+    elif isinstance(value, core.Jaxpr):
+        yield from _numbers(value)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _inside(item)
+    elif isinstance(value, np.ndarray | float):
+        yield np.asarray(value).tobytes()
+
+
+def depends(function: Callable[..., Any], shapes: list[Any], argument: int) -> dict[str, bool]:
+    """Which entries of a function's result (a dict of arrays) may depend on one of its arguments."""
+    closed, out = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    touched = {closed.jaxpr.invars[argument]}
+    for equation in closed.jaxpr.eqns:
+        if any(not isinstance(v, core.Literal) and v in touched for v in equation.invars):
+            touched.update(equation.outvars)
+    flags = [not isinstance(v, core.Literal) and v in touched for v in closed.jaxpr.outvars]
+    return dict(zip(sorted(out), flags, strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply_block(function: Traced, rows: tuple[Any, ...], arrays: Any) -> Any:
+    return jax.vmap(lambda *own: function(*own, arrays))(*rows)
+
+
+def map_rows(function: Traced, arrays: Any, *rows: Any, elements: int = 1) -> Any:
+    """Applies a function of one row to every row.
+
+    Args:
+        function: Traced function.
+        arrays: What it reads.
+        rows: Arrays (n, ...), n > 0, or trees of them; they may be traced themselves.
+        elements: Numbers that one row makes, which bounds how many are evaluated at a time.
+
+    Returns:
+        The function's result with leading dimension n, in NumPy arrays unless something is traced.
+    """
+    leaves = jax.tree.leaves((rows, arrays))
+    n = len(jax.tree.leaves(rows)[0])
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return jax.vmap(lambda *own: function(*own, arrays))(*rows)
+    limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS // max(1, elements))))
+    # Sizes are powers of two, so that few are compiled.
+    size = min(limit, 1 << (n - 1).bit_length())
+    host = jax.tree.map(np.asarray, rows)
+    parts = []
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        index = np.minimum(np.arange(start, start + size), n - 1)
+        block = jax.tree.map(lambda a, index=index: a[index], host)
+        result = _apply_block(function, block, arrays)
+        parts.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], result))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+
+
+def point(dim: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    """Shape of one flat point."""
+    return jax.ShapeDtypeStruct((dim,), dtype)
+
+
+def key_words() -> jax.ShapeDtypeStruct:
+    """Shape of the words of a random key."""
+    return jax.ShapeDtypeStruct((2,), np.uint32)
+
+
+def as_key(words: Array) -> Array:
+    """A random key of jax from two words, for models that draw."""
+    return jax.random.wrap_key_data(words, impl="threefry2x32")

@@ -1,0 +1,375 @@
+"""The jax engine by itself: targets, noise, the Gaussian, training, refinement, pure functions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyro_dft.engine_jax import functional, networks, noise, precondition, refine, train
+from pyro_dft.engine_jax.fit import Problem, Trainer
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.target import (
+    Target,
+    uses_lapack,
+    whitened_score_differentiable,
+)
+from pyro_dft.errors import ModelError
+from pyro_dft.settings import Settings
+
+COVARIANCE = np.array([[1.0, 0.6], [0.6, 2.0]])
+MEAN = np.array([1.0, -2.0])
+SMALL = {
+    "num_steps": 60, "precondition_steps": 40, "restarts": 2, "width": 8, "depth": 1, "batch_size": 16,
+    "num_draws": 400, "refine_steps": 2,
+}  # fmt: skip
+
+
+def gaussian(x, data):
+    mean, precision = data
+    return 0.5 * (x - mean) @ precision @ (x - mean)
+
+
+def gaussian_target(**options):
+    data = (MEAN.astype(np.float32), np.linalg.inv(COVARIANCE).astype(np.float32))
+    return Target(gaussian, 2, data=data, **options)
+
+
+def banana(x, data):
+    return 0.5 * x[0] ** 2 + 0.5 * (x[1] - x[0] ** 2) ** 2 / 0.25 + jnp.cos(x[1])
+
+
+def trained(settings, chains=1):
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-2, 2, (chains, settings.restarts, 2)).astype(np.float32)
+    trainer = Trainer([Problem(gaussian_target(), starts)], settings, rng)
+    while not trainer.done:
+        trainer.step()
+    return trainer, trainer.finish()
+
+
+# Random numbers
+
+
+def test_philox_gives_the_published_numbers():
+    # Known answers of Random123 for philox2x32 with 10 rounds: counter (low, high), key -> result.
+    known = [
+        ((0x00000000, 0x00000000), 0x00000000, (0xFF1DAE59, 0x6CD10DF2)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), 0xFFFFFFFF, (0x2C3F628B, 0xAB4FD7AD)),
+        ((0x243F6A88, 0x85A308D3), 0x13198A2E, (0xDD7CE038, 0xF62A4C12)),
+    ]
+    for counter, key, expected in known:
+        words = tuple(jnp.asarray([word], jnp.uint32) for word in counter)
+        found = noise.philox(words, jnp.uint32(key))
+        assert (int(found[0][0]), int(found[1][0])) == expected
+
+
+def test_normal_numbers_are_normal_and_streams_differ():
+    stream = jnp.array([1, 2], jnp.uint32)
+    x = np.asarray(noise.normal(stream, (200_000,), np.float32), float)
+    # Standard errors of mean, variance and fourth moment: 1, sqrt(2), sqrt(96), each over sqrt(n); 5 of them.
+    for power, expected, error in ((1, 0, 1.0), (2, 1, 2**0.5), (4, 3, 96**0.5)):
+        assert abs((x**power).mean() - expected) < 5 * error / len(x) ** 0.5
+    assert np.isfinite(x).all()
+    y = np.asarray(noise.normal(noise.fold(stream, 0), (200_000,), np.float32), float)
+    assert abs((x * y).mean()) < 5 / len(x) ** 0.5
+    assert len({tuple(row) for row in np.asarray(noise.split(stream, 1000)).tolist()}) == 1000
+
+
+def test_uniform_numbers_never_touch_the_ends():
+    stream = jnp.array([3, 4], jnp.uint32)
+    x = noise.uniform(stream, (1_000_000,), np.float32)
+    assert float(x.min()) > 0
+    assert float(x.max()) < 1
+    with jax.enable_x64(True):
+        y = noise.uniform(stream, (1000,), np.float64)
+        assert y.dtype == np.float64
+        assert abs(float(y.mean()) - 0.5) < 5 * 12**-0.5 / 1000**0.5
+
+
+def test_words_come_from_both_kinds_of_keys():
+    old, new = jax.random.PRNGKey(7), jax.random.key(7)
+    assert np.array_equal(noise.words(old), noise.words(new))
+    assert noise.words(jax.random.key(7, impl="rbg")).shape == (2,)
+
+
+# Targets
+
+
+def test_evaluate_gives_density_and_score_for_any_number_of_points():
+    target = gaussian_target()
+    x = np.random.default_rng(0).normal(size=(3, 700, 2)).astype(np.float32)
+    log_density, score = target.evaluate(x)
+    centred = x - MEAN
+    precision = np.linalg.inv(COVARIANCE)
+    assert np.allclose(
+        log_density, -0.5 * np.einsum("...i,ij,...j", centred, precision, centred), rtol=1e-4, atol=1e-5
+    )
+    assert np.allclose(score, -centred @ precision, atol=1e-5)
+    assert target.gradient_evaluations == 2100
+
+
+def test_points_that_are_not_finite_do_not_spoil_others():
+    target = Target(lambda x, _: jnp.where(x[0] > 0, -jnp.log(x[0]) + x[0], jnp.nan), 1)
+    log_density, score = target.evaluate(np.array([[1.0], [-1.0], [2.0]], np.float32))
+    assert np.isfinite(log_density).tolist() == [True, False, True]
+    assert log_density[1] == -np.inf
+    assert score[1] == 0
+    assert target.nonfinite_evaluations == 1
+
+
+def test_potential_that_is_no_scalar_is_refused():
+    with pytest.raises(ModelError, match="must return a scalar"):
+        Target(lambda x, _: x, 2)
+
+
+def test_hessian_vector_products_by_differences_agree_with_exact_ones():
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        mean, scale = jnp.zeros((1, 2)), jnp.asarray(rng.normal(size=(1, 2, 2)) + 2 * np.eye(2))
+        u, v = jnp.asarray(rng.normal(size=(1, 5, 2))), jnp.asarray(rng.normal(size=(1, 5, 2)))
+        products = []
+        for hvp in ("exact", "difference"):
+            spec = Target(banana, 2, dtype=np.float64, hvp=hvp).spec
+
+            def paired(u, spec=spec):
+                return (whitened_score_differentiable(spec, u, mean, scale, (), None)[0] * v).sum()
+
+            products.append(np.asarray(jax.grad(paired)(u)))
+    assert np.allclose(*products, rtol=1e-6, atol=1e-6)
+
+
+def test_difference_products_are_chosen_for_lapack_on_a_cpu():
+    def with_cholesky(x, _):
+        factor = jnp.linalg.cholesky(jnp.eye(2) * jnp.exp(x[0]))
+        return 0.5 * (x @ x) + jnp.log(factor[0, 0])
+
+    point = jax.ShapeDtypeStruct((2,), np.float32)
+    assert uses_lapack(with_cholesky, point, ())
+    assert uses_lapack(jax.jit(with_cholesky), point, ())
+    assert not uses_lapack(banana, point, ())
+    assert Target(with_cholesky, 2).spec.differences == (jax.default_backend() == "cpu")
+    assert not Target(banana, 2).spec.differences
+
+
+# The Gaussian
+
+
+def test_gaussian_fit_finds_a_gaussian():
+    rng = np.random.default_rng(0)
+    fitter = precondition.GaussianFitter(
+        gaussian_target(), rng.uniform(-2, 2, (2, 2)), np.array([0.1, 1.0]), steps=60, rng=rng
+    )
+    while not fitter.done:
+        fitter.advance()
+    found = fitter.result()
+    for mean, scale in zip(found.mean, found.scale, strict=True):
+        # For a Gaussian target every estimate of the curvature is exact: only averaging noise of the mean is left.
+        assert np.allclose(mean, MEAN, atol=0.05)
+        assert np.allclose(scale @ scale.T, COVARIANCE, rtol=0.1, atol=0.1)
+    exact = 0.5 * np.log(np.linalg.det(COVARIANCE)) - 1.0
+    assert np.allclose(found.elbo, exact, atol=5 * found.elbo_error.max() + 0.01)
+
+
+def test_wide_problems_fit_scales_only():
+    dim = precondition.FULL_RANK_LIMIT + 1
+    sds = np.linspace(0.5, 2.0, dim).astype(np.float32)
+    target = Target(lambda x, sd: 0.5 * jnp.square(x / sd).sum(), dim, data=sds)
+    rng = np.random.default_rng(0)
+    fitter = precondition.GaussianFitter(target, np.ones((1, dim)), np.ones(1), steps=60, rng=rng)
+    while not fitter.done:
+        fitter.advance()
+    found = fitter.result()
+    assert found.scale.shape == (1, dim, dim)
+    assert np.allclose(np.diagonal(found.scale[0]), sds, rtol=0.15)
+
+
+# Refinement
+
+
+def test_refinement_leaves_the_target_invariant_and_repairs_draws():
+    rng = np.random.default_rng(2)
+    target, n = gaussian_target(), 4000
+    factor = np.linalg.cholesky(COVARIANCE)
+    exact = (MEAN + rng.normal(size=(1, n, 2)) @ factor.T).astype(np.float32)
+    scale = refine.whitening(exact, factor[None])
+    step_size = refine.tune_step_size(target, exact, scale, leapfrog_steps=5, rng=rng)
+    options = {"leapfrog_steps": 5, "rng": rng}
+    after = refine.refine(target, exact, scale, step_size, steps=5, **options)
+    # Standard error of a mean: sd / sqrt(n); of an sd: sd / sqrt(2 n).
+    sd = np.sqrt(np.diagonal(COVARIANCE))
+    assert (np.abs(after.draws[0].mean(0) - MEAN) < 5 * sd / n**0.5).all()
+    assert (np.abs(after.draws[0].std(0) - sd) < 5 * sd / (2 * n) ** 0.5).all()
+    assert 0.6 < after.acceptance[0] < 0.95
+    assert after.divergence_rate == 0
+    shifted = refine.refine(target, exact + np.float32(1), scale, step_size, steps=30, **options)
+    assert (np.abs(shifted.draws[0].mean(0) - MEAN) < 5 * sd / n**0.5).all()
+    assert np.allclose(shifted.log_density, target.evaluate(shifted.draws)[0], atol=1e-4)
+
+
+def test_whitening_falls_back_where_there_are_few_draws():
+    few = np.random.default_rng(0).normal(size=(1, 7, 2)).astype(np.float32)
+    assert np.array_equal(refine.whitening(few, np.eye(2)[None] * 3), np.eye(2, dtype=np.float32)[None] * 3)
+
+
+# Training
+
+
+@pytest.mark.parametrize("objective", ["dft", "dft-paper", "kl", "fisher-partial"])
+def test_every_objective_trains(objective):
+    settings = Settings(**SMALL, objective=objective, train="always")
+    trainer, fit = trained(settings)
+    phases = {p.phase for p in trainer.history}
+    assert phases - {"gaussian"} == ({"kl", "dft"} if objective == "dft" else {objective})
+    assert all(np.isfinite(p.loss) for p in trainer.history)
+    assert [p.step for p in trainer.history] == list(range(1, len(trainer.history) + 1))
+    assert np.isfinite(fit.sampler.draw(100, np.random.default_rng(0))).all()
+
+
+@pytest.mark.parametrize("mode", ["annealed", "learned"])
+def test_noise_modes(mode):
+    settings = Settings(**SMALL, objective="kl", train="always", noise_mode=mode, noise_start=0.4)
+    _, fit = trained(settings)
+    sigma = np.exp(np.asarray(fit.sampler.generator["log_sigma"]))
+    if mode == "annealed":
+        assert np.allclose(sigma, settings.noise, rtol=1e-5)
+    else:
+        assert (sigma != settings.noise).all()
+        assert (sigma >= train.MIN_SIGMA - 1e-6).all()
+
+
+def test_gate_stops_at_a_gaussian_that_is_right():
+    _, fit = trained(Settings(**SMALL, train="auto"))
+    assert fit.objective == ["gaussian"]
+    assert fit.sampler.generator is None
+
+
+def test_chains_are_independent_of_each_other():
+    settings = Settings(**SMALL, objective="kl", train="always")
+    target = gaussian_target()
+    rng = np.random.default_rng(0)
+    sampler = Sampler(
+        np.tile(MEAN, (2, 1)).astype(np.float32), np.tile(np.eye(2, dtype=np.float32), (2, 1, 1))
+    )
+    both = train.NetworkTrainer(target, sampler, settings, rng)
+    hyper = both.hyper
+    z = jnp.asarray(rng.normal(size=(2, 16, 2)), jnp.float32)
+    eps = jnp.asarray(rng.normal(size=(2, 16, 2)), jnp.float32)
+    state = both.state
+
+    def loss(weights):
+        distance = train.objectives.Distance("squared", hyper.huber_scale)
+        return train.generator_loss(
+            target.spec, "kl", distance, target.data, sampler.mean, sampler.scale, weights, state.score, z, eps, None
+        )[0][0]  # fmt: skip
+
+    gradient = jax.grad(loss)(state.generator)
+    assert any(float(jnp.abs(value[0]).max()) > 0 for value in gradient.values())
+    for value in gradient.values():
+        assert float(jnp.abs(value[1]).max()) == 0
+
+
+def test_a_second_data_set_of_the_same_shape_compiles_nothing():
+    settings = Settings(**SMALL, train="always")
+    trained(settings)
+    before = [f._cache_size() for f in (precondition._chunk, train._chunk, refine._run_block)]
+    data = ((MEAN + 1).astype(np.float32), np.eye(2, dtype=np.float32))
+    rng = np.random.default_rng(5)
+    starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
+    trainer = Trainer([Problem(Target(gaussian, 2, data=data), starts)], settings, rng)
+    while not trainer.done:
+        trainer.step()
+    fit = trainer.finish()
+    assert [f._cache_size() for f in (precondition._chunk, train._chunk, refine._run_block)] == before
+    assert np.allclose(fit.measurement.refined.mean((0, 1)), MEAN + 1, atol=5 / 400**0.5)
+
+
+def test_an_interrupt_keeps_what_is_trained():
+    settings = Settings(**SMALL, train="always")
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
+    trainer = Trainer([Problem(gaussian_target(), starts)], settings, rng)
+    trainer.step()
+    branch = trainer.branch().finish()
+    assert branch.objective == ["gaussian"]
+    assert branch.measurement is not None
+    while not trainer.done:
+        trainer.step()
+    assert trainer.finish().sampler.generator is not None
+
+
+def test_sampler_arrays_round_trip():
+    _, fit = trained(Settings(**SMALL, train="always"))
+    arrays = fit.sampler.to_arrays()
+    assert {k for k in arrays if k.startswith("generator.")} == set(Sampler.generator_shapes(1, 2, 8, 1))
+    again = Sampler.from_arrays(arrays)
+    z, eps = np.random.default_rng(0).normal(size=(2, 1, 50, 2)).astype(np.float32)
+    assert np.array_equal(again.transport(z, eps), fit.sampler.transport(z, eps))
+    draws = fit.sampler.draw(1500, np.random.default_rng(0))
+    assert draws.shape == (1, 1500, 2)
+    assert len(np.unique(draws[0], axis=0)) == 1500
+
+
+# Pure functions
+
+
+@pytest.fixture(scope="module")
+def pure():
+    settings = Settings(**SMALL)
+    target = gaussian_target()
+    schedule = functional.Schedule.of(target.spec, settings)
+    hyper = train.Hyper.of(settings)
+    starts = np.random.default_rng(0).uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
+
+    def fit(words, data):
+        first = functional.start(schedule, hyper, jnp.asarray(starts), words)
+        last, losses = functional.rest(schedule, hyper, first, data)
+        return last, losses, functional.finish(schedule, last, data, noise.fold(words, 9), 200)
+
+    return schedule, target, fit
+
+
+def test_pure_fit_under_jit_and_vmap(pure):
+    schedule, target, fit = pure
+    words = jnp.array([1, 2], jnp.uint32)
+    data = jax.tree.map(lambda a: jnp.stack([a, a * 1.5]), target.data)
+    together, losses, found = jax.jit(jax.vmap(fit, in_axes=(None, 0)))(words, data)
+    assert losses.shape == (2, schedule.total)
+    one = jax.jit(fit)
+    for i in range(2):
+        last, _, _ = one(words, jax.tree.map(lambda a, i=i: a[i], data))
+        assert np.allclose(last.mean, together.mean[i], atol=1e-4)
+        assert np.allclose(
+            last.network.generator["matrix"], together.network.generator["matrix"][i], atol=1e-4
+        )
+    assert found.refined.shape == (2, 1, 200, 2)
+    # 200 draws: a mean has standard error sd / sqrt(200).
+    error = np.sqrt(np.diagonal(COVARIANCE)) / 200**0.5
+    assert (np.abs(np.asarray(found.refined[0, 0]).mean(0) - MEAN) < 5 * error).all()
+
+
+def test_traced_drift_test_agrees_with_the_one_on_the_host():
+    from pyro_dft.diagnostics import drift
+    from pyro_dft.engine_jax import measure
+
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(1, 3000, 3))
+    seen = set()
+    with jax.enable_x64(True):
+        for memory in (0.2, 0.7, 0.99):
+            for shift in (0.0, 0.05, 0.5):
+                fresh = rng.normal(size=before.shape)
+                after = memory * before + (1 - memory**2) ** 0.5 * fresh + shift
+                moved = drift(before[0], after[0])
+                expected = measure._still(moved)
+                assert bool(functional.still(jnp.asarray(before), jnp.asarray(after))) == expected
+                seen.add(expected)
+    assert seen == {True, False}
+
+
+def test_network_depth_and_shapes():
+    weights = networks.init_generator(jnp.array([0, 1], jnp.uint32), 2, 3, 8, 2, 0.1, np.float32)
+    assert {k: v.shape for k, v in weights.items()} == networks.generator_shapes(2, 3, 8, 2)
+    assert networks.depth_of(weights) == 2
+    z = jnp.ones((2, 5, 3))
+    # The last layer starts at a hundredth: the generator starts near the identity.
+    assert float(jnp.abs(networks.generate(weights, z) - z).max()) < 0.2
