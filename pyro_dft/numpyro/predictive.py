@@ -24,7 +24,7 @@ class Replicate(Messenger):
         names: Names of the observed sites.
 
     Attributes:
-        missed: Those that a run did not pass: sites inside `scan` are out of reach.
+        missed: Those that a run did not pass.
     """
 
     def __init__(self, fn: Any, names: list[str]) -> None:
@@ -103,8 +103,8 @@ def _replicated(problem: NumPyroProblem, values: dict[str, Any], words: Any) -> 
     sites = problem.run(values, words, wrap=wrap)
     if handler.missed:
         raise ModelError(
-            f"observed sites {sorted(handler.missed)} are inside a scan, where they cannot be replicated: use "
-            "numpyro.infer.Predictive with the draws, and a model that takes None as data"
+            f"observed sites {sorted(handler.missed)} cannot be replicated where they are: use numpyro.infer.Predictive "
+            "with the draws, and a model that takes None as data"
         )
     return sites
 
