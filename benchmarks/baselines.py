@@ -1,4 +1,4 @@
-"""``python -m benchmarks.baselines [--models a,b]``: run the NUTS baselines only (resumable, one thread)."""
+"""``python -m benchmarks.baselines [--models a,b]``: run Pyro's NUTS baselines only (resumable, one thread)."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ def _syntax(function: Any) -> str:
 def model_hash(benchmark: Benchmark, framework: str = "pyro") -> str:
     """Changes when the model function or its data change."""
     h = hashlib.sha256()
-    function = benchmark.pyro()[0] if framework == "pyro" else benchmark.numpyro(reference=True)[0]
+    function = benchmark.pyro()[0] if framework == "pyro" else benchmark.numpyro()[0]
     h.update(_syntax(function).encode())
     for a in benchmark.arrays():
         h.update(a.tobytes())
     return h.hexdigest()[:12]
 
 
-def cell(benchmark: Benchmark, method: str, settings: Mapping[str, Any]) -> Path:
+def cell(benchmark: Benchmark, method: str, settings: Mapping[str, Any], framework: str = "pyro") -> Path:
     """Folder of one cell; a new one for every change of the model, its data or the settings."""
-    text = json.dumps(dict(settings), sort_keys=True) + model_hash(benchmark)
+    text = json.dumps(dict(settings), sort_keys=True) + model_hash(benchmark, framework)
     return FOLDER / benchmark.name / f"{method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -57,30 +57,32 @@ def code_hash() -> str:
     return h.hexdigest()[:12]
 
 
-def key(benchmark: Benchmark, method: str, seed: int) -> Path:
+def key(benchmark: Benchmark, method: str, seed: int, framework: str = "pyro") -> Path:
     """The cell of a method: its name is the key that a row is stored under."""
     if method == "reference":
-        return cache.cell(benchmark, "reference", {"draws": NUM_DRAWS})
+        return cache.cell(benchmark, "reference", {"draws": NUM_DRAWS}, framework)
     if method == "nuts":
-        return cache.cell(benchmark, "nuts", nuts.settings())
+        return cache.cell(benchmark, "nuts", nuts.settings(), framework)
     fit = method.split("-")[0]
-    return cache.cell(benchmark, fit, {**FITS[fit], "seed": seed, "draws": NUM_DRAWS})
+    return cache.cell(benchmark, fit, {**FITS[fit], "seed": seed, "draws": NUM_DRAWS}, framework)
 
 
-def run(benchmark: Benchmark, method: str, seed: int, fresh: bool = False) -> Outcome:
+def run(
+    benchmark: Benchmark, method: str, seed: int, fresh: bool = False, framework: str = "pyro"
+) -> Outcome:
     """Run a method, or read it from the cache.
 
     Raises:
         FileNotFoundError: the reference of the model has not been made.
     """
-    folder = key(benchmark, method, seed)
+    folder = key(benchmark, method, seed, framework)
     if method == "reference":
         return Outcome(references.load(benchmark.name).floor, said="independent draws of the reference")
     if method == "nuts":
-        return _nuts(benchmark, folder)
+        return _nuts(benchmark, folder, framework)
     fit, kind = method.split("-")
     if fresh or not (folder / "fit.json").exists():
-        _fit_and_store(benchmark, FITS[fit], seed, folder)
+        _fit_and_store(benchmark, FITS[fit], seed, folder, framework)
     meta = json.loads((folder / "fit.json").read_text())
     if "error" in meta:
         return Outcome(np.empty((0, 0)), said=meta["error"], flagged=True, notes={"code": meta["code"]})
@@ -89,8 +91,8 @@ def run(benchmark: Benchmark, method: str, seed: int, fresh: bool = False) -> Ou
     return Outcome(draws, **meta[kind], said=meta["said"], flagged=meta["flagged"], notes=meta["notes"])
 
 
-def _nuts(benchmark: Benchmark, folder: Path) -> Outcome:
-    draws, cost = nuts.run(benchmark, folder)
+def _nuts(benchmark: Benchmark, folder: Path, framework: str) -> Outcome:
+    draws, cost = nuts.run(benchmark, folder, framework)
     iterations = nuts.CHAINS * (nuts.WARMUP + nuts.DRAWS)
     return Outcome(
         draws.reshape(-1, draws.shape[-1]),
@@ -109,16 +111,35 @@ def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def _fit_and_store(benchmark: Benchmark, options: Mapping[str, Any], seed: int, folder: Path) -> None:
-    """One fit; raw and refined draws of it with their costs. A fit that raises is kept as an error."""
-    from pyro_dft import DFT
+def _prepared(
+    benchmark: Benchmark, options: Mapping[str, Any], seed: int, framework: str
+) -> tuple[Any, Callable[[], None]]:
+    """An untrained sampler of a framework, and the call that trains it."""
+    if framework == "pyro":
+        from pyro_dft import DFT
 
+        model, args = benchmark.pyro()
+        dft = DFT(model, seed=seed, disable_progbar=True, **options)
+        return dft, lambda: dft.run(*args)
+    import jax
+
+    from pyro_dft.numpyro import DFT as NumPyroDFT
+
+    jax.clear_caches()  # compilation is part of the cost
+    twin, arrays = benchmark.numpyro()
+    other = NumPyroDFT(twin, disable_progbar=True, **options)
+    return other, lambda: other.run(jax.random.key(seed), *arrays)
+
+
+def _fit_and_store(
+    benchmark: Benchmark, options: Mapping[str, Any], seed: int, folder: Path, framework: str
+) -> None:
+    """One fit; raw and refined draws of it with their costs. A fit that raises is kept as an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    model, args = benchmark.pyro()
     code = code_hash()
     try:
-        dft = DFT(model, seed=seed, disable_progbar=True, **options)
-        _, run_seconds = _timed(lambda: dft.run(*args))
+        dft, train = _prepared(benchmark, options, seed, framework)
+        _, run_seconds = _timed(train)
         fitted = _gradients(dft)
         refined, first = _timed(lambda: dft.get_samples(NUM_DRAWS))
         used = _gradients(dft)

@@ -92,8 +92,14 @@ def write(rows: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
         writer.writerows(rows)
 
 
-def summarise(rows: Sequence[Row]) -> list[str]:
-    """The counts against the targets, one sentence each; says so where rows are missing."""
+def summarise(rows: Sequence[Row], share: float = 0.1, median_share: float | None = 0.2) -> list[str]:
+    """The counts against the targets, one sentence each; says so where rows are missing.
+
+    Args:
+        rows: From `complete`.
+        share: Of NUTS' seconds that a logistic regression may take.
+        median_share: The same for the median over models; None where there is no target.
+    """
     by = {(r["model"], r["method"]): r for r in rows}
     out = []
     for method in dict.fromkeys(r["method"] for r in rows):
@@ -112,10 +118,11 @@ def summarise(rows: Sequence[Row]) -> list[str]:
     for model in ("breast_cancer", "german_credit"):
         row = by.get((model, "dft-refined"), {})
         if row.get("ratio") is not None:
-            out.append(f"{model}: dft-refined takes {row['ratio']:.3f} of NUTS' CPU seconds (target 0.100)")
+            out.append(
+                f"{model}: dft-refined takes {row['ratio']:.3f} of NUTS' CPU seconds (target {share:.3f})"
+            )
     ratios = [r["ratio"] for r in refined if r["ratio"] is not None]
     if ratios:
-        out.append(
-            f"median over {len(ratios)} models: {median(ratios):.3f} of NUTS' CPU seconds (target 0.200)"
-        )
+        goal = "no target" if median_share is None else f"target {median_share:.3f}"
+        out.append(f"median over {len(ratios)} models: {median(ratios):.3f} of NUTS' CPU seconds ({goal})")
     return out

@@ -86,7 +86,7 @@ class Settings:
     restarts: int = 6
     precondition_steps: int = 300
     refine_steps: int | None = None
-    max_refine_steps: int = 40
+    max_refine_steps: int = 64
     leapfrog_steps: int = 5
     refine_limit: int = 20_000
     num_draws: int = 4000

@@ -75,6 +75,17 @@ def enumerated_mixture(y: Array) -> None:
         numpyro.sample("y", dist.MixtureSameFamily(weights, dist.Normal(mu, sigma)), obs=y)
 
 
+def mixture_of_components(y: Array) -> None:
+    """The same with its component sites, which are summed out by funsor."""
+    mu = numpyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,)))
+    numpyro.factor("mu_prior", dist.Normal(0.0, 2.0).log_prob(mu).sum(-1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(jnp.full(2, 2.0)).to_event(1))
+    theta = numpyro.sample("theta", dist.Beta(5.0, 5.0))
+    with numpyro.plate("data", len(y)):
+        k = numpyro.sample("k", dist.Bernoulli(1.0 - theta), infer={"enumerate": "parallel"})
+        numpyro.sample("y", dist.Normal(mu[k], sigma[k]), obs=y)
+
+
 def lkj_covariance(x: Array) -> None:
     d = x.shape[-1]
     mean = numpyro.sample("mean", dist.Normal(jnp.zeros(d), 1.0).to_event(1))

@@ -22,6 +22,7 @@ class Benchmark:
         load: Returns the data as a dict of NumPy arrays, in the order of the model's arguments.
         reference_function: NumPyro function that the reference run samples (default: ``function``); its
             deterministic sites supply what a non-centred form does not sample.
+        numpyro_function: NumPyro function that is fitted (default: ``function``).
         target_accept: Acceptance target of the reference run.
         posteriordb: Name of the posteriordb posterior whose draws are the reference, if it is one of theirs.
     """
@@ -31,6 +32,7 @@ class Benchmark:
     function: str
     load: Callable[[], dict[str, np.ndarray]]
     reference_function: str | None = None
+    numpyro_function: str | None = None
     target_accept: float = 0.95
     posteriordb: str | None = None
 
@@ -54,7 +56,7 @@ class Benchmark:
         """The NumPyro model (or its easier reference form) and its arguments as NumPy arrays."""
         from benchmarks.models import numpyro_models
 
-        name = (self.reference_function or self.function) if reference else self.function
+        name = (self.reference_function if reference else self.numpyro_function) or self.function
         return getattr(numpyro_models, name), self.arrays()
 
 
@@ -96,6 +98,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "enumerated mixture",
             "enumerated_mixture",
             data.gauss_mix,
+            numpyro_function="mixture_of_components",
             posteriordb="low_dim_gauss_mix-low_dim_gauss_mix",
         ),
         Benchmark("lkj_iris", "LKJ covariance", "lkj_covariance", data.iris),
