@@ -46,7 +46,9 @@ demo: $(STAMP)  ## NUTS and DFT side by side on a real data set: a table and a p
 
 # jaxlib can deadlock on two cores in second-order graphs through a batched Cholesky factor, unless
 # its own pool and the BLAS pool have one thread each, set before jax starts.
-PYTEST := NPROC=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+# A file's tests stay in one process: they share fits.
+WORKERS ?= 2
+PYTEST := NPROC=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test: $(STAMP)  ## run the tests, without the slow ones
 	$(PYTEST) $(ARGS)

@@ -39,6 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the DFT fits")
     parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    parser.add_argument("--brief", action="store_true", help="with --table: the README's table")
     parser.add_argument(
         "--make-references", action="store_true", help="make the missing reference files and stop"
     )
@@ -113,6 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
     order = [f"{m}/{k}" for m in BENCHMARKS for k in methods.METHODS]
     everything = table.complete([rows[n] for n in order if n in rows])
     chosen = [r for r in everything if r["model"] in options.models and r["method"] in options.methods]
+    if options.table and options.brief:
+        print(table.brief(chosen))
+        return
     print(table.plain(chosen))
     summary = table.summarise(everything, *TARGETS[options.backend])
     old = sorted({r["model"] for r in everything if r["code"] not in (None, methods.code_hash())})

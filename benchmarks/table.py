@@ -82,6 +82,29 @@ def markdown(rows: Sequence[Row]) -> str:
     return head + "\n".join(body) + "\n"
 
 
+def brief(rows: Sequence[Row]) -> str:
+    """The README's table: one line for each model, with worst mean errors and ranges of sd ratios."""
+    shown = ("nuts", "dft-refined", "dft-raw", "gaussian-refined")
+    by = {(r["model"], r["method"]): r for r in rows}
+    lines = [
+        "| model (parameters) | NUTS 4 x (1000 + 1000) | DFT, refined | DFT, one step | Gaussian, refined | CPU s NUTS "
+        "| CPU s DFT | status |",
+        "|---" * 8 + "|",
+    ]
+    for model, d in dict.fromkeys((r["model"], r.get("d", "–")) for r in rows):
+        cells = [f"{model} ({d})"]
+        for method in shown:
+            r = by.get((model, method), {})
+            known = r.get("worst_mean") is not None
+            cells.append(f"{r['worst_mean']:.2f}, {r['sd_low']:.2f}–{r['sd_high']:.2f}" if known else "–")
+        for method in shown[:2]:
+            cost = by.get((model, method), {}).get("seconds")
+            cells.append("–" if cost is None else f"{cost:.0f}")
+        cells.append(by.get((model, "dft-refined"), {}).get("said", "–"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def write(rows: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
     """Write ``stem``.md and ``stem``.csv."""
     stem.with_suffix(".md").write_text(markdown(rows) + "\n" + "\n".join(f"- {s}" for s in summary) + "\n")

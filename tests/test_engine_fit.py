@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pyro_dft.engine_torch import train
 from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
 from pyro_dft.settings import Settings
 
@@ -563,3 +565,18 @@ def test_a_stored_fit_is_complete(banana_fit, dtype, device):
     assert fit.objective == banana_fit.objective
     assert fit.measurement.steps == measured.steps
     torch.testing.assert_close(fit.measurement.log_density, measured.log_density)
+
+
+def test_threads_are_used_where_they_help_and_put_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        slow_with = {1: 0.03, 2: 0.001}
+        assert worthwhile(lambda: time.sleep(slow_with[torch.get_num_threads()])) == 2
+        slow_with = {1: 0.001, 2: 0.03}
+        assert worthwhile(lambda: time.sleep(slow_with[torch.get_num_threads()])) == 1
+        with threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -127,34 +127,6 @@ def test_files(which, request, tmp_path):
     assert np.array_equal(again.get_samples()["mu"], dft.get_samples()["mu"])
 
 
-@pytest.mark.parametrize("settings", [GAUSSIAN, NETWORK])
-def test_files_of_one_framework_load_in_the_other(settings, tmp_path):
-    import pyro
-    import torch
-
-    from pyro_dft.pyro import DFT as PyroDFT
-
-    def model(y):
-        mu = pyro.sample("mu", pyro.distributions.Normal(0.0, 10.0))
-        with pyro.plate("data", len(y)):
-            pyro.sample("y", pyro.distributions.Normal(mu, 1.0), obs=y)
-
-    here, there = tmp_path / "numpyro.st", tmp_path / "pyro.st"
-    ours = DFT(known_mean, **settings)
-    ours.run(KEY, Y)
-    ours.save(here)
-    theirs = PyroDFT.load(here, model, torch.as_tensor(Y), disable_progbar=True)
-    z, eps = np.random.default_rng(0).normal(size=(2, 1, 30, 1)).astype(np.float32)
-    draws = np.asarray(ours._fit.sampler.transport(z, eps))
-    assert np.allclose(
-        draws, theirs._fit.sampler.transport(torch.as_tensor(z), torch.as_tensor(eps)), atol=1e-5
-    )
-    assert np.allclose(ours.get_samples()["mu"], theirs.get_samples()["mu"], atol=1e-6)
-    theirs.save(there)
-    back = DFT.load(there, known_mean, Y)
-    assert np.allclose(draws, back._fit.sampler.transport(z, eps), atol=1e-5)
-
-
 def test_noncentred_coordinates_are_served_as_the_model_names_them():
     dft = DFT(hierarchy, **GAUSSIAN)
     dft.run(KEY, Y)
@@ -330,3 +302,23 @@ def test_the_error_without_numpyro_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'pyro-dft[numpyro]'" in done.stdout
+
+
+def test_compiled_programs_outlive_the_process(tmp_path):
+    code = (
+        "import sys, jax, numpy as np, numpyro, numpyro.distributions as dist\n"
+        "from pyro_dft.numpyro import DFT, enable_compilation_cache\n"
+        "enable_compilation_cache(sys.argv[1])\n"
+        "def model(y):\n"
+        "    mu = numpyro.sample('mu', dist.Normal(0.0, 10.0))\n"
+        "    numpyro.sample('y', dist.Normal(mu, 1.0).expand([len(y)]).to_event(1), obs=y)\n"
+        "dft = DFT(model, train='never', precondition_steps=10, restarts=2, refine_steps=1, num_draws=100, "
+        "disable_progbar=True)\n"
+        "dft.run(jax.random.key(0), np.ones(3, np.float32))\n"
+    )
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True)
+        kept.append({path.name for path in tmp_path.iterdir() if path.name.endswith("-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]

@@ -21,6 +21,7 @@ from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians
 from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
 from pyro_dft.settings import Settings
 
@@ -120,6 +121,7 @@ class Trainer:
         self._kept: dict | None = None
         self._network_steps = 0
         self._gaussian_steps = 0
+        self._threads: int | None = None
         self._gaussian_total = settings.precondition_steps * len(self.problems)
         if settings.objective == "dft-paper":
             self._gaussian_total = 0
@@ -165,7 +167,8 @@ class Trainer:
         phase, start, accounted = self.phase, time.perf_counter(), sum(self._seconds.values())
         if phase == "done":
             return self.history[-1]
-        loss = self._gaussian_step() if phase == "gaussian" else self._network_step(phase)
+        with threads(self._thread_count()):
+            loss = self._gaussian_step() if phase == "gaussian" else self._network_step(phase)
         # The last step of a phase may have measured and selected as well, which is accounted for by itself.
         accounted = sum(self._seconds.values()) - accounted
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
@@ -173,8 +176,23 @@ class Trainer:
         self.history.append(progress)
         return progress
 
+    def _thread_count(self) -> int:
+        if self._threads is None:
+            self._threads = 1
+            if self.target.device.type == "cpu":
+                # A batch as the network phases see it. Trying it is no work of the fit, and is not counted.
+                x = self.problems[0].starts[:, :1].expand(-1, 2 * self.settings.batch_size, -1)
+                evaluations = self.target.gradient_evaluations, self.target.nonfinite_evaluations
+                self._threads = worthwhile(lambda: self.target.evaluate(x, minibatch=True))
+                self.target.gradient_evaluations, self.target.nonfinite_evaluations = evaluations
+        return self._threads
+
     def finish(self) -> Fit:
         """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
+        with threads(self._thread_count()):
+            return self._finish()
+
+    def _finish(self) -> Fit:
         if self.fit is None:
             self._finish_gaussian(stopped=True)
         if self._network is not None:

@@ -17,10 +17,11 @@ from pyro_dft.errors import (
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
+    from pyro_dft.numpyro.compilation import enable_compilation_cache
     from pyro_dft.numpyro.dft import DFT
     from pyro_dft.numpyro.kernel import DFTKernel
 
-_MODULES = {"DFT": "dft", "DFTKernel": "kernel"}
+_MODULES = {"DFT": "dft", "DFTKernel": "kernel", "enable_compilation_cache": "compilation"}
 
 __all__ = [
     "DFT",
@@ -33,6 +34,7 @@ __all__ = [
     "SettingsError",
     "StorageError",
     "__version__",
+    "enable_compilation_cache",
 ]
 
 
