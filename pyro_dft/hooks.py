@@ -45,8 +45,6 @@ class Hooks(ABC):
     _framework: str
     # Names of attributes that the front door makes in `_read`, and that do not go into copies.
     _live: frozenset[str]
-    # Options that users of NUTS may still have in their call, and that mean nothing here.
-    _nuts_options: frozenset[str]
 
     _arguments: Arguments
     _trainer: Any  # the engine's `Trainer`, in progress or complete

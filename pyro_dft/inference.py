@@ -27,6 +27,16 @@ from pyro_dft.summary import Summary, summary_table
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
 LIKELIHOOD_LIMIT = 1e8
 
+# Options that users of NUTS, Pyro's or NumPyro's, may still have in their call, and that mean nothing here.
+NUTS_OPTIONS = frozenset(
+    (
+        "adapt_mass_matrix", "adapt_step_size", "dense_mass", "find_heuristic_step_size",
+        "forward_mode_differentiation", "full_mass", "ignore_jit_warnings", "inverse_mass_matrix", "jit_compile",
+        "jit_options", "kinetic_fn", "max_tree_depth", "regularize_mass_matrix", "step_size",
+        "target_accept_prob", "trajectory_length", "use_multinomial_sampling",
+    )
+)  # fmt: skip
+
 
 class Inference(Files):
     """Base of the `DFT` classes; see `pyro_dft.DFT`."""
@@ -53,7 +63,7 @@ class Inference(Files):
         if model is not None and not callable(model):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
         _check_count("num_chains", num_chains, 1, SettingsError)
-        foreign = sorted(self._nuts_options & overrides.keys())
+        foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
         # Names of options as well, whichever class of the hierarchy takes them.
@@ -106,6 +116,10 @@ class Inference(Files):
         Warns:
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
         """
+        self._train(args, kwargs)
+
+    def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """All of `run`, which calls it; warnings name the line of the user's own call."""
         planned = 0
         with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
@@ -125,9 +139,9 @@ class Inference(Files):
                 f"training was interrupted after {len(self._trainer.history)} of {planned} iterations: the "
                 "sampler trained so far is kept; see diagnostics()",
                 FidelityWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        self._warn(stacklevel=3)
+        self._warn(stacklevel=4)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.

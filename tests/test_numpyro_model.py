@@ -288,9 +288,9 @@ def test_given_transforms():
         (lambda: numpyro.sample("n", dist.Poisson(3.0)), (), "cannot be enumerated"),
         (lambda: numpyro.sample("d", dist.Delta(0.0)), (), "delta distribution"),
         (
-            lambda y: numpyro.sample("mu", dist.Normal(0, 1)) + y.nonsense,
+            lambda y: numpyro.sample("mu", dist.Normal(0, 1)) + y @ y[:-1],
             (Y,),
-            "the model fails after site 'mu'",
+            "the model failed after site 'mu'",
         ),
         (
             lambda y: numpyro.sample(

@@ -70,13 +70,6 @@ class DFT(Inference):
     """
 
     _framework = "numpyro"
-    _nuts_options = frozenset(
-        (
-            "kinetic_fn", "step_size", "inverse_mass_matrix", "adapt_step_size", "adapt_mass_matrix", "dense_mass",
-            "target_accept_prob", "trajectory_length", "max_tree_depth", "find_heuristic_step_size",
-            "forward_mode_differentiation", "regularize_mass_matrix",
-        )
-    )  # fmt: skip
     _live = frozenset(("_posteriors", "_problems", "_rng", "_last"))
     _last: tuple[Any, Posterior, Target] | None = None
     _words: tuple[int, ...] = ()
@@ -99,7 +92,7 @@ class DFT(Inference):
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
         """
         self._words = key_words(rng_key)
-        super().run(*args, **kwargs)
+        self._train(args, kwargs)
 
     # Training by pure functions, as with `numpyro.infer.SVI`.
 

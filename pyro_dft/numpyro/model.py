@@ -14,6 +14,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 from numpyro.infer.util import log_density
 
+from pyro_dft import wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro import noncentering, predictive
@@ -235,20 +236,13 @@ class NumPyroProblem(Problem):
             }
 
         function, arrays = trace(terms, self._row())
-        bad = []
+        bad = {}
         for name, value in map_rows(function, arrays, x[None]).items():
             wrong = ~np.isfinite(value)
             if wrong.any():
-                bad.append(f"'{name}' ({int(wrong.sum())} of {wrong.size} terms)")
-        if bad:
-            return f"At one of them the log-probability is not finite at: {', '.join(bad)}"
+                bad[name] = (int(wrong.sum()), wrong.size)
         nan = [name for name, value in self.observed().items() if _has_nan(value)]
-        if nan:
-            return (
-                f"Observed data of {nan} holds NaN under a mask, which spoils the gradient: put any finite "
-                "number in its place"
-            )
-        return super()._explain(x)
+        return wording.not_finite(bad, nan) or super()._explain(x)
 
     # Coordinates and values
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyro_dft import wording
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
@@ -96,10 +97,7 @@ class Problem:
                 break
         points = np.concatenate(found)
         if not len(points):
-            raise ModelError(
-                f"no valid initial point: the potential or its gradient is not finite at any of {n * max_tries} "
-                f"points. {self._explain(x[0])}"
-            )
+            raise wording.no_valid_start(n * max_tries, self._explain(x[0]))
         return points[np.arange(n) % len(points)]
 
     def initial_points_traced(self, n: int, words: Any, radius: float = 2.0, tries: int = 20) -> Any:

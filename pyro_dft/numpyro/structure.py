@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
+from pyro_dft import wording
 from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
@@ -132,10 +134,12 @@ def inspect_model(
                 sites = recorder.get_trace(*args, **kwargs)
         except ModelError:
             raise
-        except Exception as error:
+        except (ValueError, RuntimeError, IndexError, TypeError, AssertionError) as error:
+            # jax raises TypeError for shapes that do not fit, NumPyro AssertionError for two sites of one name.
+            if isinstance(error, TypeError) and not _takes(model, args, kwargs):
+                raise
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
-            where = f"after site '{done[-1]}'" if done else "before its first site"
-            raise ModelError(f"the model fails {where}: {_first_line(error)}") from error
+            raise wording.model_failed(done[-1] if done else None, _first_line(error)) from error
         _sort_sites(structure, sites, given)
         _check_log_probs(sites)
         return ()
@@ -143,6 +147,17 @@ def inspect_model(
     jax.eval_shape(run, jax.random.key(0))
     _check_latents(structure)
     return structure
+
+
+def _takes(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a model can be called with these arguments."""
+    try:
+        inspect.signature(model).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 def _first_line(error: BaseException) -> str:
@@ -169,11 +184,8 @@ def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[s
                 )
             elif site["fn"].support.is_discrete:
                 if not site["fn"].has_enumerate_support:
-                    raise ModelError(
-                        f"latent site '{name}' has support {site['fn'].support} "
-                        f"({type(unwrap(site['fn'])).__name__}), which cannot be enumerated: reparametrise the site "
-                        "or sum it out"
-                    )
+                    fn = site["fn"]
+                    raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=True)
                 structure.discrete.append(name)
             else:
                 latent[name] = _latent(name, site, given)
@@ -199,10 +211,7 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
         transform = given[name].inv if name in given else biject_to(fn.support)
         found.unconstrained_shape = tuple(transform.inverse_shape(found.shape))
     except (NotImplementedError, KeyError):
-        raise ModelError(
-            f"latent site '{name}' has support {fn.support} ({type(unwrap(fn)).__name__}), which has no transform to "
-            "unconstrained space: reparametrise the site (numpyro.infer.reparam) or sum it out"
-        ) from None
+        raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
     found.support = support_name(fn.support)
     found.value = None
@@ -232,25 +241,15 @@ def _count_rows(structure: Structure, site: Mapping[str, Any]) -> None:
 
 def _check_latents(structure: Structure) -> None:
     if not structure.latent and not structure.discrete:
-        raise ModelError("the model has no latent sites: there is nothing to infer")
+        raise wording.no_latent_sites()
     if not structure.latent:
-        raise ModelError(
-            f"the model has only discrete latent sites {structure.discrete}: they can be summed out, but at least "
-            "one continuous site must remain"
-        )
+        raise wording.only_discrete_sites(structure.discrete)
     for name, site in structure.latent.items():
         for frame in site.frames:
             if frame.name in structure.subsampled:
-                size, subsample_size = structure.subsampled[frame.name]
-                raise ModelError(
-                    f"latent site '{name}' is inside the subsampled plate '{frame.name}' (subsample_size="
-                    f"{subsample_size} of {size}): its values would differ from minibatch to minibatch. Move the "
-                    "site out of the plate, sum it out analytically, or drop subsample_size"
-                )
+                raise wording.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
     if not sum(math.prod(site.unconstrained_shape) for site in structure.latent.values()):
-        raise ModelError(
-            f"latent sites {list(structure.latent)} have no coordinates: there is nothing to infer"
-        )
+        raise wording.no_coordinates(list(structure.latent))
 
 
 def _check_log_probs(sites: Mapping[str, Any]) -> None:
@@ -264,11 +263,10 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
         try:
             log_prob = fn.log_prob(value)
         except (ValueError, TypeError) as error:
-            what = "observed data" if site["is_observed"] else "value"
-            raise ModelError(
-                f"site '{name}'{_within(site)} with distribution of batch_shape {tuple(fn.batch_shape)} and "
-                f"event_shape {tuple(fn.event_shape)} cannot score its {what} of shape {tuple(np.shape(value))}: "
-                f"{_first_line(error)}"
+            plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
+            shape = tuple(np.shape(value))
+            raise wording.cannot_score(
+                name, plates, fn, shape, site["is_observed"], _first_line(error)
             ) from error
         if site["is_observed"]:
             _check_broadcast(name, site, log_prob)
@@ -279,15 +277,7 @@ def _check_nan(name: str, fn: Any, value: Any) -> None:
         return
     data = np.asarray(value)
     if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
-        raise ModelError(
-            f"observed data of site '{name}' holds {int(np.isnan(data).sum())} NaN of {data.size} values: remove them or "
-            "mask them (numpyro.handlers.mask, or obs_mask=...) with any finite number in their place"
-        )
-
-
-def _within(site: Mapping[str, Any]) -> str:
-    plates = [f"'{frame.name}' of size {frame.size}" for frame in site["cond_indep_stack"]]
-    return f" inside plate {' and '.join(plates)}" if plates else ""
+        raise wording.nan_in_data(name, int(np.isnan(data).sum()), data.size)
 
 
 def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
@@ -299,8 +289,5 @@ def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
         if dim is None or len(data_shape) < -dim or data_shape[dim] != 1 or frame.size == 1:
             continue
         if math.prod(jnp.shape(log_prob)) > math.prod(data_shape) and math.prod(data_shape) > 1:
-            raise ModelError(
-                f"observed data of site '{name}' has shape {shape} inside plate '{frame.name}' of size {frame.size} "
-                f"(dim {dim}): it would be broadcast to {tuple(jnp.shape(log_prob))} terms. Reshape the data or give "
-                "the plate the matching dim"
-            )
+            terms = tuple(jnp.shape(log_prob))
+            raise wording.would_broadcast(name, shape, frame.name, frame.size, dim, terms)

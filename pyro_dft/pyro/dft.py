@@ -72,12 +72,6 @@ class DFT(Inference):
     """
 
     _framework = "pyro"
-    _nuts_options = frozenset(
-        (
-            "adapt_mass_matrix", "adapt_step_size", "full_mass", "ignore_jit_warnings", "jit_compile",
-            "jit_options", "max_tree_depth", "step_size", "target_accept_prob", "use_multinomial_sampling",
-        )
-    )  # fmt: skip
     _live = frozenset(("_posteriors", "_problems", "_rng"))
     _home: torch.device | None  # where the latent sites are, once that is known
 

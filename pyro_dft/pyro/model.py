@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_dft import wording
 from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.layout import Layout, SiteInfo
 
@@ -102,7 +103,7 @@ class PyroProblem(Problem):
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
         self.device = coordinates[0].device
         if not self.dim:
-            raise ModelError(f"latent sites {names} have no coordinates: there is nothing to infer")
+            raise wording.no_coordinates(names)
         self._prototype = torch.cat([x.reshape(-1).to(self.dtype) for x in coordinates])
         self._curved = [name for name in names if not is_identity(self.transforms[name])]
 
@@ -128,9 +129,8 @@ class PyroProblem(Problem):
             raise
         except (ValueError, RuntimeError, IndexError) as error:
             trace = self.structure.trace
-            raise failure(
-                "the model cannot be evaluated", error, self.model, self.args, self.kwargs, trace
-            ) from error
+            reason = failure(error, self.model, self.args, self.kwargs, trace)
+            raise ModelError(f"the model cannot be evaluated: {reason}") from error
         if first.isfinite() and second.isfinite() and first != second:
             warnings.warn(
                 f"two evaluations of the potential at one point differ ({first:.6g} and {second:.6g}): the "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_dft import wording
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
 
@@ -173,10 +174,7 @@ class Problem:
             if count >= n:
                 break
         if not count:
-            raise ModelError(
-                f"no valid initial point: the potential or its gradient is not finite at any of "
-                f"{n * max_tries} points. {self._explain(x[0])}"
-            )
+            raise wording.no_valid_start(n * max_tries, self._explain(x[0]))
         points = torch.cat(found)
         return points[torch.arange(n, device=points.device) % len(points)]
 

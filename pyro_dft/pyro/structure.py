@@ -17,6 +17,7 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_dft import wording
 from pyro_dft.errors import FidelityWarning, ModelError
 
 from .evaluation import VmapEnumMessenger, full_index, marked_range, patched
@@ -132,25 +133,17 @@ def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
         raise
     except (ValueError, RuntimeError, IndexError) as error:
         done = [name for name, site in recorder.trace.nodes.items() if site["type"] == "sample"]
-        where = (
-            f"the model failed after site '{done[-1]}'" if done else "the model failed before its first site"
-        )
-        raise failure(where, error, model, args, kwargs, recorder.trace) from error
+        reason = failure(error, model, args, kwargs, recorder.trace)
+        raise wording.model_failed(done[-1] if done else None, reason) from error
     return recorder.trace
 
 
 def failure(
-    what: str,
-    error: Exception,
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    trace: Any,
-) -> ModelError:
-    """The error to raise in place of ``error``, with a hint on arguments that do not fit the latent sites."""
+    error: Exception, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], trace: Any
+) -> str:
+    """An error in words, with a hint on arguments that do not fit the latent sites."""
     message = str(error).split("\nTrace Shapes:")[0].strip()
-    hint = mismatched_arguments(model, args, kwargs, trace)
-    return ModelError(f"{what}: {type(error).__name__}: {message}{hint}")
+    return f"{type(error).__name__}: {message}{mismatched_arguments(model, args, kwargs, trace)}"
 
 
 def _latents(trace: Any) -> Iterator[tuple[str, Any]]:
@@ -206,35 +199,19 @@ def _drop_multiple_values(
 
 def _check_latents(structure: Structure) -> None:
     if not structure.latent and not structure.discrete:
-        raise ModelError("the model has no latent sites: there is nothing to infer")
+        raise wording.no_latent_sites()
     if not structure.latent:
-        raise ModelError(
-            f"the model has only discrete latent sites {structure.discrete}: they can be summed out, but "
-            "at least one continuous site must remain"
-        )
+        raise wording.only_discrete_sites(structure.discrete)
     for name in structure.latent:
         site = structure.trace.nodes[name]
         for frame in site["cond_indep_stack"]:
             if frame.name in structure.subsampled:
-                size, subsample_size = structure.subsampled[frame.name]
-                raise ModelError(
-                    f"latent site '{name}' is inside the subsampled plate '{frame.name}' (subsample_size="
-                    f"{subsample_size} of {size}): its values would differ from minibatch to minibatch. "
-                    "Move the site out of the plate, sum it out analytically, or drop subsample_size"
-                )
+                raise wording.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
         fn = site["fn"]
         try:
             bijection(fn.support)
         except NotImplementedError:
-            kind = (
-                "cannot be enumerated"
-                if fn.support.is_discrete
-                else "has no transform to unconstrained space"
-            )
-            raise ModelError(
-                f"latent site '{name}' has support {fn.support} ({type(unwrap(fn)).__name__}), which {kind}: "
-                "reparametrise the site (pyro.infer.reparam) or sum it out"
-            ) from None
+            raise wording.unusable_support(name, fn.support, unwrap(fn), fn.support.is_discrete) from None
 
 
 def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -246,18 +223,11 @@ def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict
             structure.trace.compute_log_prob(lambda other, _, name=name: other == name)
         except (ValueError, RuntimeError) as error:
             shape = tuple(getattr(site["value"], "shape", ()))
-            what = f"observed data of shape {shape}" if site["is_observed"] else f"value of shape {shape}"
-            hint = mismatched_arguments(structure.model, args, kwargs, structure.trace)
-            fn = site["fn"]
-            raise ModelError(
-                f"site '{name}'{_within(site)} with distribution of batch_shape {tuple(fn.batch_shape)} and "
-                f"event_shape {tuple(fn.event_shape)} cannot score its {what}: {error}{hint}"
+            plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
+            reason = failure(error, structure.model, args, kwargs, structure.trace)
+            raise wording.cannot_score(
+                name, plates, site["fn"], shape, site["is_observed"], reason
             ) from error
-
-
-def _within(site: Mapping[str, Any]) -> str:
-    plates = [f"'{frame.name}' of size {frame.size}" for frame in site["cond_indep_stack"]]
-    return f" inside plate {' and '.join(plates)}" if plates else ""
 
 
 def _check_observed(structure: Structure) -> None:
@@ -266,10 +236,7 @@ def _check_observed(structure: Structure) -> None:
         value = site["value"]
         nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
         if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
-            raise ModelError(
-                f"observed data of site '{name}' holds {int(nan.sum())} NaN of {value.numel()} values: "
-                "remove them, or mask them (obs_mask=... of pyro.sample) with any finite number there"
-            )
+            raise wording.nan_in_data(name, int(nan.sum()), value.numel())
         _check_broadcast(name, site)
 
 
@@ -302,11 +269,8 @@ def _check_broadcast(name: str, site: Mapping[str, Any]) -> None:
         return
     for dim, frame in plates.items():
         if len(data_shape) >= -dim and data_shape[dim] == 1 and frame.size > 1:
-            raise ModelError(
-                f"observed data of site '{name}' has shape {tuple(value.shape)} inside plate "
-                f"'{frame.name}' of size {frame.size} (dim {dim}): it would be broadcast to "
-                f"{tuple(site['log_prob'].shape)} terms. Reshape the data or give the plate the matching dim"
-            )
+            terms = tuple(site["log_prob"].shape)
+            raise wording.would_broadcast(name, tuple(value.shape), frame.name, frame.size, dim, terms)
 
 
 def data_sizes(structure: Structure) -> tuple[int, int, int]:
@@ -328,20 +292,12 @@ def data_sizes(structure: Structure) -> tuple[int, int, int]:
 
 def describe_non_finite(trace: Any, observed: list[str]) -> str | None:
     """The sites of a run whose log-probability is not finite, in words; None if there are none to blame."""
-    bad = []
+    bad = {}
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not bool(site["log_prob"].isfinite().all()):
-            count = int((~site["log_prob"].isfinite()).sum())
-            bad.append(f"'{name}' ({count} of {site['log_prob'].numel()} terms)")
-    if bad:
-        return f"At one of them the log-probability is not finite at: {', '.join(bad)}"
+            bad[name] = (int((~site["log_prob"].isfinite()).sum()), site["log_prob"].numel())
     nan = [name for name in observed if bool(trace.nodes[name]["value"].isnan().any())]
-    if nan:
-        return (
-            f"Observed data of {nan} holds NaN under a mask, which spoils the gradient: put any finite "
-            "number in its place"
-        )
-    return None
+    return wording.not_finite(bad, nan)
 
 
 def mismatched_arguments(

@@ -15,8 +15,9 @@ from torch.distributions import constraints, transforms
 class _TriangularTransform(transforms.Transform):
     """A vector of length k (k + 1) / 2 -> lower triangular k x k matrix with a positive diagonal.
 
-    torch registers no bijection for these supports. The diagonal is exp of the first k coordinates, the rest
-    fills the strict lower triangle row by row, so log |det J| is the sum of the first k coordinates.
+    torch registers no bijection for these supports. As in NumPyro, so that each framework reads the other's
+    files, the diagonal is exp of the last k coordinates and the others fill the strict lower triangle row by
+    row: log |det J| is the sum of the last k coordinates.
     """
 
     domain = constraints.real_vector
@@ -34,16 +35,16 @@ class _TriangularTransform(transforms.Transform):
         # Products with one-hot tensors, not indexed assignment: the latter is in place and vmap forbids it.
         place = torch.zeros(x.shape[-1] - k, k, k, dtype=x.dtype, device=x.device)
         place[torch.arange(len(rows)), rows, columns] = 1
-        strict = (x[..., k:] @ place.reshape(len(rows), k * k)).reshape(x.shape[:-1] + (k, k))
-        return strict + torch.diag_embed(x[..., :k].exp())
+        strict = (x[..., :-k] @ place.reshape(len(rows), k * k)).reshape(x.shape[:-1] + (k, k))
+        return strict + torch.diag_embed(x[..., -k:].exp())
 
     def _inverse(self, y: Tensor) -> Tensor:
         k = y.shape[-1]
         rows, columns = torch.tril_indices(k, k, -1, device=y.device)
-        return torch.cat([y.diagonal(dim1=-2, dim2=-1).log(), y[..., rows, columns]], -1)
+        return torch.cat([y[..., rows, columns], y.diagonal(dim1=-2, dim2=-1).log()], -1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x[..., : y.shape[-1]].sum(-1)
+        return x[..., -y.shape[-1] :].sum(-1)
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         k = self._side(shape[-1])
@@ -80,7 +81,7 @@ class _PositiveDefiniteTransform(_TriangularTransform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         k = y.shape[-1]
         powers = torch.arange(k, 0, -1, dtype=x.dtype, device=x.device) + 1
-        return (x[..., :k] * powers).sum(-1) + k * torch.log(
+        return (x[..., -k:] * powers).sum(-1) + k * torch.log(
             torch.tensor(2.0, dtype=x.dtype, device=x.device)
         )
 

@@ -1,0 +1,100 @@
+"""What is wrong with a model, in the same words for both frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyro_dft.errors import ModelError
+
+Shape = tuple[int, ...]
+
+
+def model_failed(last: str | None, reason: str) -> ModelError:
+    """The model raised an error; `last` is the last site before that."""
+    where = f"after site '{last}'" if last is not None else "before its first site"
+    return ModelError(f"the model failed {where}: {reason}")
+
+
+def no_latent_sites() -> ModelError:
+    """There is nothing random in the model."""
+    return ModelError("the model has no latent sites: there is nothing to infer")
+
+
+def only_discrete_sites(sites: Sequence[str]) -> ModelError:
+    """Everything that is random would be summed out."""
+    return ModelError(
+        f"the model has only discrete latent sites {list(sites)}: they can be summed out, but at least one continuous site "
+        "must remain"
+    )
+
+
+def no_coordinates(sites: Sequence[str]) -> ModelError:
+    """All latent sites are empty."""
+    return ModelError(f"latent sites {list(sites)} have no coordinates: there is nothing to infer")
+
+
+def inside_subsampled_plate(site: str, plate: str, size: int, subsample_size: int) -> ModelError:
+    """A latent site has other values in each minibatch."""
+    return ModelError(
+        f"latent site '{site}' is inside the subsampled plate '{plate}' (subsample_size={subsample_size} of {size}): its "
+        "values would differ from minibatch to minibatch. Move the site out of the plate, sum it out analytically, or drop "
+        "subsample_size"
+    )
+
+
+def unusable_support(site: str, support: Any, distribution: Any, discrete: bool) -> ModelError:
+    """A latent site can neither be transformed nor enumerated."""
+    kind = "cannot be enumerated" if discrete else "has no transform to unconstrained space"
+    return ModelError(
+        f"latent site '{site}' has support {support} ({type(distribution).__name__}), which {kind}: reparametrise the site "
+        "(infer.reparam) or sum it out"
+    )
+
+
+def cannot_score(
+    site: str, plates: Sequence[tuple[str, int]], fn: Any, shape: Shape, observed: bool, reason: str
+) -> ModelError:
+    """The log-probability of a site cannot be computed."""
+    within = " and ".join(f"'{name}' of size {size}" for name, size in plates)
+    return ModelError(
+        f"site '{site}'{' inside plate ' if within else ''}{within} with distribution of batch_shape "
+        f"{tuple(fn.batch_shape)} and event_shape {tuple(fn.event_shape)} cannot score its "
+        f"{'observed data' if observed else 'value'} of shape {shape}: {reason}"
+    )
+
+
+def nan_in_data(site: str, count: int, total: int) -> ModelError:
+    """Observed data hold NaN that no mask covers."""
+    return ModelError(
+        f"observed data of site '{site}' holds {count} NaN of {total} values: remove them, or mask them (obs_mask=... of the "
+        "sample statement) with any finite number in their place"
+    )
+
+
+def would_broadcast(site: str, shape: Shape, plate: str, size: int, dim: int, terms: Shape) -> ModelError:
+    """A column of data in a plate of rows makes a square, which nobody means."""
+    return ModelError(
+        f"observed data of site '{site}' has shape {shape} inside plate '{plate}' of size {size} (dim {dim}): it would be "
+        f"broadcast to {terms} terms. Reshape the data or give the plate the matching dim"
+    )
+
+
+def no_valid_start(points: int, explanation: str) -> ModelError:
+    """The potential is finite nowhere."""
+    return ModelError(
+        f"no valid initial point: the potential or its gradient is not finite at any of {points} points. {explanation}"
+    )
+
+
+def not_finite(sites: dict[str, tuple[int, int]], masked_nan: Sequence[str]) -> str | None:
+    """Which sites spoil a point: those with (bad, all) terms, or observed ones with NaN under a mask; None without any."""
+    if sites:
+        named = ", ".join(f"'{name}' ({bad} of {total} terms)" for name, (bad, total) in sites.items())
+        return f"At one of them the log-probability is not finite at: {named}"
+    if masked_nan:
+        return (
+            f"Observed data of {list(masked_nan)} holds NaN under a mask, which spoils the gradient: put any finite number "
+            "in its place"
+        )
+    return None
