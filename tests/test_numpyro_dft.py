@@ -322,3 +322,39 @@ def test_compiled_programs_outlive_the_process(tmp_path):
         kept.append({path.name for path in tmp_path.iterdir() if path.name.endswith("-cache")})
     assert kept[0]
     assert kept[1] == kept[0]
+
+
+PARALLEL = """
+import numpyro
+numpyro.set_host_device_count(2)
+import jax, numpy as np, numpyro.distributions as dist
+from numpyro.infer import MCMC
+from pyro_dft.numpyro import DFTKernel
+
+def model(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+y = np.array([1.0, 2.0, 3.0, 2.5], np.float32)
+kernel = DFTKernel(model, precondition_steps=40, restarts=2, refine_steps=2, num_draws=400, num_steps=20, width=8,
+                   depth=1, batch_size=16, disable_progbar=True)
+mcmc = MCMC(kernel, num_warmup=5, num_samples=500, num_chains=2, chain_method="parallel", progress_bar=False)
+mcmc.run(jax.random.key(0), y)
+first = np.asarray(mcmc.get_samples(group_by_chain=True)["mu"])
+mcmc.post_warmup_state = mcmc.last_state
+mcmc.run(mcmc.post_warmup_state.rng_key, y)
+print(jax.local_device_count(), *first.shape, *first.mean(1), len(np.intersect1d(first, mcmc.get_samples()["mu"])))
+"""
+
+
+def test_parallel_chains_on_two_devices():
+    """The devices must be there before jax starts: a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", PARALLEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    devices, chains, draws, *means, again = map(float, done.stdout.split())
+    assert (devices, chains, draws, again) == (2, 2, 500, 0)  # resuming brings new draws
+    mean, sd = posterior(Y)
+    for own in means:
+        # Allows for a tenth of an sd from 20 steps of training, refined by two transitions.
+        assert abs(own - mean) < 5 * sd / draws**0.5 + 0.1 * sd
