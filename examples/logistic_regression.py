@@ -1,68 +1,49 @@
-"""Bayesian logistic regression on real data: NUTS and DFT side by side.
+"""Bayesian logistic regression on real data: NUTS and DFT side by side, in Pyro or in NumPyro.
 
 The data are the 569 tumours of scikit-learn's breast cancer set, with 30 measurements each; the parameters
 are an intercept and 30 coefficients with standard normal priors. Many measurements are nearly the same
 (radius, perimeter, area), so the posterior is narrow in some directions and wide in others.
 
     python examples/logistic_regression.py           # under two minutes on two cores
+    python examples/logistic_regression.py --backend numpyro
     python examples/logistic_regression.py --chains 4 --nuts-warmup 1000 --nuts-draws 1000  # NUTS in full
 
-It prints a table and writes a picture. By default NUTS is cut short; the table shows how large a
-difference that makes by chance alone.
+It prints a table and writes a picture. By default Pyro's NUTS is cut short; the table shows how large a
+difference that makes by chance alone. The models and the calls of the two methods are in `logistic_pyro.py` and
+`logistic_numpyro.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import os
 from dataclasses import astuple, dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+
+# Before NumPy and jax start: on few cores jaxlib can deadlock where its pool and the BLAS pool have more threads.
+os.environ.setdefault("NPROC", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import matplotlib
 import numpy as np
-from sklearn.datasets import load_breast_cancer
-from sklearn.model_selection import train_test_split
+from logistic_data import Data, Seconds, load_data
 
 matplotlib.use("Agg")  # a picture file, on machines without a screen too
 import matplotlib.pyplot as plt
 
 DRAWS = 10_000
 QUANTILES = (0.05, 0.50, 0.95)
-DEFAULT_OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "logistic_regression.png"
-
-
-@dataclass
-class Data:
-    """Measurements standardised with the training mean and sd; labels 1.0 (benign) or 0.0 (malignant)."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    names: list[str]
-
-
-@dataclass
-class Seconds:
-    """Wall and CPU seconds; on a busy machine the second is the fairer one."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    @staticmethod
-    def now() -> Seconds:
-        """Read both clocks."""
-        return Seconds(time.perf_counter(), time.process_time())
-
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall + other.wall, self.cpu + other.cpu)
-
-    def __sub__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
-
-    def __mul__(self, factor: float) -> Seconds:
-        return Seconds(self.wall * factor, self.cpu * factor)
+# Each is a module beside this file, loaded by name: neither framework loads the other one.
+BACKENDS = {"pyro": ("Pyro", "logistic_pyro"), "numpyro": ("NumPyro", "logistic_numpyro")}
+# Pyro's NUTS needs minutes for 4 x (1000 + 1000) iterations.
+NUTS_LENGTHS = {
+    "pyro": {"chains": 2, "nuts_warmup": 150, "nuts_draws": 250},
+    "numpyro": {"chains": 4, "nuts_warmup": 1000, "nuts_draws": 1000},
+}
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+OUTPUTS = {"pyro": IMAGES / "logistic_regression.png", "numpyro": IMAGES / "logistic_regression_numpyro.png"}
 
 
 @dataclass
@@ -79,89 +60,50 @@ class Fit:
 class Nuts(Fit):
     """The reference, and what is needed to judge it."""
 
-    warmup: Seconds
+    warmup: Seconds  # with NumPyro's compilation
     effective_draws: tuple[int, int]  # independent draws with the same error in the mean, and in the spread
     r_hat: float
 
 
-# ---- The two methods, in Pyro --------------------------------------------------------------------
+# ---- The two methods -----------------------------------------------------------------------------
 
 
-def fit_with_pyro(data: Data, options: argparse.Namespace) -> tuple[Nuts, list[Fit], str]:
-    """Fit the model with Pyro's NUTS and with DFT; return both, and DFT's own verdict on its fit."""
-    import pyro
-    import pyro.distributions as dist
-    import torch
-    from pyro.infer import MCMC, NUTS
-    from pyro.ops.stats import effective_sample_size, split_gelman_rubin
-
-    from pyro_dft import DFT
-
-    def model(x, y=None):
-        intercept = pyro.sample("intercept", dist.Normal(0.0, 1.0))
-        coefficients = pyro.sample("coefficients", dist.Normal(0.0, 1.0).expand([x.shape[-1]]).to_event(1))
-        with pyro.plate("tumours", len(x)):
-            pyro.sample("benign", dist.Bernoulli(logits=intercept + x @ coefficients), obs=y)
-
-    def flat(samples: dict[str, torch.Tensor]) -> np.ndarray:
-        return torch.column_stack([samples["intercept"], samples["coefficients"]]).numpy()
-
-    torch.set_num_threads(options.threads)
-    x = torch.as_tensor(data.x_train, dtype=torch.get_default_dtype())
-    y = torch.as_tensor(data.y_train, dtype=torch.get_default_dtype())
-
-    chains, warmup, sampling = [], Seconds(), Seconds()
-    for chain in range(options.chains):
-        pyro.set_rng_seed(options.seed + chain)
-        laps = [Seconds.now()]
-        mcmc = MCMC(
-            NUTS(model, jit_compile=options.nuts_jit, ignore_jit_warnings=True),
-            num_samples=options.nuts_draws,
-            warmup_steps=options.nuts_warmup,
-            hook_fn=lambda kernel, params, stage, i, laps=laps: laps.append(Seconds.now()),
-        )
-        mcmc.run(x, y)
-        laps.append(Seconds.now())
-        warmup += laps[options.nuts_warmup] - laps[0]
-        sampling += laps[-1] - laps[options.nuts_warmup]
-        chains.append(flat(mcmc.get_samples()))
-
-    by_chain = torch.as_tensor(np.stack(chains))
+def fit_nuts(backend: ModuleType, data: Data, options: argparse.Namespace) -> Nuts:
+    """Run NUTS and count what its draws are worth."""
+    by_chain, warmup, sampling = backend.run_nuts(data, options)
     squares = (by_chain - by_chain.mean((0, 1))) ** 2
-    effective = (int(effective_sample_size(t).median()) for t in (by_chain, squares))
     n = options.chains * options.nuts_draws
-    nuts = Nuts(
+    return Nuts(
         name=f"NUTS, {options.chains} x ({options.nuts_warmup} + {options.nuts_draws})",
-        draws=np.concatenate(chains),
+        draws=by_chain.reshape(n, -1),
         seconds=warmup + sampling,
         more=sampling * (DRAWS / n),
         warmup=warmup,
-        effective_draws=(next(effective), next(effective)),
-        r_hat=float(split_gelman_rubin(by_chain).max()),
+        effective_draws=(
+            int(np.median(backend.effective_draws(by_chain))),
+            int(np.median(backend.effective_draws(squares))),
+        ),
+        r_hat=float(backend.r_hat(by_chain).max()),
     )
 
-    start = Seconds.now()
-    dft = DFT(model, seed=options.seed)
-    dft.run(x, y)
-    training = Seconds.now() - start
 
+def fit_dft(backend: ModuleType, data: Data, options: argparse.Namespace) -> tuple[list[Fit], str]:
+    """Train DFT and draw from it, refined and raw; return its own verdict too."""
+    start = Seconds.now()
+    dft = backend.train_dft(data, options)
+    training = Seconds.now() - start
     fits = []
     for name, refine_steps in (("DFT, refined", None), ("DFT, one step", 0)):
         start = Seconds.now()
-        draws = flat(dft.get_samples(DRAWS, refine_steps=refine_steps))
+        draws = backend.flat(dft.get_samples(DRAWS, refine_steps=refine_steps))
         first = Seconds.now()
-        dft.get_samples(DRAWS, refine_steps=refine_steps)
+        backend.flat(dft.get_samples(DRAWS, refine_steps=refine_steps))
         fits.append(Fit(name, draws, training + (first - start), Seconds.now() - first))
     report = dft.diagnostics()
     kept = report["objective"]
     if kept == "gaussian":
         kept += " (the start of the training: no network was needed)"
-    return nuts, fits, f"{report['status']}. Sampler kept: {kept}"
-
-
-BACKENDS: dict[str, Callable[[Data, argparse.Namespace], tuple[Nuts, list[Fit], str]]] = {
-    "pyro": fit_with_pyro
-}
+    return fits, f"{report['status']}. Sampler kept: {kept}"
 
 
 # ---- Table ---------------------------------------------------------------------------------------
@@ -244,13 +186,14 @@ def table(nuts: Nuts, fits: list[Fit], data: Data, rng: np.random.Generator) -> 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#5f6368"  # of the colour-blind safe palette of Okabe and Ito
 
 
-def picture(nuts: Nuts, fits: list[Fit], data: Data, output: Path) -> None:
+def picture(framework: str, nuts: Nuts, fits: list[Fit], data: Data, output: Path) -> None:
     """Draw the coefficients of NUTS and refined DFT, their most correlated pair, and what the draws cost."""
     plt.rcParams.update({"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False})
     figure = plt.figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplot_mosaic(
         [["forest", "pair"], ["forest", "costs"]], width_ratios=[1.1, 1], height_ratios=[2.4, 1]
     )
+    figure.suptitle(f"NUTS and DFT in {framework}: {nuts.draws.shape[1]} parameters", fontsize=13)
     forest(axes["forest"], nuts, fits[0], ["intercept", *data.names])
     correlated_pair(axes["pair"], nuts, fits[0], data.names)
     costs(axes["costs"], nuts, fits)
@@ -315,35 +258,32 @@ def costs(axes: plt.Axes, nuts: Nuts, fits: list[Fit]) -> None:
 # ---- Command line --------------------------------------------------------------------------------
 
 
-def load_data(seed: int) -> Data:
-    """Split the breast cancer data, four fifths for training, and standardise them."""
-    raw = load_breast_cancer()
-    x_train, x_test, y_train, y_test = train_test_split(
-        raw.data, raw.target.astype(float), test_size=0.2, random_state=seed, stratify=raw.target
-    )
-    mean, sd = x_train.mean(0), x_train.std(0)
-    return Data((x_train - mean) / sd, y_train, (x_test - mean) / sd, y_test, list(raw.feature_names))
-
-
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Bayesian logistic regression on real data: NUTS and DFT side by side.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--backend", choices=sorted(BACKENDS), default="pyro", help="framework of the model")
-    parser.add_argument("--chains", type=int, default=2, help="NUTS chains, one after another")
-    parser.add_argument("--nuts-warmup", type=int, default=150, help="NUTS warm-up iterations in each chain")
-    parser.add_argument("--nuts-draws", type=int, default=250, help="NUTS draws in each chain")
-    parser.add_argument(
-        "--nuts-jit", action="store_true", help="NUTS(jit_compile=True), about twice as fast here"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="of both methods; tensors this small gain little"
+        "--backend", choices=sorted(BACKENDS), default="pyro", help="framework of the model (pyro)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of both methods")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="where the picture goes")
+    parser.add_argument("--chains", type=int, help="NUTS chains, one after another; Pyro: 2, NumPyro: 4")
+    parser.add_argument(
+        "--nuts-warmup", type=int, help="NUTS warm-up of each chain; Pyro: 150, NumPyro: 1000"
+    )
+    parser.add_argument("--nuts-draws", type=int, help="NUTS draws of each chain; Pyro: 250, NumPyro: 1000")
+    parser.add_argument(
+        "--nuts-jit",
+        action="store_true",
+        help="Pyro's NUTS(jit_compile=True), about twice as fast here; NumPyro always compiles",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1); tensors this small gain little")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of both methods (0)")
+    parser.add_argument("--output", type=Path, help="where the picture goes (docs/images)")
     options = parser.parse_args()
+    options.output = options.output or OUTPUTS[options.backend]
+    for name, value in NUTS_LENGTHS[options.backend].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.chains < 1 or options.nuts_warmup < 1 or options.nuts_draws < 100:
         parser.error("NUTS needs at least 1 chain, 1 warm-up iteration and 100 draws")
     return options
@@ -353,10 +293,13 @@ def main() -> None:
     """Fit, print the table, write the picture."""
     options = parse_arguments()
     data = load_data(options.seed)
-    nuts, fits, status = BACKENDS[options.backend](data, options)
+    framework, module = BACKENDS[options.backend]
+    backend = import_module(module)
+    nuts = fit_nuts(backend, data, options)
+    fits, status = fit_dft(backend, data, options)
 
     print(
-        f"\nBreast cancer: {len(data.y_train)} tumours to learn from, {len(data.y_test)} held out; "
+        f"\nBreast cancer, with {framework}: {len(data.y_train)} tumours to learn from, {len(data.y_test)} held out; "
         f"{nuts.draws.shape[1]} parameters."
     )
     print("Differences from NUTS in its posterior sds, over all parameters; quantiles 5, 50 and 95 %.\n")
@@ -367,12 +310,11 @@ def main() -> None:
         "from Monte Carlo error alone."
     )
     if options.nuts_warmup < 1000 or options.chains * options.nuts_draws < 4000:
-        per_iteration = nuts.warmup.cpu / (options.chains * options.nuts_warmup) + nuts.more.cpu / DRAWS
         print(
-            f"NUTS was cut short. In full, 4 x (1000 + 1000), it needs about {per_iteration * 4000:.0f} s:\n"
-            '  make demo ARGS="--chains 4 --nuts-warmup 1000 --nuts-draws 1000"'
+            f"NUTS was cut short. In full, 4 x (1000 + 1000), it needs about {8000 * nuts.more.cpu / DRAWS:.0f} s:\n"
+            f'  make demo ARGS="--backend {options.backend} --chains 4 --nuts-warmup 1000 --nuts-draws 1000"'
         )
-    picture(nuts, fits, data, options.output)
+    picture(framework, nuts, fits, data, options.output)
     print(f"Picture: {options.output}")
 
 

@@ -21,6 +21,7 @@ RUN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", FRAMEWORKS)
 def test_logistic_regression(backend, tmp_path):
     picture = tmp_path / "picture.png"
