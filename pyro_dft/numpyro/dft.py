@@ -17,7 +17,7 @@ from pyro_dft.engine_jax import functional, noise
 from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
 from pyro_dft.engine_jax.functional import FitState
 from pyro_dft.engine_jax.refine import refine
-from pyro_dft.engine_jax.sampler import CHUNK, Sampler, draw
+from pyro_dft.engine_jax.sampler import Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.errors import ModelError, StorageError
@@ -298,11 +298,8 @@ class DFT(Inference):
         return self._posteriors[0].layout
 
     def _blocks(self, each: int, refine_steps: int) -> Iterator[np.ndarray]:
-        # Small enough that the flat draws of a million never stand in memory at once.
-        size = max(1, CHUNK // self.num_chains)
         measured = self._fit.measurement
-        for start in range(0, each, size):
-            block = self._fit.sampler.draw(min(size, each - start), self._rng)
+        for block in self._fit.sampler.blocks(each, self._rng):
             if refine_steps:
                 block = refine(
                     self._problems[self._fit.problem].target,
