@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pyro_dft.diagnostics import STILL_GAP, STILL_MEMORY, STILL_RMS, STILL_WORST
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax import precondition, train
 from pyro_dft.engine_jax import refine as hmc
 from pyro_dft.engine_jax import sampler as sampling
-from pyro_dft.engine_jax.measure import FIRST_STEPS, STILL_GAP, STILL_MEMORY, STILL_RMS, STILL_WORST
+from pyro_dft.engine_jax.measure import FIRST_STEPS
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
 from pyro_dft.settings import Settings
@@ -191,7 +192,7 @@ def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> 
 
 
 def still(before: Array, after: Array) -> Array:
-    """Whether draws hardly moved, nor hardly could; as `pyro_dft.diagnostics.drift` and the limits of `measure`."""
+    """Whether draws hardly moved, nor hardly could; as `pyro_dft.diagnostics.Drift.still`."""
     b, a = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
     n = len(b)
     centre, sd_b, sd_a = a.mean(0), b.std(0, ddof=1), a.std(0, ddof=1)
@@ -217,7 +218,7 @@ def still(before: Array, after: Array) -> Array:
     margin = NormalDist().inv_cdf(1 - 0.025 / gap.size) * on_gap.std(1, ddof=1) / n**0.5
     sure = jnp.where(1 - memory > LEAST_FORGOTTEN, jnp.abs(gap) - margin, -jnp.inf).max()
     quiet = (worst <= STILL_WORST) & (rms <= STILL_RMS) & (sure <= STILL_GAP)
-    return quiet & (memory[0].max() <= STILL_MEMORY)
+    return quiet & (memory.max() <= STILL_MEMORY)
 
 
 def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: int) -> Refinement:

@@ -2,7 +2,7 @@
 
 A fixed number of draws is refined by S transitions and by S more. If the second half moves nothing, S was enough; else S
 doubles. What the first half moved says how far the raw draws were off, what the second half moved how far the refined ones.
-Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten a fifth of
+Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten most of
 where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.diagnostics.Drift`).
 """
 
@@ -21,13 +21,6 @@ from pyro_dft.engine_jax.target import Target
 from pyro_dft.settings import Settings
 
 FIRST_STEPS = 2
-# Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
-STILL_WORST = 0.03
-STILL_RMS = 0.025
-# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.4 the
-# gap of a mean is known to about 0.02 sd.
-STILL_GAP = 0.05
-STILL_MEMORY = 0.4
 
 
 @dataclass
@@ -91,11 +84,6 @@ def compare(before: np.ndarray, after: np.ndarray, original: Callable[[np.ndarra
     return [pooled, *chains] if chains else [pooled, pooled]
 
 
-def _still(moved: Drift) -> bool:
-    quiet = moved.worst_lower <= STILL_WORST and moved.rms <= STILL_RMS
-    return quiet and moved.gap_lower <= STILL_GAP and float(moved.memory[0].max()) <= STILL_MEMORY
-
-
 def measure(
     target: Target,
     sampler: Sampler,
@@ -133,7 +121,7 @@ def measure(
     while True:
         second = go(first.draws)
         moved = compare(first.draws, second.draws, original)[0]
-        if fixed or _still(moved) or 2 * steps > settings.max_refine_steps:
+        if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = whitening(second.draws, sampler.scale)

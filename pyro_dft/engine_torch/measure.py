@@ -21,13 +21,6 @@ from pyro_dft.engine_torch.target import Target
 from pyro_dft.settings import Settings
 
 FIRST_STEPS = 2
-# Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
-STILL_WORST = 0.03
-STILL_RMS = 0.025
-# Nor may a gap surely pass this, nor a mean be remembered by more than this. With 4,000 draws and a memory of 0.3 the
-# gap of a mean is known to about 0.02 sd.
-STILL_GAP = 0.05
-STILL_MEMORY = 0.3
 
 
 @dataclass
@@ -91,11 +84,6 @@ def compare(before: Tensor, after: Tensor, original: Callable[[Tensor], Tensor])
     return [pooled, *chains] if chains else [pooled, pooled]
 
 
-def _still(moved: Drift) -> bool:
-    quiet = moved.worst_lower <= STILL_WORST and moved.rms <= STILL_RMS
-    return quiet and moved.gap_lower <= STILL_GAP and float(moved.memory[0].max()) <= STILL_MEMORY
-
-
 def _noise(first: Tensor, again: Tensor) -> float:
     """Of one evaluation, from two at the same draws; a shift that all draws share does no harm."""
     difference = (again - first)[torch.isfinite(first) & torch.isfinite(again)].double()
@@ -139,7 +127,7 @@ def measure(
     while True:
         second = go(first.draws)
         moved = compare(first.draws, second.draws, original)[0]
-        if fixed or _still(moved) or 2 * steps > settings.max_refine_steps:
+        if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = whitening(second.draws, sampler.scale)
