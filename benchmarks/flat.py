@@ -40,7 +40,8 @@ def to_flat(benchmark: Benchmark, samples: Mapping[str, np.ndarray | torch.Tenso
     """Flat unconstrained draws (n, d), float64, from constrained draws {site: (n, *shape)}."""
     columns = []
     for name, support in supports(benchmark).items():
-        value = torch.as_tensor(np.array(samples[name]), dtype=torch.float64)
+        # A copy: torch warns of the read-only views that jax gives.
+        value = torch.tensor(np.asarray(samples[name]), dtype=torch.float64)
         u = biject_to(support).inv(value)
         columns.append(u.reshape(len(u), -1))
     return torch.cat(columns, dim=1).numpy()
