@@ -145,9 +145,11 @@ def _datasets(x: np.ndarray, y: np.ndarray, precision: str) -> str:
             own = jax.tree.map(lambda leaf, i=i: leaf[i], states)
             difference = draw(singles[i], x[i], y[i]) - draw(own, x[i], y[i])
             alike = max(alike, float(np.abs(difference).max()))
+    iterations, ratio = sum(BRIEF.values()), together / apart
     return (
-        f"{precision}, {sum(BRIEF.values())} iterations: {apart / count:.2f} s for each data set one after the "
-        f"other, {together / count:.2f} s together, ratio {together / apart:.2f} (target at most 1); draws of the two differ by at most {alike:.1e}"
+        f"{precision}, {iterations} iterations: {apart / count:.2f} s for each data set one after the other, "
+        f"{together / count:.2f} s together, ratio {ratio:.2f} (target at most 1); draws of the two differ by at most "
+        f"{alike:.1e}"
     )
 
 
