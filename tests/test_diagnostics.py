@@ -363,3 +363,16 @@ class TestPSIS:
         assert khat_threshold(100) == pytest.approx(0.5)
         assert khat_threshold(2200) == pytest.approx(0.7, abs=1e-3)
         assert khat_threshold(10**6) == 0.7
+
+
+def test_draws_that_remember_their_spread_are_not_still():
+    """A tail is entered as slowly as squares are forgotten: draws that only change their sign have not seen it."""
+    rng = np.random.default_rng(0)
+    before, fresh = rng.normal(size=(2, 4000, 3))
+    flipped = before * rng.choice([-1.0, 1.0], size=before.shape)
+    found = drift(before, flipped)
+    # A correlation of 4,000 independent pairs: standard error 0.016.
+    assert np.abs(found.memory[0]).max() < 5 * 0.016
+    assert found.memory[1].min() > 0.9
+    assert not found.still
+    assert drift(before, fresh).still

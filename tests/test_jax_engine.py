@@ -362,6 +362,9 @@ def test_traced_drift_test_agrees_with_the_one_on_the_host():
                 expected = moved.still
                 assert bool(functional.still(jnp.asarray(before), jnp.asarray(after))) == expected
                 seen.add(expected)
+        # Draws that forget where they are, but not how far out.
+        flipped = before * rng.choice([-1.0, 1.0], size=before.shape)
+        assert not functional.still(jnp.asarray(before), jnp.asarray(flipped))
     assert seen == {True, False}
 
 
