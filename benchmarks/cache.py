@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models.registry import Benchmark
+from benchmarks.models.registry import Case
 
 FOLDER = Path(__file__).resolve().parent / ".cache"
 
@@ -24,7 +24,7 @@ def _syntax(function: Any) -> str:
     return ast.dump(node)
 
 
-def model_hash(benchmark: Benchmark, framework: str = "pyro") -> str:
+def model_hash(benchmark: Case, framework: str = "pyro") -> str:
     """Changes when the model function or its data change."""
     h = hashlib.sha256()
     function = benchmark.pyro()[0] if framework == "pyro" else benchmark.numpyro()[0]
@@ -34,7 +34,7 @@ def model_hash(benchmark: Benchmark, framework: str = "pyro") -> str:
     return h.hexdigest()[:12]
 
 
-def cell(benchmark: Benchmark, method: str, settings: Mapping[str, Any], framework: str = "pyro") -> Path:
+def cell(benchmark: Case, method: str, settings: Mapping[str, Any], framework: str = "pyro") -> Path:
     """Folder of one cell; a new one for every change of the model, its data or the settings."""
     text = json.dumps(dict(settings), sort_keys=True) + model_hash(benchmark, framework)
     return FOLDER / benchmark.name / f"{method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,18 @@ import numpy as np
 import torch
 
 from benchmarks import cache, nuts, references
-from benchmarks.flat import to_flat
-from benchmarks.models.registry import Benchmark
+from benchmarks.costs import timed
+from benchmarks.models.registry import Case
+from pyro_dft.verdict import Diagnostics
 
 NUM_DRAWS = 10_000
 # Settings that define a fit, beside the seed; raw and refined rows share one fit.
-FITS: dict[str, dict[str, Any]] = {"dft": {}, "gaussian": {"train": "never"}}
+FITS: dict[str, dict[str, Any]] = {
+    "dft": {},
+    "gaussian": {"train": "never"},
+    "kl": {"objective": "kl", "train": "always"},
+    "always": {"train": "always"},
+}
 METHODS = ("reference", "nuts", "dft-raw", "dft-refined", "gaussian-refined")
 
 
@@ -30,6 +35,7 @@ class Outcome:
     Attributes:
         draws: Flat unconstrained draws (n, d), or empty when it failed.
         seconds: CPU seconds from ``run`` to 10,000 draws (NUTS: the whole run), None for the reference.
+        compile_share: Share of the wall time of these seconds that jax spent tracing and compiling; None with Pyro.
         more_seconds: CPU seconds for 10,000 more draws.
         gradients: Gradient evaluations of the potential up to the first 10,000 draws.
         said: What the method's own diagnostics said, in short.
@@ -39,6 +45,7 @@ class Outcome:
 
     draws: np.ndarray
     seconds: float | None = None
+    compile_share: float | None = None
     more_seconds: float | None = None
     gradients: float | None = None
     said: str = ""
@@ -57,7 +64,7 @@ def code_hash() -> str:
     return h.hexdigest()[:12]
 
 
-def key(benchmark: Benchmark, method: str, seed: int, framework: str = "pyro") -> Path:
+def key(benchmark: Case, method: str, seed: int, framework: str = "pyro") -> Path:
     """The cell of a method: its name is the key that a row is stored under."""
     if method == "reference":
         return cache.cell(benchmark, "reference", {"draws": NUM_DRAWS}, framework)
@@ -67,9 +74,7 @@ def key(benchmark: Benchmark, method: str, seed: int, framework: str = "pyro") -
     return cache.cell(benchmark, fit, {**FITS[fit], "seed": seed, "draws": NUM_DRAWS}, framework)
 
 
-def run(
-    benchmark: Benchmark, method: str, seed: int, fresh: bool = False, framework: str = "pyro"
-) -> Outcome:
+def run(benchmark: Case, method: str, seed: int, fresh: bool = False, framework: str = "pyro") -> Outcome:
     """Run a method, or read it from the cache.
 
     Raises:
@@ -91,12 +96,13 @@ def run(
     return Outcome(draws, **meta[kind], said=meta["said"], flagged=meta["flagged"], notes=meta["notes"])
 
 
-def _nuts(benchmark: Benchmark, folder: Path, framework: str) -> Outcome:
+def _nuts(benchmark: Case, folder: Path, framework: str) -> Outcome:
     draws, cost = nuts.run(benchmark, folder, framework)
     iterations = nuts.CHAINS * (nuts.WARMUP + nuts.DRAWS)
     return Outcome(
         draws.reshape(-1, draws.shape[-1]),
         seconds=cost["seconds"],
+        compile_share=cost.get("compile_share"),
         # An iteration after warm-up is taken to cost what the average iteration does.
         more_seconds=cost["seconds"] / iterations * NUM_DRAWS,
         gradients=cost["gradients"],
@@ -105,14 +111,8 @@ def _nuts(benchmark: Benchmark, folder: Path, framework: str) -> Outcome:
     )
 
 
-def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.process_time()
-    result = task()
-    return result, time.process_time() - start
-
-
 def _prepared(
-    benchmark: Benchmark, options: Mapping[str, Any], seed: int, framework: str
+    benchmark: Case, options: Mapping[str, Any], seed: int, framework: str
 ) -> tuple[Any, Callable[[], None]]:
     """An untrained sampler of a framework, and the call that trains it."""
     if framework == "pyro":
@@ -132,20 +132,20 @@ def _prepared(
 
 
 def _fit_and_store(
-    benchmark: Benchmark, options: Mapping[str, Any], seed: int, folder: Path, framework: str
+    benchmark: Case, options: Mapping[str, Any], seed: int, folder: Path, framework: str
 ) -> None:
     """One fit; raw and refined draws of it with their costs. A fit that raises is kept as an error."""
     folder.mkdir(parents=True, exist_ok=True)
     code = code_hash()
     try:
         dft, train = _prepared(benchmark, options, seed, framework)
-        _, run_seconds = _timed(train)
+        _, fitting = timed(train)
         fitted = _gradients(dft)
-        refined, first = _timed(lambda: dft.get_samples(NUM_DRAWS))
+        refined, first = timed(lambda: dft.get_samples(NUM_DRAWS))
         used = _gradients(dft)
-        _, second = _timed(lambda: dft.get_samples(NUM_DRAWS))
-        raw, raw_first = _timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
-        _, raw_second = _timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
+        _, second = timed(lambda: dft.get_samples(NUM_DRAWS))
+        raw, raw_first = timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
+        _, raw_second = timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))
         report = dft.diagnostics()
     except Exception as error:  # one failing model must not lose the other rows: it becomes a row of its own
         meta = {"error": f"{type(error).__name__}: {error}"[:300], "code": code}
@@ -153,16 +153,24 @@ def _fit_and_store(
         return
     np.savez(
         folder / "draws.npz",
-        refined=to_flat(benchmark, refined).astype(np.float32),
-        raw=to_flat(benchmark, raw).astype(np.float32),
+        refined=benchmark.flat(refined).astype(np.float32),
+        raw=benchmark.flat(raw).astype(np.float32),
     )
     said, flagged = verdict(report)
     meta = {
-        "raw": {"seconds": run_seconds + raw_first, "more_seconds": raw_second, "gradients": fitted},
-        "refined": {"seconds": run_seconds + first, "more_seconds": second, "gradients": used},
+        "raw": {
+            **(fitting + raw_first).to_json(framework),
+            "more_seconds": raw_second.cpu,
+            "gradients": fitted,
+        },
+        "refined": {**(fitting + first).to_json(framework), "more_seconds": second.cpu, "gradients": used},
         "said": said,
         "flagged": flagged,
-        "notes": {"code": code, "warnings": [str(w) for w in report.get("warnings", [])]},
+        "notes": {
+            "code": code,
+            "warnings": [str(w) for w in report.get("warnings", [])],
+            "facts": Diagnostics(report).to_json(),
+        },
     }
     (folder / "fit.json").write_text(json.dumps(meta))
 

@@ -25,8 +25,8 @@ import pyro.ops.integrator
 import torch
 from pyro.infer import MCMC, NUTS
 
-from benchmarks.flat import to_flat
-from benchmarks.models.registry import Benchmark
+from benchmarks.costs import timed
+from benchmarks.models.registry import Case
 
 CHAINS, WARMUP, DRAWS = 4, 1000, 1000
 FIRST_SEED = 1000
@@ -54,7 +54,7 @@ def counted_gradients() -> Iterator[list[int]]:
             module.potential_grad = original
 
 
-def run_chain(benchmark: Benchmark, chain: int) -> tuple[np.ndarray, dict[str, float]]:
+def run_chain(benchmark: Case, chain: int) -> tuple[np.ndarray, dict[str, float]]:
     """One chain: flat draws (DRAWS, d) and its costs."""
     model, args = benchmark.pyro()
     pyro.clear_param_store()
@@ -66,10 +66,10 @@ def run_chain(benchmark: Benchmark, chain: int) -> tuple[np.ndarray, dict[str, f
         seconds = time.process_time() - start
     divergences = sum(len(v) for v in mcmc.diagnostics()["divergences"].values())
     costs = {"seconds": seconds, "gradients": float(count[0]), "divergences": float(divergences)}
-    return to_flat(benchmark, mcmc.get_samples()), costs
+    return benchmark.flat(mcmc.get_samples()), costs
 
 
-def run_numpyro(benchmark: Benchmark) -> tuple[np.ndarray, dict[str, float]]:
+def run_numpyro(benchmark: Case) -> tuple[np.ndarray, dict[str, float]]:
     """All chains of NumPyro's NUTS: flat draws (CHAINS * DRAWS, d) and the costs."""
     import jax
     import numpyro.infer
@@ -84,20 +84,22 @@ def run_numpyro(benchmark: Benchmark) -> tuple[np.ndarray, dict[str, float]]:
         progress_bar=False,
     )
     jax.clear_caches()
-    start = time.process_time()
-    mcmc.run(jax.random.key(FIRST_SEED), *args, extra_fields=("num_steps", "diverging"))
-    samples = {name: np.asarray(value) for name, value in mcmc.get_samples().items()}
-    seconds = time.process_time() - start
+
+    def sample() -> dict[str, np.ndarray]:
+        mcmc.run(jax.random.key(FIRST_SEED), *args, extra_fields=("num_steps", "diverging"))
+        return {name: np.asarray(value) for name, value in mcmc.get_samples().items()}
+
+    samples, cost = timed(sample)
     extra = mcmc.get_extra_fields()
     costs = {
-        "seconds": seconds,
+        **cost.to_json("numpyro"),
         "gradients": float(extra["num_steps"].sum()),
         "divergences": float(extra["diverging"].sum()),
     }
-    return to_flat(benchmark, samples), costs
+    return benchmark.flat(samples), costs
 
 
-def run(benchmark: Benchmark, folder: Path, framework: str = "pyro") -> tuple[np.ndarray, dict[str, float]]:
+def run(benchmark: Case, folder: Path, framework: str = "pyro") -> tuple[np.ndarray, dict[str, float]]:
     """All chains, from the cache where they are there.
 
     Args:

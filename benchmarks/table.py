@@ -13,7 +13,8 @@ Row = dict[str, Any]
 MEAN_LIMIT, SD_LOW, SD_HIGH = 0.10, 0.90, 1.10
 
 # (heading, field, format); a missing value is printed as a dash.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+Columns = tuple[tuple[str, str, str], ...]
+COLUMNS: Columns = (
     ("model", "model", "{}"),
     ("d", "d", "{}"),
     ("method", "method", "{}"),
@@ -66,18 +67,18 @@ def line(row: Row) -> str:
     return "  ".join(f"{h}={text(row, f, form)}" for h, f, form in COLUMNS[3:] if row.get(f) is not None)
 
 
-def plain(rows: Sequence[Row]) -> str:
+def plain(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:
     """An aligned table for a terminal."""
-    cells = [[h for h, _, _ in COLUMNS], *([text(r, f, form) for _, f, form in COLUMNS] for r in rows)]
-    width = [max(len(c[i]) for c in cells) for i in range(len(COLUMNS))]
+    cells = [[h for h, _, _ in columns], *([text(r, f, form) for _, f, form in columns] for r in rows)]
+    width = [max(len(c[i]) for c in cells) for i in range(len(columns))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, width, strict=True)).rstrip() for row in cells)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:
     """The same as Markdown."""
-    head = "| " + " | ".join(h for h, _, _ in COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
+    head = "| " + " | ".join(h for h, _, _ in columns) + " |\n" + "|---" * len(columns) + "|\n"
     body = (
-        "| " + " | ".join(text(r, f, form).replace("|", "/") for _, f, form in COLUMNS) + " |" for r in rows
+        "| " + " | ".join(text(r, f, form).replace("|", "/") for _, f, form in columns) + " |" for r in rows
     )
     return head + "\n".join(body) + "\n"
 
@@ -105,9 +106,11 @@ def brief(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
+def write(rows: Sequence[Row], summary: Sequence[str], stem: Path, columns: Columns = COLUMNS) -> None:
     """Write ``stem``.md and ``stem``.csv."""
-    stem.with_suffix(".md").write_text(markdown(rows) + "\n" + "\n".join(f"- {s}" for s in summary) + "\n")
+    stem.with_suffix(".md").write_text(
+        markdown(rows, columns) + "\n" + "\n".join(f"- {s}" for s in summary) + "\n"
+    )
     names = list(dict.fromkeys(k for r in rows for k in r))
     with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, names)

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from benchmarks import data
+
+
+class Case(Protocol):
+    """What the methods need to know of a posterior; `Benchmark` is one."""
+
+    @property
+    def name(self) -> str:
+        """Key on the command line."""
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The model's positional arguments as NumPy arrays."""
+
+    def pyro(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The Pyro model and its arguments."""
+
+    def numpyro(self, reference: bool = False) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The NumPyro model and its arguments."""
+
+    def flat(self, samples: Mapping[str, Any]) -> np.ndarray:
+        """Coordinates (n, d) in which errors are measured, from constrained draws {site: (n, *shape)}."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,12 @@ class Benchmark:
 
         name = (self.reference_function if reference else self.numpyro_function) or self.function
         return getattr(numpyro_models, name), self.arrays()
+
+    def flat(self, samples: Mapping[str, Any]) -> np.ndarray:
+        """Coordinates (n, d) in which errors are measured, from constrained draws {site: (n, *shape)}."""
+        from benchmarks.flat import to_flat
+
+        return to_flat(self, samples)
 
 
 _EIGHT = "eight_schools-eight_schools_noncentered"
