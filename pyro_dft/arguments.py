@@ -1,4 +1,4 @@
-"""Model arguments: are they the same as before, and can they go into a file?"""
+"""Arguments: is a count one, are those of the model the same as before, and can they go into a file?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:
+    """Raises `error` where a value is no integer, or below the least."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise error(f"{name}={value!r}: expected an integer of at least {least}")
 
 
 def same_objects(a: Arguments, b: Arguments) -> bool:

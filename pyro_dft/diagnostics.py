@@ -253,7 +253,7 @@ class Drift:
         return float(self.gap_se[0].max())
 
 
-def drift(before: ArrayLike, after: ArrayLike) -> Drift:
+def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None) -> Drift:
     """Compare draws before and after MCMC steps that leave the target invariant.
 
     Row i of `after` must be row i of `before` after the steps, and rows must be independent of each other.
@@ -265,6 +265,8 @@ def drift(before: ArrayLike, after: ArrayLike) -> Drift:
     Args:
         before: draws of the sampler, shape (n, d).
         after: the same draws after the steps, shape (n, d).
+        groups: which of several separate modes each draw started in, integers of shape (n,). What a draw remembers of
+            that does not count as memory: a gap then is that within the modes.
 
     Returns:
         :class:`Drift`. A coordinate with a draw that is not finite on either side, or that had no spread and
@@ -288,7 +290,8 @@ def drift(before: ArrayLike, after: ArrayLike) -> Drift:
     effects[:, usable], errors[:, usable] = _paired_effects(b[:, usable], a[:, usable])
     gap, gap_se, memory = effects.copy(), errors.copy(), np.zeros((2, d))
     gap_se[:, stuck], memory[:, stuck] = np.inf, 1.0
-    gap[:, usable], gap_se[:, usable], memory[:, usable] = _gaps(b[:, usable], a[:, usable])
+    start = np.zeros(n, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
+    gap[:, usable], gap_se[:, usable], memory[:, usable] = _gaps(b[:, usable], a[:, usable], start)
     return Drift(effects[0], errors[0], effects[1], errors[1], n, gap, gap_se, memory)
 
 
@@ -306,14 +309,16 @@ def _paired_effects(b: Array, a: Array) -> tuple[Array, Array]:
     return np.stack([mean_shift, log_sd_shift]), influences.std(axis=1, ddof=1) / np.sqrt(len(a))
 
 
-def _gaps(b: Array, a: Array) -> tuple[Array, Array, Array]:
+def _gaps(b: Array, a: Array, groups: NDArray[np.intp]) -> tuple[Array, Array, Array]:
     """Gaps, their standard errors and the memories, each (2, d), for coordinates that vary on both sides."""
     centre, sd = a.mean(axis=0), a.std(axis=0, ddof=1)
     zb, za = (b - centre) / sd, (a - centre) / sd
     before, after = np.stack([zb, zb**2 / 2.0]), np.stack([za, za**2 / 2.0])
     shift = after.mean(axis=1) - before.mean(axis=1)
-    before -= before.mean(axis=1, keepdims=True)
-    after -= after.mean(axis=1, keepdims=True)
+    for group in range(groups.max() + 1):
+        own = groups == group
+        before[:, own] -= before[:, own].mean(axis=1, keepdims=True)
+        after[:, own] -= after[:, own].mean(axis=1, keepdims=True)
     variance = (before**2).mean(axis=1)
     memory = (before * after).mean(axis=1) / variance
     forgotten = 1.0 - memory

@@ -92,13 +92,37 @@ class Hooks(ABC):
         """Flat draws -> the model's own unconstrained coordinates, same shape."""
 
     @abstractmethod
-    def _potential_at(self, points: np.ndarray) -> np.ndarray:
-        """Potential (...) at points (..., dim) of the model's own unconstrained coordinates."""
+    def _potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+        """Potential (...) on the full data at points (..., dim) of one of the sets of coordinates.
+
+        The first one is that of the model's own unconstrained coordinates.
+        """
+
+    @abstractmethod
+    def _flat(self, points: np.ndarray) -> Any:
+        """Points (chains, draws, dim) of the sampler's coordinates as flat draws."""
+
+    @abstractmethod
+    def _host_rng(self) -> np.random.Generator:
+        """A NumPy generator that takes up the fit's own random numbers."""
 
     def _keep(self) -> Any:
         """The draws of the measurement that were refined at least as much as served ones are by default."""
         measurement = self._fit.measurement
-        return measurement.raw if self._default_refine_steps() == 0 else measurement.refined
+        return self._served(measurement.raw if self._default_refine_steps() == 0 else measurement.refined)
+
+    def _served(self, draws: Any) -> Any:
+        """Draws (chains, n, dim) of the chains from those of the measured samplers, of which a chain can have several."""
+        modes = self._fit.modes
+        return draws if modes is None else modes.kept(draws)
+
+    def _shares(self) -> np.ndarray:
+        """How often each of the measured samplers serves, over all chains."""
+        modes = self._fit.modes
+        if modes is None:
+            return np.ones(self._fit.sampler.chains)
+        # The mean over the chains: a mode that one of them gives next to nothing keeps its draws.
+        return np.tile(modes.weights.mean(0), modes.chains)
 
     def _default_refine_steps(self) -> int:
         if self.settings.refine_steps is not None:

@@ -13,13 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from pyro_dft import verdict
-from pyro_dft.arguments import same_objects
+from pyro_dft import density, verdict, wording
+from pyro_dft.arguments import check_count, same_objects
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
 from pyro_dft.files import Files
 from pyro_dft.progress import ProgressBar
+from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
 from pyro_dft.settings import Settings, check_names
 from pyro_dft.summary import Summary, summary_table
@@ -62,7 +61,7 @@ class Inference(Files):
             )
         if model is not None and not callable(model):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
-        _check_count("num_chains", num_chains, 1, SettingsError)
+        check_count("num_chains", num_chains, 1, SettingsError)
         foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
@@ -273,9 +272,9 @@ class Inference(Files):
                 latter).
         """
         if num_samples is not None:
-            _check_count("num_samples", num_samples, 1)
+            check_count("num_samples", num_samples, 1)
         if refine_steps is not None:
-            _check_count("refine_steps", refine_steps, 0)
+            check_count("refine_steps", refine_steps, 0)
         self._require_fit()
         chains = self.num_chains
         if num_samples is None and refine_steps is not None:
@@ -299,6 +298,47 @@ class Inference(Files):
             name: self._concatenate([value[i, :count] for i, count in enumerate(counts)])
             for name, value in samples.items()
         }
+
+    def importance_sampling(self, num_samples: int = 4000) -> density.ImportanceResult:
+        """New draws with importance weights: the evidence, PSIS k-hat, and draws that the weights correct.
+
+        The draws are raw ones of the sampler, and for a tenth of them of wide Student-t densities; refinement has no
+        density. The full data are read once for each draw. See docs/density.md for method, cost and limits.
+
+        Args:
+            num_samples: Draws over all chains, at least 100.
+
+        Returns:
+            Weighted draws, `log_evidence` with its standard error, `k_hat`, `ess`; `resample()` gives draws without
+            weights.
+
+        Raises:
+            NotFittedError: before `run`.
+            ValueError: `num_samples` is not an integer of at least 100.
+            ModelError: the posterior density is zero at all draws.
+
+        Warns:
+            FidelityWarning: k-hat says that the weights cannot be trusted.
+        """
+        check_count("num_samples", num_samples, 100)
+        self._require_fit()
+        fit = self._fit
+        means, scales, elbos = map(self._numpy, (fit.optima.mean, fit.optima.scale, fit.optima.elbo))
+        with self._session():
+            refined = self._numpy(fit.measurement.refined)
+            weights = self._shares()
+            mixture = density.Mixture(fit.sampler, weights, refined, (means, scales, elbos), self._host_rng())
+            result = density.importance_sample(
+                mixture,
+                lambda x: self._potential_at(x, fit.problem),
+                lambda x: {name: v[0] for name, v in self._constrain([self._flat(x[None])]).items()},
+                int(num_samples),
+            )
+        if not result.reliable:
+            threshold = khat_threshold(len(result.log_weights))
+            text = wording.unreliable_weights(result.k_hat, threshold, result.ess, num_samples)
+            warnings.warn(text, FidelityWarning, stacklevel=2)
+        return result
 
     # Reports
 
@@ -338,7 +378,7 @@ class Inference(Files):
         measurement = self._fit.measurement
         other = measurement.refined if self._default_refine_steps() == 0 else measurement.halfway
         with self._session():
-            before = self._constrain([other])
+            before = self._constrain([self._served(other)])
         errors = {
             name: verdict.approximation_error(self._numpy(before[name]), after)
             for name, after in samples.items()
@@ -381,7 +421,7 @@ class Inference(Files):
             ImportError: neither ArviZ nor arviz-base is installed.
         """
         if num_samples is not None:
-            _check_count("num_samples", num_samples, 1)
+            check_count("num_samples", num_samples, 1)
         report = self.diagnostics()
         with self._session():
             flat = self._kept
@@ -409,8 +449,3 @@ class Inference(Files):
                 for group, values in groups.items()
             },
         )
-
-
-def _check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise error(f"{name}={value!r}: expected an integer of at least {least}")

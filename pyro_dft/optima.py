@@ -107,6 +107,14 @@ def distinct_optima(
     )
 
 
+def triangular(scales: ArrayLike) -> Array:
+    """Lower triangular factors, positive on the diagonal, of scale scale^T for square roots (..., d, d)."""
+    roots = np.nan_to_num(np.asarray(scales, dtype=np.float64))
+    factors = np.linalg.qr(roots.swapaxes(-1, -2))[1].swapaxes(-1, -2)
+    signs = np.where(np.diagonal(factors, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
+    return factors * signs[..., None, :]
+
+
 def _bhattacharyya_terms(m1: Array, chol1: Array, m2: Array, chol2: Array) -> tuple[float, float]:
     """Squared distance of the means in the mean covariance, and the log-determinant excess of the latter."""
     mean_cov = (chol1 @ chol1.T + chol2 @ chol2.T) / 2.0

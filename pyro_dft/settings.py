@@ -16,6 +16,7 @@ NOISE_MODES = ("constant", "annealed", "learned")
 TRAIN_MODES = ("auto", "always", "never")
 COMPILE_MODES = ("auto", "never")
 REPARAM_MODES = ("auto", "never")
+MODES_MODES = ("auto", "never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Settings:
         width: Hidden units for each layer of the generator and of the score network.
         depth: Hidden layers of both networks.
         learning_rate: Adam rate of the generator under KL.
-        dft_learning_rate: Adam rate of the generator under the DFT gradient.
+        dft_learning_rate: Adam rate of the generator under the DFT gradient; three tenths of it where KL training came before.
         score_learning_rate: Adam rate of the score network.
         distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
         huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.
@@ -62,6 +63,8 @@ class Settings:
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.
+        modes: `"auto"` trains a sampler for each of several separate modes that the restarts of the Gaussian ended at, and
+            draws from them by weights from importance sampling; `"never"` takes the best one for each chain.
         seed: Seed of everything random in the fit, or None to draw one from the framework's generator.
     """
 
@@ -93,6 +96,7 @@ class Settings:
     full_data_budget: float = 2e9
     compile: str = "auto"
     reparam: str = "auto"
+    modes: str = "auto"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +108,7 @@ class Settings:
             "train": TRAIN_MODES,
             "compile": COMPILE_MODES,
             "reparam": REPARAM_MODES,
+            "modes": MODES_MODES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyro_dft import diagnostics
 from pyro_dft.diagnostics import Drift
+from pyro_dft.optima import triangular
 
 # Effects in posterior standard deviations whose lower 95 % limit passes this are flagged.
 DRIFT_LIMIT = 0.1
@@ -27,6 +28,9 @@ CONNECTED_MEMORY = 0.85
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
+# Weights of modes are estimates of importance sampling, with this tail and these standard errors at most.
+MODE_KHAT = 0.7
+MODE_ERROR = 0.03
 # Curved posteriors with good draws pass it too, as they make NUTS diverge; a horseshoe with wrong ones passes it barely.
 DIVERGENCE_LIMIT = 0.015
 STUCK_LIMIT = 0.1
@@ -61,6 +65,8 @@ class Diagnostics(dict[str, Any]):
         ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each.
+        modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
+            and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
@@ -161,7 +167,7 @@ def optima_entry(
     """
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
-    tril = _triangular(scales)
+    tril = triangular(scales)
     found = diagnostics.distinct_optima(means, tril, elbos)
     keep = found.relevant(MODE_LIMIT)
     picked = found.indices[keep]
@@ -174,12 +180,6 @@ def optima_entry(
         "missing": coverage.missing(MODE_LIMIT).tolist(),
         "failed_restarts": len(found.failed),
     }
-
-
-def _triangular(scales: np.ndarray) -> np.ndarray:
-    """Lower triangular factors of scale scale^T."""
-    factors = np.array([np.asarray(np.linalg.qr(np.nan_to_num(s).T)[1]).T for s in scales])
-    return factors * np.where(np.diagonal(factors, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
 
 
 def approximation_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -299,8 +299,16 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
             f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
             f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
         )
+    modes = facts.get("modes")
+    if modes and not (modes["k_hat"] <= MODE_KHAT and max(modes["errors"]) <= MODE_ERROR):
+        suspect["mode weights"] = (
+            f"there are {len(modes['weights'])} separate modes, and their weights {_short(modes['weights'])} are doubtful: "
+            f"importance weights with k-hat {modes['k_hat']:.2f}, standard errors up to {max(modes['errors']):.2f}."
+        )
     elif (
-        optima
+        not modes
+        and optima
+        and not optima["missing"]
         and optima["count"] > 1
         and (served["memory"] > CONNECTED_MEMORY or facts["divergence_rate"] > NARROW_DIVERGENCES)
         and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1

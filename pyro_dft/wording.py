@@ -98,3 +98,19 @@ def not_finite(sites: dict[str, tuple[int, int]], masked_nan: Sequence[str]) -> 
             "in its place"
         )
     return None
+
+
+def no_weight(draws: int) -> ModelError:
+    """No draw has a density under the model."""
+    return ModelError(
+        f"the posterior density is zero or not finite at all {draws} draws: nothing can be weighed. See diagnostics()"
+    )
+
+
+def unreliable_weights(k_hat: float, threshold: float, ess: float, draws: int) -> str:
+    """The importance weights have too heavy a tail."""
+    return (
+        f"the importance weights are unreliable: k-hat is {k_hat:.2f}, above {threshold:.2f} (effective sample size "
+        f"{ess:.0f} of {draws}): the evidence may be far off, by more than its standard error. The sampler misses part of "
+        "the posterior or its tails: see diagnostics() and docs/density.md"
+    )

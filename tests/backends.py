@@ -39,6 +39,11 @@ def models_of(ppl, dist, array):
             theta = ppl.sample("theta", dist.Normal(mu, tau))
             ppl.sample("y", dist.Normal(theta, 1.0), obs=y)
 
+    def regression(x, y):
+        slope = ppl.sample("slope", dist.Normal(array([0.0, 0.0, 0.0]), 1.0).to_event(1))
+        with ppl.plate("data", len(y)):
+            ppl.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
     def minibatched(y):
         mu = ppl.sample("mu", dist.Normal(0.0, 10.0))
         with ppl.plate("data", len(y), subsample_size=5) as rows:

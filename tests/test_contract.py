@@ -198,6 +198,19 @@ def test_summaries_have_the_same_rows_and_columns(pair):
     assert one == two
 
 
+def test_weighted_draws_have_the_same_kinds_and_the_known_evidence(fit):
+    kinds_of = []
+    for backend in BACKENDS:
+        found = fit(backend, "network").importance_sampling(1000)
+        kinds_of.append({name: (tuple(v.shape), str(v.dtype)[-7:]) for name, v in found.samples.items()})
+        assert found.reliable
+        covariance = 100 + np.eye(len(Y))
+        log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
+        truth = -0.5 * (Y @ np.linalg.solve(covariance, Y) + log_det)
+        assert abs(found.log_evidence - truth) < 4 * found.log_evidence_error + 1e-4  # single precision
+    assert kinds_of[0] == kinds_of[1] == dict.fromkeys(("mu", "twice"), ((1000,), "float32"))
+
+
 def groups_of(data):
     """ArviZ data without draws: (group, variable) -> dimensions, shape, type; coordinates; attributes."""
     names = data.groups() if callable(data.groups) else [g.strip("/") for g in data.groups if g != "/"]

@@ -36,6 +36,7 @@ class Case:
 RAW = {"refine_steps": 0}
 HASTY = {"num_steps": 5, "train": "always", **RAW}
 BRIEF = {"num_steps": 200, "train": "always", **RAW}
+ONE_MODE = {"modes": "never"}
 TINY = {"num_steps": 200, "width": 4, "train": "always"}
 
 
@@ -136,13 +137,13 @@ CASES: dict[str, Case] = {
             "banana-paper", "bad", "objective dft-paper, 200 steps, raw", p.banana,
             {**BRIEF, "objective": "dft-paper"},
         ),
-        Case("two-modes", "bad", "weights .3 and .7, one chain", two_modes),
-        Case("near-modes", "bad", "weights .3 and .7, 5 sds apart", near_modes),
+        Case("two-modes", "bad", "weights .3 and .7, one chain, one mode each", two_modes, ONE_MODE),
+        Case("near-modes", "bad", "weights .3 and .7, 5 sds apart, one mode each", near_modes, ONE_MODE),
         Case(
             "two-modes-chains", "bad", "weights .5 and .5, 4 chains, 1 restart each", lambda: two_modes(0.5),
-            {"num_chains": 4, "restarts": 1},
+            {"num_chains": 4, "restarts": 1, **ONE_MODE},
         ),
-        Case("four-modes", "bad", "weights .1 to .4", four_modes),
+        Case("four-modes", "bad", "weights .1 to .4, one mode each", four_modes, ONE_MODE),
         Case("cauchy", "bad", "Cauchy, 3 coordinates, default settings", p.cauchy),
         Case("cauchy-raw", "bad", "the same, raw", p.cauchy, RAW),
         Case("flat", "bad", "improper: a flat direction", p.flat),

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.engine_jax import modes
 from pyro_dft.engine_jax.measure import Measurement, affordable_draws, compare, measure
 from pyro_dft.engine_jax.precondition import GaussianFitter, Gaussians
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import CHUNK, NetworkTrainer
+from pyro_dft.modes import Modes
 from pyro_dft.settings import Settings
 
 # Draws (over all chains) on which the refinement compares two samplers, and its transitions.
@@ -70,19 +72,22 @@ class Progress:
 class Fit:
     """A trained sampler and how it came about.
 
+    Where there are K separate modes, each of the C chains has K samplers, one behind the other.
+
     Attributes:
         sampler: The sampler.
         problem: Index of the coordinates that it was trained in.
-        objective: What the returned sampler ended with, for each chain: "gaussian", "kl", "dft", ...
+        objective: What the returned samplers ended with: "gaussian", "kl", "dft", ...
         history: `Progress` of every iteration.
         movement: How far the refinement moved the draws of each candidate (root mean square over coordinates of the
             shifts in mean and log sd, in sds, noise subtracted), by name, (C,) each.
         optima: The Gaussians of all restarts, (C * restarts).
-        chosen: (C,) index into `optima` of the one that each chain took.
+        chosen: Index into `optima` of the one that each sampler started from.
         elbos: Best evidence bound in each set of coordinates.
         fisher_gap: Last smoothed Fisher gap, (C,); NaN without a network.
         seconds: Wall seconds by phase.
         measurement: The drift test of the returned sampler.
+        modes: How often each of several samplers of a chain serves; None where there is one for each.
     """
 
     sampler: Sampler
@@ -96,6 +101,7 @@ class Fit:
     fisher_gap: np.ndarray = field(default_factory=lambda: np.array([math.nan]))
     seconds: dict[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
+    modes: Modes | None = None
 
 
 class Trainer:
@@ -206,15 +212,9 @@ class Trainer:
 
     def _gaussian_chunk(self) -> list[float]:
         if self._fitter is None:
-            starts = self.problems[len(self._fitted)].starts
-            scales = np.tile([0.1, 1.0], (starts.shape[1] + 1) // 2)[: starts.shape[1]]
-            self._fitter = GaussianFitter(
-                self.problems[len(self._fitted)].target,
-                starts.reshape(-1, starts.shape[-1]),
-                np.tile(scales, self.chains),
-                steps=self.settings.precondition_steps,
-                rng=self.rng,
-            )
+            problem = self.problems[len(self._fitted)]
+            starts = problem.starts.reshape(-1, problem.starts.shape[-1])
+            self._fitter = self._new_fitter(problem.target, starts)
         losses = [-best for best in self._fitter.advance()]
         self._gaussian_steps += len(losses)
         if self._fitter.done:
@@ -236,10 +236,13 @@ class Trainer:
         gaussians = self._fitted[best]
         per_chain = gaussians.elbo.reshape(self.chains, -1)
         chosen = per_chain.argmax(1) + np.arange(self.chains) * per_chain.shape[1]
-        target = self.problems[best].target
+        target, found = self.problems[best].target, None
+        if self.settings.modes == "auto" and not stopped:
+            gaussians, several, found = self._separate_modes(target, gaussians)
+            chosen = chosen if found is None else np.tile(several, self.chains)
         picked = gaussians[chosen]
         sampler = Sampler(picked.mean.astype(target.dtype), picked.scale.astype(target.dtype))
-        self.fit = Fit(sampler, best, ["gaussian"] * self.chains, gaussians, chosen, elbos)
+        self.fit = Fit(sampler, best, ["gaussian"] * sampler.chains, gaussians, chosen, elbos, modes=found)
         if stopped or self.settings.train == "never":
             return None
         if self.settings.train == "auto":
@@ -251,6 +254,33 @@ class Trainer:
             self.fit.measurement = None
         self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
         return None
+
+    def _separate_modes(
+        self, target: Target, gaussians: Gaussians
+    ) -> tuple[Gaussians, np.ndarray, Modes | None]:
+        start = time.perf_counter()
+
+        def restart(starts: np.ndarray) -> Gaussians:
+            fitter = self._new_fitter(target, starts)
+            while not fitter.done:
+                fitter.advance()
+            return fitter.result()
+
+        found = modes.find(
+            target,
+            gaussians,
+            restart,
+            chains=self.chains,
+            leapfrog_steps=self.settings.leapfrog_steps,
+            rng=self.rng,
+        )
+        self._seconds["modes"] = time.perf_counter() - start
+        return found
+
+    def _new_fitter(self, target: Target, starts: np.ndarray) -> GaussianFitter:
+        """Restarts from (R, d) points, narrow and wide in turn."""
+        scales = np.tile([0.1, 1.0], (len(starts) + 1) // 2)[: len(starts)]
+        return GaussianFitter(target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng)
 
     def _start_without_gaussian(self) -> None:
         target, starts = self.problems[0].target, self.problems[0].starts
@@ -290,22 +320,24 @@ class Trainer:
         gaussian = Sampler(network.mean, network.scale)
         fit.sampler = network.sampler()
         fit.fisher_gap = network.smoothed_gap()
-        fit.objective = [objective] * self.chains
+        fit.objective = [objective] * fit.sampler.chains
         if objective == "dft":
             after = self._movement("kl" if self._kept is None else "dft", fit.sampler)
-            fit.objective = ["kl" if self._kept is None else "dft"] * self.chains
+            fit.objective = ["kl" if self._kept is None else "dft"] * fit.sampler.chains
             if self._kept is not None:
                 final = network.snapshot()
                 network.restore(self._kept)
                 before = self._movement("kl", network.sampler())
                 helped = after < before
-                network.restore(final, mask=helped, otherwise=self._kept)
+                # The modes of a chain are judged together.
+                each = np.repeat(helped, fit.sampler.chains // self.chains)
+                network.restore(final, mask=each, otherwise=self._kept)
                 fit.sampler = network.sampler()
-                fit.objective = ["dft" if h else "kl" for h in helped]
+                fit.objective = ["dft" if h else "kl" for h in each]
                 after = np.where(helped, after, before)
             auto = self.settings.train == "auto" and "gaussian" in fit.movement
             if auto and fit.movement["gaussian"].mean() <= after.mean():
-                fit.sampler, fit.objective = gaussian, ["gaussian"] * self.chains
+                fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
         self._network = None
         self._seconds["selection"] = time.perf_counter() - start
 
@@ -316,10 +348,11 @@ class Trainer:
         self.fit.measurement = measure(
             problem.target,
             self.fit.sampler,
-            self.settings.num_draws,
+            self.settings.num_draws // self.chains,
             self.settings,
             self.rng,
             problem.original,
+            self.fit.modes,
         )
         self._seconds["refinement"] = self._seconds.get("refinement", 0.0) + time.perf_counter() - start
         return self.fit.measurement
@@ -330,13 +363,13 @@ class Trainer:
         problem, s = self.problems[self.fit.problem], self.settings
         rng = np.random.default_rng(self._selection_seed)
         draws = affordable_draws(SELECTION_DRAWS, SELECTION_STEPS, s, problem.target)
-        before = sampler.draw(max(draws // self.chains, 10), rng)
+        before = sampler.draw(max(draws // sampler.chains, 10), rng)
         scale, leapfrogs = whitening(before, sampler.scale), s.leapfrog_steps
         step_size = tune_step_size(problem.target, before, scale, leapfrog_steps=leapfrogs, rng=rng)
         after = refine(
             problem.target, before, scale, step_size, steps=SELECTION_STEPS, leapfrog_steps=leapfrogs, rng=rng
         ).draws
-        drifts = compare(before, after, problem.original)[1:]
+        drifts = compare(before, after, problem.original, self.fit.modes)[1:]
         self.fit.movement[name] = np.array([d.rms for d in drifts])
         return self.fit.movement[name]
 
@@ -351,6 +384,7 @@ class FittedTrainer:
         objective: What it ended with, for each chain.
         refine_steps: Transitions that its draws need.
         kept: `raw`, `halfway` and `refined` draws, `scale` and `step_size` of its measurement.
+        modes: Weights of several samplers for each chain, or None.
     """
 
     done, phase, total = True, "done", 0
@@ -363,10 +397,11 @@ class FittedTrainer:
         objective: list[str],
         refine_steps: int,
         kept: dict[str, Any],
+        modes: Modes | None = None,
     ):
         self.problems = list(problems)
         self.history: list[Progress] = []
-        nothing = compare(kept["refined"], kept["refined"], problems[index].original)
+        nothing = compare(kept["refined"], kept["refined"], problems[index].original, modes)
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
@@ -381,6 +416,7 @@ class FittedTrainer:
             np.zeros(0),
             [],
             measurement=measurement,
+            modes=modes,
         )
 
     @property

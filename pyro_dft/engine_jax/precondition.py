@@ -52,6 +52,11 @@ class Gaussians:
     def __getitem__(self, index: np.ndarray) -> Gaussians:
         return Gaussians(self.mean[index], self.scale[index], self.elbo[index], self.elbo_error[index])
 
+    def joined(self, other: Gaussians) -> Gaussians:
+        """Those of `other` behind these."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Gaussians(*(np.concatenate(pair) for pair in pairs))
+
 
 class State(NamedTuple):
     """Means (K, d), scales (K, d, d) or (K, d), and what is needed to step back from a bad move.

@@ -23,6 +23,8 @@ CHUNK = 65_536
 # Rows of it that are made at a time, so that they stay in the processor's cache.
 PIECE = 4096
 AHEAD = 2
+# Numbers in the Jacobians that are made at once, and their rows at most.
+JACOBIANS, LINEARISED = 2**21, 256
 
 
 def transport(mean: Array, scale: Array, generator: Weights | None, z: Array, eps: Array) -> Array:
@@ -45,6 +47,16 @@ def draw(
 
 
 _transport = jax.jit(transport)
+_generate = jax.jit(networks.generate)
+
+
+@jax.jit
+def _linearise(generator: Weights, z: Array) -> tuple[Array, Array]:
+    g, push = jax.linearize(partial(networks.generate, generator), z)
+    columns = jax.vmap(lambda direction: push(jnp.broadcast_to(direction, z.shape)))(
+        jnp.eye(z.shape[-1], dtype=z.dtype)
+    )
+    return g, jnp.moveaxis(columns, 0, -1)
 
 
 @partial(jax.jit, static_argnums=4)
@@ -110,6 +122,33 @@ class Sampler:
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """N independent draws from each chain, (C, n, d), unconstrained."""
         return np.concatenate(list(self.blocks(n, rng)), 1)
+
+    # The network alone, NumPy in and out: what `pyro_dft.reverse` reads the density from.
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard deviation sigma of the noise, (C, 1, d), whitened units."""
+        assert self.generator is not None
+        return np.asarray(networks.sigma(self.generator), np.float64)
+
+    def generate(self, z: np.ndarray) -> np.ndarray:
+        """Latent points (C, n, d) -> g(z), (C, n, d)."""
+        return np.concatenate(list(self._pieces(_generate, z, PIECE)), 1)
+
+    def linearise(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latent points (C, n, d) -> g(z) and its Jacobians, (C, n, d, d)."""
+        rows = max(1, min(LINEARISED, JACOBIANS // (self.chains * self.dim**2)))
+        pieces = list(self._pieces(_linearise, z, rows))
+        g, jacobian = (np.concatenate(parts, 1) for parts in zip(*pieces, strict=True))
+        return g, jacobian
+
+    def _pieces(self, function: Any, z: np.ndarray, rows: int) -> Iterator[Any]:
+        """A compiled function of the weights and (C, rows, d) latents, on pieces of one size: compiled once."""
+        for start in range(0, z.shape[1], rows):
+            part = z[:, start : start + rows].astype(self.dtype)
+            n = part.shape[1]
+            found = function(self.generator, np.pad(part, ((0, 0), (0, rows - n), (0, 0))))
+            yield jax.tree.map(lambda value, n=n: np.asarray(value)[:, :n], found)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything that defines the sampler, by name."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft.engine_torch import modes
 from pyro_dft.engine_torch.measure import Measurement, affordable_draws, compare, measure
 from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians
 from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
@@ -23,6 +24,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.modes import Modes
 from pyro_dft.settings import Settings
 
 # Draws (over all chains) on which the refinement compares two samplers, and its transitions.
@@ -71,19 +73,22 @@ class Progress:
 class Fit:
     """A trained sampler and how it came about.
 
+    Where there are K separate modes, each of the C chains has K samplers, one behind the other.
+
     Attributes:
         sampler: The sampler.
         problem: Index of the coordinates that it was trained in.
-        objective: What the returned sampler ended with, for each chain: "gaussian", "kl", "dft", ...
+        objective: What the returned samplers ended with: "gaussian", "kl", "dft", ...
         history: `Progress` of every iteration.
         movement: How far the refinement moved the draws of each candidate (root mean square over coordinates of the
             shifts in mean and log sd, in sds, noise subtracted), by name, (C,) each.
         optima: The Gaussians of all restarts, (C * restarts).
-        chosen: (C,) index into `optima` of the one that each chain took.
+        chosen: Index into `optima` of the one that each sampler started from.
         elbos: Best evidence bound in each set of coordinates.
         fisher_gap: Last smoothed Fisher gap, (C,); NaN without a network.
         seconds: Wall seconds by phase.
         measurement: The drift test of the returned sampler.
+        modes: How often each of several samplers of a chain serves; None where there is one for each.
     """
 
     sampler: Sampler
@@ -97,6 +102,7 @@ class Fit:
     fisher_gap: np.ndarray = field(default_factory=lambda: np.array([math.nan]))
     seconds: dict[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
+    modes: Modes | None = None
 
 
 class Trainer:
@@ -219,17 +225,8 @@ class Trainer:
 
     def _gaussian_step(self) -> float:
         if self._fitter is None:
-            starts = self.problems[len(self._fitted)].starts
-            scales = torch.tensor([0.1, 1.0], dtype=torch.float64).repeat((starts.shape[1] + 1) // 2)[
-                : starts.shape[1]
-            ]
-            self._fitter = GaussianFitter(
-                self.problems[len(self._fitted)].target,
-                starts.reshape(-1, starts.shape[-1]),
-                scales.repeat(self.chains).to(starts.device),
-                steps=self.settings.precondition_steps,
-                rng=self.rng,
-            )
+            problem = self.problems[len(self._fitted)]
+            self._fitter = self._new_fitter(problem.target, problem.starts.flatten(0, 1))
         self._fitter.step()
         self._gaussian_steps += 1
         loss = -self._fitter.best_elbo
@@ -251,11 +248,15 @@ class Trainer:
         best = int(np.argmax(elbos))
         gaussians = self._fitted[best]
         per_chain = gaussians.elbo.reshape(self.chains, -1)
-        chosen = per_chain.argmax(1) + torch.arange(self.chains, device=per_chain.device) * per_chain.shape[1]
-        target = self.problems[best].target
+        own = per_chain.argmax(1).cpu().numpy()
+        chosen = own + np.arange(self.chains) * per_chain.shape[1]
+        target, found = self.problems[best].target, None
+        if self.settings.modes == "auto" and not stopped:
+            gaussians, several, found = self._separate_modes(target, gaussians)
+            chosen = chosen if found is None else np.tile(several, self.chains)
         picked = gaussians[chosen]
         sampler = Sampler(picked.mean.to(target.dtype), picked.scale.to(target.dtype))
-        self.fit = Fit(sampler, best, ["gaussian"] * self.chains, gaussians, chosen.cpu().numpy(), elbos)
+        self.fit = Fit(sampler, best, ["gaussian"] * sampler.chains, gaussians, chosen, elbos, modes=found)
         if stopped or self.settings.train == "never":
             return None
         if self.settings.train == "auto":
@@ -267,6 +268,34 @@ class Trainer:
             self.fit.measurement = None
         self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
         return None
+
+    def _separate_modes(
+        self, target: Target, gaussians: Gaussians
+    ) -> tuple[Gaussians, np.ndarray, Modes | None]:
+        start = time.perf_counter()
+
+        def restart(starts: Tensor) -> Gaussians:
+            fitter = self._new_fitter(target, starts)
+            while not fitter.done:
+                fitter.step()
+            return fitter.result()
+
+        found = modes.find(
+            target,
+            gaussians,
+            restart,
+            chains=self.chains,
+            leapfrog_steps=self.settings.leapfrog_steps,
+            rng=self.rng,
+        )
+        self._seconds["modes"] = time.perf_counter() - start
+        return found
+
+    def _new_fitter(self, target: Target, starts: Tensor) -> GaussianFitter:
+        """Restarts from (R, d) points, narrow and wide in turn."""
+        scales = torch.tensor([0.1, 1.0], dtype=torch.float64, device=starts.device)
+        scales = scales.repeat((len(starts) + 1) // 2)[: len(starts)]
+        return GaussianFitter(target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng)
 
     def _start_without_gaussian(self) -> None:
         target, starts = self.problems[0].target, self.problems[0].starts
@@ -307,22 +336,24 @@ class Trainer:
         gaussian = Sampler(network.mean, network.scale)
         fit.sampler = network.sampler()
         fit.fisher_gap = network.smoothed_gap()
-        fit.objective = [objective] * self.chains
+        fit.objective = [objective] * fit.sampler.chains
         if objective == "dft":
             after = self._movement("kl" if self._kept is None else "dft", fit.sampler)
-            fit.objective = ["kl" if self._kept is None else "dft"] * self.chains
+            fit.objective = ["kl" if self._kept is None else "dft"] * fit.sampler.chains
             if self._kept is not None:
                 final = network.snapshot()
                 network.restore(self._kept)
                 before = self._movement("kl", network.sampler())
                 helped = after < before
-                network.restore(final, mask=helped, otherwise=self._kept)
+                # The modes of a chain are judged together.
+                each = np.repeat(helped, fit.sampler.chains // self.chains)
+                network.restore(final, mask=each, otherwise=self._kept)
                 fit.sampler = network.sampler()
-                fit.objective = ["dft" if h else "kl" for h in helped]
+                fit.objective = ["dft" if h else "kl" for h in each]
                 after = np.where(helped, after, before)
             before_training = fit.movement.get("gaussian")
             if before_training is not None and before_training.mean() <= after.mean():
-                fit.sampler, fit.objective = gaussian, ["gaussian"] * self.chains
+                fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
         self._network = None
         self._seconds["selection"] = time.perf_counter() - start
 
@@ -333,10 +364,11 @@ class Trainer:
         self.fit.measurement = measure(
             problem.target,
             self.fit.sampler,
-            self.settings.num_draws,
+            self.settings.num_draws // self.chains,
             self.settings,
             self.rng,
             problem.original,
+            self.fit.modes,
         )
         self._seconds["refinement"] = self._seconds.get("refinement", 0.0) + time.perf_counter() - start
         return self.fit.measurement
@@ -348,13 +380,13 @@ class Trainer:
         rng = torch.Generator(device=problem.target.device)
         rng.manual_seed(self.rng.initial_seed() % 2**31 + 1)
         draws = affordable_draws(SELECTION_DRAWS, SELECTION_STEPS, s, problem.target)
-        before = sampler.draw(max(draws // self.chains, 10), rng)
+        before = sampler.draw(max(draws // sampler.chains, 10), rng)
         scale, leapfrogs = whitening(before, sampler.scale), s.leapfrog_steps
         step_size = tune_step_size(problem.target, before, scale, leapfrog_steps=leapfrogs, rng=rng)
         after = refine(
             problem.target, before, scale, step_size, steps=SELECTION_STEPS, leapfrog_steps=leapfrogs, rng=rng
         ).draws
-        drifts = compare(before, after, problem.original)[1:]
+        drifts = compare(before, after, problem.original, self.fit.modes)[1:]
         self.fit.movement[name] = np.array([d.rms for d in drifts])
         return self.fit.movement[name]
 
@@ -369,6 +401,7 @@ class FittedTrainer:
         objective: What it ended with, for each chain.
         refine_steps: Transitions that its draws need.
         kept: `raw`, `halfway` and `refined` draws, `scale` and `step_size` of its measurement.
+        modes: Weights of several samplers for each chain, or None.
     """
 
     done, phase, total = True, "done", 0
@@ -381,10 +414,11 @@ class FittedTrainer:
         objective: list[str],
         refine_steps: int,
         kept: dict[str, Tensor],
+        modes: Modes | None = None,
     ):
         self.problems = list(problems)
         self.history: list[Progress] = []
-        nothing = compare(kept["refined"], kept["refined"], problems[index].original)
+        nothing = compare(kept["refined"], kept["refined"], problems[index].original, modes)
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
@@ -399,6 +433,7 @@ class FittedTrainer:
             np.zeros(0),
             [],
             measurement=measurement,
+            modes=modes,
         )
 
     @property

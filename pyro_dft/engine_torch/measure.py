@@ -18,6 +18,7 @@ from pyro_dft.diagnostics import Drift, drift
 from pyro_dft.engine_torch.refine import Refined, refine, tune_step_size, whitening
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.modes import Modes
 from pyro_dft.settings import Settings
 
 FIRST_STEPS = 2
@@ -74,14 +75,27 @@ def affordable_draws(draws: int, steps: int, settings: Settings, target: Target)
     return int(min(draws, max(40, settings.full_data_budget / each)))
 
 
-def compare(before: Tensor, after: Tensor, original: Callable[[Tensor], Tensor]) -> list[Drift]:
-    """Drift of all chains together, then of each chain, in the model's own unconstrained coordinates."""
+def compare(
+    before: Tensor, after: Tensor, original: Callable[[Tensor], Tensor], modes: Modes | None = None
+) -> list[Drift]:
+    """Drift of all chains together, then of each chain, in the model's own unconstrained coordinates.
+
+    Args:
+        before: (C, n, d); where there are modes, draws of the samplers of all modes, (C K, n, d).
+        after: The same draws after transitions.
+        original: Maps (n, d) points to the model's own unconstrained coordinates.
+        modes: Which of the draws the chains keep, or None.
+    """
+    groups = None
+    if modes is not None:
+        before, after, groups = modes.kept(before), modes.kept(after), modes.kept_modes(before.shape[1])
     c, n, d = before.shape
-    b = original(before.reshape(-1, d)).double().cpu().numpy()
-    a = original(after.reshape(-1, d)).double().cpu().numpy()
-    chains = [drift(b[i * n : (i + 1) * n], a[i * n : (i + 1) * n]) for i in range(c)] if c > 1 else []
-    pooled = drift(b, a)
-    return [pooled, *chains] if chains else [pooled, pooled]
+    b = original(before.reshape(-1, d)).double().cpu().numpy().reshape(c, n, d)
+    a = original(after.reshape(-1, d)).double().cpu().numpy().reshape(c, n, d)
+    pooled = drift(b.reshape(-1, d), a.reshape(-1, d), None if groups is None else groups.reshape(-1))
+    if c == 1:
+        return [pooled, pooled]
+    return [pooled, *(drift(b[i], a[i], None if groups is None else groups[i]) for i in range(c))]
 
 
 def _noise(first: Tensor, again: Tensor) -> float:
@@ -97,20 +111,23 @@ def measure(
     settings: Settings,
     rng: torch.Generator,
     original: Callable[[Tensor], Tensor],
+    modes: Modes | None = None,
 ) -> Measurement:
     """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
 
     Args:
         target: The posterior (full data is used).
         sampler: Where the draws come from.
-        draws: Draws over all chains.
+        draws: Draws of each chain (and of each of its modes).
         settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
         rng: Generator on the target's device.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
+        modes: Which of several samplers serve each chain, or None.
     """
     fixed = settings.refine_steps or 0
     steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
-    n = max(10, affordable_draws(draws, 4 * steps, settings, target) // sampler.chains)
+    total = draws * sampler.chains
+    n = max(10, affordable_draws(total, 4 * steps, settings, target) // sampler.chains)
     raw = sampler.draw(n, rng)
     scale = whitening(raw, sampler.scale)
 
@@ -126,14 +143,14 @@ def measure(
     first = go(raw)
     while True:
         second = go(first.draws)
-        moved = compare(first.draws, second.draws, original)[0]
+        moved = compare(first.draws, second.draws, original, modes)[0]
         if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = whitening(second.draws, sampler.scale)
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
-    drifts = compare(raw, first.draws, original)
+    drifts = compare(raw, first.draws, original, modes)
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
         second.acceptance, second.divergence_rate, second.stuck, _noise(first.log_density, second.log_density_before),

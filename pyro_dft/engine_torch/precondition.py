@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +43,13 @@ class Gaussians:
     elbo: Tensor
     elbo_error: Tensor
 
-    def __getitem__(self, index: Tensor) -> Gaussians:
+    def __getitem__(self, index: np.ndarray) -> Gaussians:
         return Gaussians(self.mean[index], self.scale[index], self.elbo[index], self.elbo_error[index])
+
+    def joined(self, other: Gaussians) -> Gaussians:
+        """Those of `other` behind these."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Gaussians(*(torch.cat(pair) for pair in pairs))
 
 
 class GaussianFitter:

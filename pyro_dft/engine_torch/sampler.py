@@ -13,6 +13,8 @@ from pyro_dft.engine_torch.networks import Generator
 
 # Rows of one forward pass; bounds memory when a million draws are asked for.
 CHUNK = 65_536
+# Rows whose Jacobians are made at once.
+LINEARISED = 512
 
 
 @dataclass
@@ -73,6 +75,42 @@ class Sampler:
     def draw(self, n: int, rng: torch.Generator) -> Tensor:
         """N independent draws from each chain, (C, n, d), unconstrained."""
         return torch.cat(list(self.blocks(n, rng)), 1)
+
+    # The network alone, NumPy in and out: what `pyro_dft.reverse` reads the density from.
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard deviation sigma of the noise, (C, 1, d), whitened units."""
+        assert self.generator is not None
+        return self.generator.sigma.detach().double().cpu().numpy()
+
+    @torch.no_grad()
+    def generate(self, z: np.ndarray) -> np.ndarray:
+        """Latent points (C, n, d) -> g(z), (C, n, d)."""
+        assert self.generator is not None
+        parts = self._latent(z).split(CHUNK, 1)
+        return torch.cat([self.generator(part) for part in parts], 1).cpu().numpy()
+
+    @torch.no_grad()
+    def linearise(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latent points (C, n, d) -> g(z) and its Jacobians, (C, n, d, d)."""
+        pieces = [self._linearised(part) for part in self._latent(z).split(LINEARISED, 1)]
+        g, jacobian = (torch.cat(parts, 1).cpu().numpy() for parts in zip(*pieces, strict=True))
+        return g, jacobian
+
+    def _linearised(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.generator is not None
+        chains, n, dim = z.shape
+        # One row of the Jacobian for each copy of a point: a single backward pass makes all of them.
+        directions = torch.eye(dim, dtype=z.dtype, device=z.device).repeat(chains, n, 1)
+        with torch.enable_grad():
+            points = z.repeat_interleave(dim, 1).requires_grad_()
+            g = self.generator(points)
+            (rows,) = torch.autograd.grad(g, points, directions)
+        return g.detach()[:, ::dim], rows.reshape(chains, n, dim, dim)
+
+    def _latent(self, z: np.ndarray) -> Tensor:
+        return torch.as_tensor(z, dtype=self.dtype, device=self.mean.device)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything that defines the sampler, by name."""

@@ -106,6 +106,24 @@ class BatchedPotential:
     def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.vectorised:
             return self._rows(x)
+        try:
+            return self._batched(x)
+        except torch.linalg.LinAlgError:
+            return self._halves(x)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear algebra gives up on a whole batch for one singular matrix: halves find the point, which gets NaN."""
+        if len(x) == 1:
+            return torch.full_like(x, torch.nan), x.new_full((1,), torch.nan)
+        parts = []
+        for half in x.split((len(x) + 1) // 2):
+            try:
+                parts.append(self._eager(half))
+            except torch.linalg.LinAlgError:
+                parts.append(self._halves(half))
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _batched(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.trace:
             return self._eager(x)
         n = len(x)

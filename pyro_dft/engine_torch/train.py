@@ -94,9 +94,15 @@ class NetworkTrainer:
         s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         kl = phase in ("kl", "fisher-partial")
-        rate = s.learning_rate * (0.01 + 0.99 * cosine) if kl else s.dft_learning_rate * (0.1 + 0.9 * cosine)
-        # After the warm start the score network is good already: it only has to follow.
-        score_rate = s.score_learning_rate * (0.05 + 0.95 * cosine) * (0.3 if phase == "dft" else 1.0)
+        # After the warm start both networks are good already: the score network only has to follow, and three times the
+        # generator's rate made curved posteriors worse (docs/experiments.md).
+        follow = 0.3 if phase == "dft" else 1.0
+        rate = (
+            s.learning_rate * (0.01 + 0.99 * cosine)
+            if kl
+            else s.dft_learning_rate * (0.1 + 0.9 * cosine) * follow
+        )
+        score_rate = s.score_learning_rate * (0.05 + 0.95 * cosine) * follow
         if s.noise_mode == "annealed" and phase != "dft":
             fraction = min(done / 0.6, 1.0)
             self.generator.log_sigma.fill_(

@@ -17,12 +17,13 @@ from pyro_dft.engine_jax import functional, noise
 from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
 from pyro_dft.engine_jax.functional import FitState
 from pyro_dft.engine_jax.refine import refine
-from pyro_dft.engine_jax.sampler import Sampler, draw
+from pyro_dft.engine_jax.sampler import CHUNK, Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.errors import ModelError, StorageError
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
+from pyro_dft.modes import Modes
 from pyro_dft.numpyro.facts import facts
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
@@ -298,19 +299,29 @@ class DFT(Inference):
         return self._posteriors[0].layout
 
     def _blocks(self, each: int, refine_steps: int) -> Iterator[np.ndarray]:
-        measured = self._fit.measurement
-        for block in self._fit.sampler.blocks(each, self._rng):
-            if refine_steps:
-                block = refine(
-                    self._problems[self._fit.problem].target,
-                    block,
-                    measured.scale,
-                    measured.step_size,
-                    steps=refine_steps,
-                    leapfrog_steps=self.settings.leapfrog_steps,
-                    rng=self._rng,
-                ).draws
-            yield block
+        fit, measured = self._fit, self._fit.measurement
+
+        def refined(block: np.ndarray) -> np.ndarray:
+            if not refine_steps:
+                return block
+            return refine(
+                self._problems[fit.problem].target,
+                block,
+                measured.scale,
+                measured.step_size,
+                steps=refine_steps,
+                leapfrog_steps=self.settings.leapfrog_steps,
+                rng=self._rng,
+            ).draws
+
+        if fit.modes is None:
+            for block in fit.sampler.blocks(each, self._rng):
+                yield refined(block)
+            return
+        size = max(1, CHUNK // fit.sampler.chains)
+        for start in range(0, each, size):
+            needed, rows = fit.modes.rows(min(size, each - start), self._rng)
+            yield fit.modes.combine(refined(fit.sampler.draw(needed, self._rng)), rows)
 
     def _constrain(self, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
         parts: dict[str, list[np.ndarray]] = {}
@@ -325,9 +336,15 @@ class DFT(Inference):
     def _original(self, flat: np.ndarray) -> np.ndarray:
         return np.asarray(self._posterior.original_coordinates(_rows(flat))).reshape(flat.shape)
 
-    def _potential_at(self, points: np.ndarray) -> np.ndarray:
-        target = self._problems[0].target
+    def _potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+        target = self._problems[problem].target
         return -target.evaluate(points.astype(target.dtype))[0]
+
+    def _flat(self, points: np.ndarray) -> np.ndarray:
+        return points.astype(self._problems[self._fit.problem].target.dtype)
+
+    def _host_rng(self) -> np.random.Generator:
+        return self._rng
 
     def _precision(self) -> float:
         return float(np.finfo(self._posteriors[0].dtype).eps)
@@ -416,6 +433,8 @@ class DFT(Inference):
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
         arrays |= {f"measured.{name}": np.asarray(getattr(measured, name)) for name in _MEASURED}
+        if self._fit.modes is not None:
+            arrays |= self._fit.modes.to_arrays()
         return arrays, {
             "sampler_layout": self._posterior.layout.to_json(),
             "objective": self._fit.objective,
@@ -436,7 +455,9 @@ class DFT(Inference):
                 f"{path}: the sampler was trained in coordinates that this model does not have"
             )
         index = layouts.index(layout)
-        chains, dim = self.num_chains, self._posteriors[index].dim
+        dim = self._posteriors[index].dim
+        modes = Modes.from_arrays(path, arrays, self.num_chains)
+        chains = self.num_chains if modes is None else self.num_chains * modes.count
         count = arrays["measured.raw"].shape[1] if arrays.get("measured.raw", np.empty(0)).ndim == 3 else 0
         expected: dict[str, tuple[int, ...]] = {
             "mean": (chains, dim),
@@ -447,12 +468,14 @@ class DFT(Inference):
         }
         if any(name.startswith("generator.") for name in arrays):
             expected |= Sampler.generator_shapes(chains, dim, self.settings.width, self.settings.depth)
+        if modes is not None:
+            expected |= modes.shapes()
         storage.check_tensors(path, arrays, expected)
         dtype = self._problems[index].target.dtype
-        own = {name: value for name, value in arrays.items() if not name.startswith("measured.")}
+        own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
         sampler = Sampler.from_arrays(own)
-        return FittedTrainer(self._problems, index, sampler, objective, steps, kept)
+        return FittedTrainer(self._problems, index, sampler, objective, steps, kept, modes)
 
 
 def _rows(flat: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
 from pyro_dft.engine_jax.fit import Fit, Problem
 from pyro_dft.engine_jax.measure import affordable_draws
+from pyro_dft.engine_jax.refine import whitening
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.settings import Settings
@@ -47,7 +48,8 @@ def facts(
     target = problems[fit.problem].target
     original = _numpy(used.original_coordinates(served.reshape(-1, dim)))
     spread = original.std(0)
-    whitened, scores = _whitened_scores(served, measured.scale, target, settings)
+    scale = measured.scale if fit.modes is None else whitening(served, measured.scale[:chains])
+    whitened, scores = _whitened_scores(served, scale, target, settings)
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
     return {
@@ -65,6 +67,7 @@ def facts(
             _numpy(fit.optima.elbo),
             _numpy(served.reshape(-1, dim)),
         ),
+        "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
         "movement": {name: values.tolist() for name, values in fit.movement.items()},
         "acceptance": float(measured.acceptance.min()),

@@ -19,6 +19,7 @@ from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, SettingsError, StorageError
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
+from pyro_dft.modes import Modes
 from pyro_dft.pyro.facts import facts
 from pyro_dft.pyro.guide import DrawsGuide
 from pyro_dft.pyro.model import PyroProblem
@@ -220,22 +221,31 @@ class DFT(Inference):
         return self._posteriors[0].layout
 
     def _blocks(self, each: int, refine_steps: int, chains: slice = slice(None)) -> Iterator[Tensor]:
+        fit, measured = self._fit, self._fit.measurement
+        samplers, modes = range(fit.sampler.chains)[chains], fit.modes
+        if modes is not None:
+            # A chain has as many samplers as there are modes, one behind the other.
+            own = range(self.num_chains)[chains]
+            modes, samplers = modes[own], range(own.start * modes.count, own.stop * modes.count)
+        some = slice(samplers.start, samplers.stop)
         # Small enough that the flat draws of a million never stand in memory at once.
-        size = max(1, CHUNK // self.num_chains)
-        measured = self._fit.measurement
+        size = max(1, CHUNK // fit.sampler.chains)
         for start in range(0, each, size):
-            block = self._fit.sampler.draw(min(size, each - start), self._rng)[chains]
+            needed, rows = min(size, each - start), None
+            if modes is not None:
+                needed, rows = modes.rows(needed, self._host_rng())
+            block = fit.sampler.draw(needed, self._rng)[some]
             if refine_steps:
                 block = refine(
-                    self._problems[self._fit.problem].target,
+                    self._problems[fit.problem].target,
                     block,
-                    measured.scale[chains],
-                    measured.step_size[chains],
+                    measured.scale[some],
+                    measured.step_size[some],
                     steps=refine_steps,
                     leapfrog_steps=self.settings.leapfrog_steps,
                     rng=self._rng,
                 ).draws
-            yield block
+            yield block if modes is None or rows is None else modes.combine(block, rows)
 
     def _constrain(self, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}
@@ -250,10 +260,18 @@ class DFT(Inference):
         points = self._posterior.original_coordinates(flat.flatten(0, 1))
         return self._numpy(points.reshape(flat.shape))
 
-    def _potential_at(self, points: np.ndarray) -> np.ndarray:
-        target = self._problems[0].target
+    def _potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+        target = self._problems[problem].target
         x = torch.as_tensor(points, dtype=target.dtype, device=target.device)
         return -self._numpy(target.evaluate(x)[0])
+
+    def _flat(self, points: np.ndarray) -> Tensor:
+        target = self._problems[self._fit.problem].target
+        return torch.as_tensor(points, dtype=target.dtype, device=target.device)
+
+    def _host_rng(self) -> np.random.Generator:
+        seed = torch.randint(2**63 - 1, (), generator=self._rng, device=self._rng.device)
+        return np.random.default_rng(int(seed))
 
     def _precision(self) -> float:
         return torch.finfo(self._posteriors[0].dtype).eps
@@ -337,6 +355,8 @@ class DFT(Inference):
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
         arrays |= {f"measured.{name}": self._numpy(getattr(measured, name)) for name in _MEASURED}
+        if self._fit.modes is not None:
+            arrays |= self._fit.modes.to_arrays()
         return arrays, {
             "sampler_layout": self._posterior.layout.to_json(),
             "objective": self._fit.objective,
@@ -357,7 +377,9 @@ class DFT(Inference):
                 f"{path}: the sampler was trained in coordinates that this model does not have"
             )
         index = layouts.index(layout)
-        target, chains, dim = self._problems[index].target, self.num_chains, self._posteriors[index].dim
+        target, dim = self._problems[index].target, self._posteriors[index].dim
+        modes = Modes.from_arrays(path, arrays, self.num_chains)
+        chains = self.num_chains if modes is None else self.num_chains * modes.count
         count = arrays["measured.raw"].shape[1] if arrays.get("measured.raw", np.empty(0)).ndim == 3 else 0
         expected: dict[str, tuple[int, ...]] = {
             "mean": (chains, dim),
@@ -369,11 +391,13 @@ class DFT(Inference):
         size = {"width": self.settings.width, "depth": self.settings.depth}
         if any(name.startswith("generator.") for name in arrays):
             expected |= Sampler.generator_shapes(chains, dim, **size)
+        if modes is not None:
+            expected |= modes.shapes()
         storage.check_tensors(path, arrays, expected)
-        own = {name: value for name, value in arrays.items() if not name.startswith("measured.")}
+        own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         sampler = Sampler.from_arrays(own, **size, device=target.device)
         kept = {name: torch.as_tensor(arrays[f"measured.{name}"], device=target.device) for name in _MEASURED}
-        return FittedTrainer(self._problems, index, sampler, objective, steps, kept)
+        return FittedTrainer(self._problems, index, sampler, objective, steps, kept, modes)
 
 
 def _usable(device: torch.device | str) -> torch.device:

@@ -13,6 +13,7 @@ from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
 from pyro_dft.engine_torch.fit import Fit, Problem
 from pyro_dft.engine_torch.measure import affordable_draws
+from pyro_dft.engine_torch.refine import whitening
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.pyro.problem import Problem as Posterior
 from pyro_dft.settings import Settings
@@ -49,7 +50,8 @@ def facts(
     target = problems[fit.problem].target
     original = _numpy(used.original_coordinates(served.flatten(0, 1)))
     spread = original.std(0)
-    whitened, scores = _whitened_scores(served, measured.scale, target, settings)
+    scale = measured.scale if fit.modes is None else whitening(served, measured.scale[:chains])
+    whitened, scores = _whitened_scores(served, scale, target, settings)
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
     return {
@@ -67,6 +69,7 @@ def facts(
             _numpy(fit.optima.elbo),
             _numpy(served.flatten(0, 1)),
         ),
+        "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
         "movement": {name: values.tolist() for name, values in fit.movement.items()},
         "acceptance": float(measured.acceptance.min()),

@@ -1,0 +1,301 @@
+"""Separate modes: which optima are modes of their own, what share of the posterior each holds, and draws of all of them.
+
+Transitions do not pass between separate modes, and training that starts at one never sees the others. So each gets a
+sampler of its own, and a draw first chooses one. The restarts of the Gaussian fit say where modes are; importance
+sampling with the mixture of their Gaussians says how much each of them holds (M-PMC: Cappé, Douc, Guillin, Marin and
+Robert, "Adaptive importance sampling in general mixture classes", Statistics and Computing 18, 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_dft.errors import StorageError
+from pyro_dft.optima import distinct_optima, triangular
+from pyro_dft.psis import psis
+
+Array = NDArray[np.floating[Any]]
+LogDensity = Callable[[Array], Array]  # (K, n, d) -> (K, n)
+Move = Callable[[Array, Array], Array]  # draws (K, n, d) and scales (K, d, d) -> draws after some transitions
+
+# Optima whose evidence bound gives them less than this are left out, as are modes that turn out to hold less.
+LEAST_WEIGHT = 0.003
+# So many samplers for each chain at most, those with the highest bounds.
+MOST_MODES = 8
+# A mode of its own is left by less than this share of its draws in a short refinement.
+LEAVING = 0.12
+# A Gaussian that loses more than this share of its draws to others is no mode.
+DRAINED = 0.6
+# Where a second mode is looked for: around the first, in its sds, and in a box around the origin (five times that of the
+# usual starting points).
+SCOUT_SDS = 6.0
+SCOUT_RANGE = 10.0
+# On the line between two modes the log density is lower than at the lower end by at least this (nats).
+BARRIER = 2.0
+LINE_POINTS = 33
+# Draws from each Gaussian, for the test of separation and for the weights.
+TEST_DRAWS = 200
+WEIGHT_DRAWS = 4000
+EXPECTATIONS = 20
+
+
+@dataclass(frozen=True)
+class Modes:
+    """K samplers for each of C chains, and how often each serves: sampler c K + k is that of mode k for chain c.
+
+    Attributes:
+        weights: (C, K), each row adds up to one.
+        errors: Their standard errors, (C, K).
+        k_hat: Tail of the importance weights that they were estimated with, (C,); see `pyro_dft.psis`.
+        log_evidence: Estimates of the log normalising constant from the same weights, (C,).
+    """
+
+    weights: Array
+    errors: Array
+    k_hat: Array
+    log_evidence: Array
+
+    @property
+    def chains(self) -> int:
+        """C."""
+        return self.weights.shape[0]
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return self.weights.shape[1]
+
+    def __getitem__(self, chains: Any) -> Modes:
+        """Those of some of the chains."""
+        index = np.asarray(chains)
+        return Modes(self.weights[index], self.errors[index], self.k_hat[index], self.log_evidence[index])
+
+    def rows(
+        self, n: int, rng: np.random.Generator, available: int | None = None
+    ) -> tuple[int, NDArray[np.intp]]:
+        """Which draws of the samplers make n draws of each chain.
+
+        Args:
+            n: Draws of each chain.
+            rng: Chooses the modes.
+            available: Draws that each sampler has; None for as many as are needed.
+
+        Returns:
+            Draws m that each sampler has to give, and rows (C, n) into the K m draws of each chain.
+        """
+        counts = np.stack([rng.multinomial(n, w / w.sum()) for w in self.weights])
+        each = int(counts.max()) if available is None else available
+        rows = [
+            np.concatenate([k * each + np.arange(count) for k, count in enumerate(row)]) for row in counts
+        ]
+        return each, np.stack([rng.permutation(row) for row in rows])
+
+    def kept(self, draws: Any) -> Any:
+        """Of measured draws (C K, n, ...) those that the chains keep, (C, n, ...): always the same rows."""
+        return self.combine(draws, self._kept_rows(draws.shape[1]))
+
+    def kept_modes(self, n: int) -> NDArray[np.intp]:
+        """The mode that each of the kept draws comes from, (C, n)."""
+        return self._kept_rows(n) // n
+
+    def _kept_rows(self, n: int) -> NDArray[np.intp]:
+        # The choice knows nothing of the draws, so a fixed seed does no harm, and a file need not hold it.
+        return self.rows(n, np.random.default_rng(0), available=n)[1]
+
+    def combine(self, draws: Any, rows: NDArray[np.intp]) -> Any:
+        """Draws (C, n, ...) of the chains from those of the samplers, (C K, m, ...): NumPy, torch or jax."""
+        together = draws.reshape(self.chains, self.count * draws.shape[1], *draws.shape[2:])
+        return together[np.arange(self.chains)[:, None], rows]
+
+    def entry(self) -> dict[str, Any]:
+        """The same as plain numbers, over all chains."""
+        return {
+            "weights": self.weights.mean(0).tolist(),
+            "errors": (np.sqrt(np.square(self.errors).sum(0)) / self.chains).tolist(),
+            "k_hat": float(self.k_hat.max()),
+        }
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything, by name."""
+        return {f"modes.{name}": np.asarray(value, np.float64) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, path: Any, arrays: dict[str, np.ndarray], chains: int) -> Modes | None:
+        """The inverse of `to_arrays`; None where there are none.
+
+        Raises:
+            StorageError: they do not fit the file's number of chains, or are no weights.
+        """
+        own = {k.removeprefix("modes."): v for k, v in arrays.items() if k.startswith("modes.")}
+        if not own:
+            return None
+        weights = own.get("weights", np.empty(0))
+        fine = weights.ndim == 2 and weights.shape[0] == chains and (weights >= 0).all()
+        if not fine or own.keys() != {f.name for f in fields(cls)} or not np.allclose(weights.sum(1), 1.0):
+            raise StorageError(f"{path}: the weights of its modes cannot be used")
+        return cls(**own)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of `to_arrays`."""
+        wide, narrow = (self.chains, self.count), (self.chains,)
+        own = {"weights": wide, "errors": wide, "k_hat": narrow, "log_evidence": narrow}
+        return {f"modes.{name}": shape for name, shape in own.items()}
+
+
+def separate(
+    means: Array, scales: Array, elbos: Array, log_density: LogDensity, move: Move, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Restarts that ended at modes of their own, best first; one index where there is a single mode.
+
+    Two optima belong to one mode where a short refinement carries draws from one to the other, or where no valley lies on
+    the line between them (a funnel's neck and its mouth).
+
+    Args:
+        means: (R, d).
+        scales: Square roots of the covariances, (R, d, d).
+        elbos: Evidence bounds (R,).
+        log_density: Of the posterior.
+        move: A short refinement, whose kernel has the given scales.
+        rng: For the draws.
+    """
+    tril = triangular(scales)
+    optima = distinct_optima(means, tril, elbos)
+    picked = optima.indices[optima.relevant(LEAST_WEIGHT)][:MOST_MODES]
+    if len(picked) < 2:
+        return picked
+    m, factors = means[picked], tril[picked]
+    valleys = {(j, k): _valley(m[j], m[k], log_density) for k in range(len(m)) for j in range(k)}
+    if max(valleys.values()) < BARRIER:
+        return picked[:1]
+    draws = m[:, None] + rng.normal(size=(len(picked), TEST_DRAWS, m.shape[1])) @ factors.swapaxes(1, 2)
+    after = move(draws, factors)
+    nearest = _log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    # Some are nearer to another Gaussian from the start: only what the transitions add counts.
+    begun = _log_gaussians(draws.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    # A Gaussian that spans several modes is none: most of its draws leave it. The best one is kept in any case.
+    settled = [k for k in range(len(picked)) if k == 0 or _passing(begun, nearest, k) < DRAINED]
+    groups: list[list[int]] = []
+    for k in settled:
+        near = [
+            group
+            for group in groups
+            if any(
+                valleys[j, k] < BARRIER
+                or _passing(begun, nearest, j, k) > LEAVING
+                or _passing(begun, nearest, k, j) > LEAVING
+                for j in group
+            )
+        ]
+        groups = [group for group in groups if group not in near] + [[*sum(near, []), k]]
+    return picked[sorted(min(group) for group in groups)]
+
+
+def _passing(begun: NDArray[np.intp], nearest: NDArray[np.intp], start: int, end: int | None = None) -> float:
+    """Share of one optimum's draws that pass to another, or to any other."""
+    own = begun[start] == start
+    if not own.any():
+        return 1.0
+    ended = nearest[start][own]
+    return float((ended != start).mean() if end is None else (ended == end).mean())
+
+
+def _valley(a: Array, b: Array, log_density: LogDensity) -> float:
+    """How far the log density falls on the line from a to b below that of the lower end, nats."""
+    t = np.linspace(0.0, 1.0, LINE_POINTS)[:, None]
+    line = log_density((a + t * (b - a))[None])[0]
+    return float(min(line[0], line[-1]) - np.nan_to_num(line, nan=-np.inf).min())
+
+
+def scouts(mean: Array, scale: Array, count: int, rng: np.random.Generator) -> Array:
+    """Starting points (count, d) in search of a second mode: far around the first, and far around the origin, in turn."""
+    d = len(mean)
+    around = mean + SCOUT_SDS * rng.normal(size=(count, d)) * np.sqrt(np.square(scale).sum(-1))
+    wide = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(count, d))
+    return np.where((np.arange(count) % 2 == 0)[:, None], wide, around)
+
+
+def scattered(means: Array, scales: Array, count: int, rng: np.random.Generator) -> Array:
+    """Starting points (count, d) for further restarts: around the modes (K, d) that are known, and half as far beyond."""
+    spread = np.square(means - means.mean(0)).mean(0) + np.square(scales).sum(-1).mean(0)
+    return means.mean(0) + 1.5 * np.sqrt(spread) * rng.normal(size=(count, means.shape[1]))
+
+
+def weigh(
+    means: Array, scales: Array, elbos: Array, log_density: LogDensity, chains: int, rng: np.random.Generator
+) -> Modes:
+    """What share of the posterior each of K modes holds, estimated for each chain on its own.
+
+    Draws come from each Gaussian in equal numbers, with tails a little heavier than a Gaussian's (Student-t), and are
+    weighted by p / (mean of the K densities): the balance heuristic of Veach and Guibas (1995). Shares then are those
+    under which each mode's responsibilities, averaged over the weighted draws, give the same shares again.
+
+    Args:
+        means: (K, d).
+        scales: Square roots of the covariances, (K, d, d).
+        elbos: Evidence bounds (K,), to start from.
+        log_density: Of the posterior.
+        chains: C.
+        rng: For the draws.
+    """
+    k, d = means.shape
+    factors, freedom = triangular(scales), 5.0 + d / 2.0
+    found = []
+    for _ in range(chains):
+        z = rng.normal(size=(k, WEIGHT_DRAWS, d)) / np.sqrt(
+            rng.chisquare(freedom, (k, WEIGHT_DRAWS, 1)) / freedom
+        )
+        x = means[:, None] + z @ factors.swapaxes(1, 2)
+        log_q = _log_student(x.reshape(-1, d), means, factors, freedom)
+        log_p = log_density(x).reshape(-1)
+        log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
+        log_w = log_p - (np.logaddexp.reduce(log_q, axis=1) - np.log(k))
+        found.append(_shares(log_w, _log_gaussians(x.reshape(-1, d), means, factors), elbos))
+    weights, errors, k_hat, log_evidence = (np.array(part) for part in zip(*found, strict=True))
+    return Modes(weights, errors, k_hat, log_evidence)
+
+
+def _shares(log_w: Array, log_q: Array, elbos: Array) -> tuple[Array, Array, float, float]:
+    """Shares (K,), their standard errors, the tail of the weights (n,), the log evidence; log_q is (n, K)."""
+    if not np.isfinite(log_w).any():
+        even = np.full(len(elbos), 1.0 / len(elbos))
+        return even, even, np.inf, -np.inf
+    shares = np.exp(elbos - elbos.max())
+    shares /= shares.sum()
+    w = np.exp(log_w - log_w.max())
+    w /= w.sum()
+    for _ in range(EXPECTATIONS):
+        log_r = np.log(np.maximum(shares, 1e-300)) + log_q
+        r = np.exp(log_r - np.logaddexp.reduce(log_r, axis=1, keepdims=True))
+        shares = w @ r
+    errors = np.sqrt(np.square(w[:, None] * (r - shares)).sum(0))
+    evidence = float(np.logaddexp.reduce(log_w) - np.log(len(log_w)))
+    return shares, errors, psis(log_w).k_hat, evidence
+
+
+def _log_gaussians(x: Array, means: Array, factors: Array) -> Array:
+    """Log densities (n, K) of x (n, d), up to a constant that all share."""
+    return -0.5 * _squares(x, means, factors) - _log_dets(factors)
+
+
+def _log_student(x: Array, means: Array, factors: Array, freedom: float) -> Array:
+    """Log densities (n, K) of multivariate Student-t distributions."""
+    from math import lgamma, log, pi
+
+    d = x.shape[1]
+    constant = lgamma((freedom + d) / 2) - lgamma(freedom / 2) - d / 2 * log(freedom * pi)
+    tails = -0.5 * (freedom + d) * np.log1p(_squares(x, means, factors) / freedom)
+    return constant + tails - _log_dets(factors)
+
+
+def _squares(x: Array, means: Array, factors: Array) -> Array:
+    parts = [(np.linalg.solve(f, (x - m).T) ** 2).sum(0) for m, f in zip(means, factors, strict=True)]
+    return np.stack(parts, axis=1)
+
+
+def _log_dets(factors: Array) -> Array:
+    return np.log(np.abs(np.diagonal(factors, axis1=1, axis2=2))).sum(1)

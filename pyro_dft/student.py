@@ -1,0 +1,48 @@
+"""Multivariate Student-t densities: proposals with heavier tails than a Gaussian's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class StudentT:
+    """x = mean + root t, with t a standard multivariate Student-t.
+
+    Attributes:
+        mean: (d,).
+        root: Square root of its scale matrix, (d, d); any one.
+        freedom: Degrees of freedom.
+    """
+
+    mean: Array
+    root: Array
+    freedom: float
+
+    @classmethod
+    def of_draws(cls, draws: Array, mean: Array, root: Array, freedom: float) -> StudentT:
+        """Mean and covariance of draws (n, d), the latter shrunk as if d + 2 draws were N(mean, root root')."""
+        whitened = np.linalg.solve(root, (draws - mean).T)
+        dim, n = whitened.shape
+        covariance = np.cov(whitened, ddof=0).reshape(dim, dim)
+        shrunk = (n * covariance + (dim + 2) * np.eye(dim)) / (n + dim + 2)
+        return cls(draws.mean(0), root @ np.linalg.cholesky(shrunk), freedom)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """(n, d)."""
+        spread = np.sqrt(rng.chisquare(self.freedom, (n, 1)) / self.freedom)
+        return self.mean + (rng.standard_normal((n, len(self.mean))) / spread) @ self.root.T
+
+    def log_density(self, x: Array) -> Array:
+        """(n, d) -> (n,)."""
+        dim, nu = len(self.mean), self.freedom
+        squared = (np.linalg.solve(self.root, (x - self.mean).T) ** 2).sum(0)
+        constant = math.lgamma((nu + dim) / 2) - math.lgamma(nu / 2) - dim / 2 * math.log(nu * math.pi)
+        return constant - np.linalg.slogdet(self.root)[1] - (nu + dim) / 2 * np.log1p(squared / nu)

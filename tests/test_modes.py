@@ -1,0 +1,259 @@
+"""Separate modes: which optima are modes of their own, what they weigh, and draws of all of them from both backends."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import torch
+from backends import BACKENDS
+
+from pyro_dft.errors import StorageError
+from pyro_dft.modes import Modes, scattered, scouts, separate, weigh
+
+WEIGHTS = np.array([0.2, 0.3, 0.5])
+
+
+def corners(dim=8, distance=6.0):
+    """Three centres (3, dim), all at one distance from each other."""
+    centres = np.zeros((3, dim))
+    centres[range(3), range(3)] = distance / 2**0.5
+    return centres - centres.mean(0)
+
+
+def log_mixture(centres, weights=WEIGHTS, sd=1.0):
+    def log_density(x):
+        squares = np.square((x[..., None, :] - centres) / sd).sum(-1)
+        return np.logaddexp.reduce(np.log(weights) - 0.5 * squares, axis=-1)
+
+    return log_density
+
+
+def stay(draws, scales):
+    return draws
+
+
+class TestSeparate:
+    eye = np.tile(np.eye(8), (3, 1, 1))
+
+    def test_finds_modes_best_first_and_ignores_bad_optima(self):
+        centres = corners()
+        found = separate(
+            centres, self.eye, np.log(WEIGHTS), log_mixture(centres), stay, np.random.default_rng(0)
+        )
+        assert found.tolist() == [2, 1, 0]
+        bounds = np.log([0.2, 0.3 * 1e-4, 0.5])
+        found = separate(centres, self.eye, bounds, log_mixture(centres), stay, np.random.default_rng(0))
+        assert found.tolist() == [2, 0]
+
+    def test_modes_between_which_draws_pass_are_one(self):
+        centres = corners()
+
+        def swap(draws, scales):
+            moved = draws.copy()
+            moved[0, ::4], moved[1, ::4] = draws[1, ::4], draws[0, ::4]
+            return moved
+
+        found = separate(
+            centres, self.eye, np.log(WEIGHTS), log_mixture(centres), swap, np.random.default_rng(0)
+        )
+        assert found.tolist() == [2, 0]  # the first two in order of their bounds, 2 and 1, are one
+
+    def test_without_a_valley_there_is_one_mode(self):
+        """A narrow and a wide Gaussian, two sds of the wide one apart: a funnel's neck and mouth."""
+        means = np.array([[0.0, 0.0], [2.0, 0.0]])
+        scales = np.stack([0.1 * np.eye(2), np.eye(2)])
+
+        def log_density(x):
+            neck = np.log(0.5) - 0.5 * np.square(x / 0.1).sum(-1) - 2 * np.log(0.1)
+            mouth = np.log(0.5) - 0.5 * np.square(x - [2.0, 0.0]).sum(-1)
+            return np.logaddexp(neck, mouth)
+
+        found = separate(means, scales, np.log([0.5, 0.5]), log_density, stay, np.random.default_rng(0))
+        assert len(found) == 1
+
+    def test_a_gaussian_over_two_modes_does_not_join_them(self):
+        centres = corners(3)[:2]
+        means = np.concatenate([centres, centres.mean(0, keepdims=True)])
+        scales = np.stack([np.eye(3), np.eye(3), 3.0 * np.eye(3)])
+
+        def fall(draws, scales):
+            nearest = np.square(draws[:, :, None] - centres).sum(-1).argmin(-1)
+            return np.where(np.arange(3)[:, None, None] == 2, centres[nearest], draws)
+
+        log_density = log_mixture(centres, np.array([0.4, 0.6]))
+        found = separate(means, scales, np.log([0.4, 0.6, 0.05]), log_density, fall, np.random.default_rng(0))
+        assert sorted(found.tolist()) == [0, 1]
+
+
+class TestWeigh:
+    @pytest.mark.parametrize("dim", [2, 8])
+    def test_weights_and_evidence_of_gaussians(self, dim):
+        centres = corners(max(dim, 3))
+        eye = np.tile(np.eye(centres.shape[1]), (3, 1, 1))
+        # Bounds that are wrong: they only start the search.
+        found = weigh(centres, eye, np.zeros(3), log_mixture(centres), 2, np.random.default_rng(1))
+        assert (np.abs(found.weights - WEIGHTS) < 4 * found.errors).all()
+        assert (found.errors < 0.01).all()
+        assert (found.k_hat < 0.5).all()
+        true = 0.5 * centres.shape[1] * np.log(2 * np.pi)
+        assert np.abs(found.log_evidence - true).max() < 0.05
+
+    def test_weights_of_modes_that_are_no_gaussians(self):
+        """Logarithms of gamma variables: a long tail on one side."""
+        centres = 8.0 * corners(3, 1.0)
+
+        def log_density(x):
+            u = x[..., None, :] - centres
+            return np.logaddexp.reduce(np.log(WEIGHTS) + (2 * u - np.exp(u)).sum(-1), axis=-1)
+
+        scales = np.tile(0.75 * np.eye(3), (3, 1, 1))
+        found = weigh(centres + 0.55, scales, np.zeros(3), log_density, 1, np.random.default_rng(2))
+        assert (np.abs(found.weights - WEIGHTS) < 4 * found.errors).all()
+        assert found.k_hat[0] < 0.7
+
+    def test_gaussians_that_miss_the_posterior_have_a_heavy_tail(self):
+        centres = corners(3)
+        narrow = np.tile(0.1 * np.eye(3), (3, 1, 1))
+        found = weigh(centres, narrow, np.zeros(3), log_mixture(centres), 1, np.random.default_rng(3))
+        assert found.k_hat[0] > 0.7
+
+    def test_nothing_finite(self):
+        found = weigh(
+            corners(3), np.tile(np.eye(3), (3, 1, 1)), np.zeros(3), lambda x: np.full(x.shape[:2], -np.inf), 1,
+            np.random.default_rng(4),
+        )  # fmt: skip
+        assert found.k_hat[0] == np.inf
+
+
+class TestModes:
+    modes = Modes(np.tile(WEIGHTS, (2, 1)), np.full((2, 3), 0.01), np.zeros(2), np.zeros(2))
+
+    def test_rows_have_the_weights(self):
+        each, rows = self.modes.rows(20_000, np.random.default_rng(0))
+        draws = np.repeat(np.arange(6), each).reshape(6, each, 1)
+        served = self.modes.combine(draws, rows)
+        assert served.shape == (2, 20_000, 1)
+        for chain in range(2):
+            share = np.bincount(served[chain, :, 0], minlength=6)[3 * chain : 3 * chain + 3] / 20_000
+            # Standard errors of shares of 20,000 draws are at most .0035.
+            assert share == pytest.approx(WEIGHTS, abs=0.014)
+            assert len(set(rows[chain].tolist())) == 20_000
+
+    def test_kept_rows_are_always_the_same(self):
+        draws = np.random.default_rng(0).normal(size=(6, 50, 2))
+        assert np.array_equal(self.modes.kept(draws), self.modes.kept(draws))
+        index = self.modes.kept_modes(50)
+        own = np.repeat(np.arange(3), 50).reshape(1, 150)[0]
+        assert np.array_equal(np.sort(index, axis=1), np.sort(own[self.modes._kept_rows(50)], axis=1))
+
+    def test_arrays_and_back(self):
+        arrays = self.modes.to_arrays()
+        again = Modes.from_arrays("x", arrays, 2)
+        assert again is not None
+        assert np.array_equal(again.weights, self.modes.weights)
+        assert {k: v.shape for k, v in arrays.items()} == self.modes.shapes()
+        assert Modes.from_arrays("x", {"mean": np.zeros(2)}, 2) is None
+
+    @pytest.mark.parametrize("spoil", ["chains", "negative", "sum", "missing"])
+    def test_bad_files(self, spoil):
+        arrays = self.modes.to_arrays()
+        if spoil == "negative":
+            arrays["modes.weights"] = arrays["modes.weights"] - 0.3
+        if spoil == "sum":
+            arrays["modes.weights"] = 2 * arrays["modes.weights"]
+        if spoil == "missing":
+            del arrays["modes.errors"]
+        with pytest.raises(StorageError, match="weights of its modes"):
+            Modes.from_arrays("x", arrays, 3 if spoil == "chains" else 2)
+
+
+def test_further_starts_are_far_and_of_the_right_number():
+    rng = np.random.default_rng(0)
+    x = scouts(np.full(3, 5.0), 0.01 * np.eye(3), 6, rng)
+    assert x.shape == (6, 3)
+    # Every second one is around the known mode, within five of 6 x 0.01.
+    assert np.abs(x[1::2] - 5).max() < 0.3
+    assert np.abs(x[::2]).max() <= 10
+    assert scattered(corners(), np.tile(np.eye(8), (3, 1, 1)), 5, rng).shape == (5, 8)
+
+
+# Both backends, end to end: modes six sds apart, which transitions hardly pass between.
+
+
+@pytest.fixture(scope="module", params=BACKENDS, ids=repr)
+def fit(request):
+    backend = request.param
+    centres, log_weights = (backend.array(v) for v in (corners(), np.log(WEIGHTS)))
+
+    def potential(z):
+        each = log_weights - 0.5 * ((z["a"] - centres) ** 2).sum(-1)
+        return -torch.logsumexp(each, -1)
+
+    def jax_potential(z):
+        return -jax.scipy.special.logsumexp(log_weights - 0.5 * ((z["a"] - centres) ** 2).sum(-1))
+
+    function = potential if backend.name == "pyro" else jax_potential
+    start = {"a": backend.array(np.zeros(8))}
+    options = {"seed": 1} if backend.name == "pyro" else {}
+    dft = backend.potential(
+        function, initial_params=start, train="auto", precondition_steps=120, num_draws=2000, restarts=4, num_chains=2,
+        **options,
+    )  # fmt: skip
+    backend.run(dft)
+    return backend, dft, function, start
+
+
+def shares(draws):
+    nearest = np.square(np.asarray(draws)[:, None] - corners()).sum(-1).argmin(1)
+    return np.bincount(nearest, minlength=3) / len(nearest)
+
+
+def test_all_modes_are_found_with_their_weights(fit):
+    _, dft, *_ = fit
+    report = dft.diagnostics()
+    assert report["status"] == "converged"
+    assert sorted(report["modes"]["weights"]) == pytest.approx(WEIGHTS, abs=0.03)
+    # The issue's target; standard errors of shares of 10,000 draws are at most .005, of the weights .004.
+    for refine_steps in (0, None):
+        draws = np.asarray(dft.get_samples(10_000, refine_steps=refine_steps)["a"])
+        assert shares(draws) == pytest.approx(WEIGHTS, abs=0.05)
+        spread = np.sqrt(1 + np.square(corners()).T @ WEIGHTS - np.square(WEIGHTS @ corners()))
+        assert draws.std(0) / spread == pytest.approx(np.ones(8), abs=0.04)
+    assert shares(dft.get_samples()["a"]) == pytest.approx(WEIGHTS, abs=0.05)
+
+
+def test_chains_and_counts(fit):
+    _, dft, *_ = fit
+    assert np.asarray(dft.get_samples(501)["a"]).shape == (501, 8)
+    assert np.asarray(dft.get_samples(50, group_by_chain=True)["a"]).shape == (2, 50, 8)
+    assert np.asarray(dft.get_samples(group_by_chain=True)["a"]).shape == (2, 1000, 8)
+    assert "a[0]" in str(dft.summary_table())
+
+
+def test_saved_and_loaded(fit, tmp_path):
+    backend, dft, function, start = fit
+    dft.save(tmp_path / "fit.safetensors")
+    again = backend.DFT.load(tmp_path / "fit.safetensors", potential_fn=function, initial_params=start)
+    assert np.array_equal(np.asarray(again.get_samples()["a"]), np.asarray(dft.get_samples()["a"]))
+    assert shares(again.get_samples(5000)["a"]) == pytest.approx(WEIGHTS, abs=0.05)
+
+
+def test_switched_off_the_missing_modes_are_flagged(fit):
+    backend, _, function, start = fit
+    options = {"seed": 1} if backend.name == "pyro" else {}
+    one = backend.potential(
+        function,
+        initial_params=start,
+        train="never",
+        precondition_steps=120,
+        restarts=6,
+        num_draws=1000,
+        modes="never",
+        refine_steps=2,
+        **options,
+    )
+    with pytest.warns(UserWarning, match="the fit"):
+        backend.run(one)
+    assert one.diagnostics()["modes"] is None
+    assert one.diagnostics()["status"] == "failed"
