@@ -24,6 +24,9 @@ FITS: dict[str, dict[str, Any]] = {
     "gaussian": {"train": "never"},
     "kl": {"objective": "kl", "train": "always"},
     "always": {"train": "always"},
+    # Crippled on purpose, to see whether the diagnostics notice.
+    "hasty": {"train": "always", "num_steps": 100, "refine_steps": 1},
+    "shallow": {"train": "never", "precondition_steps": 15, "refine_steps": 1},
 }
 METHODS = ("reference", "nuts", "dft-raw", "dft-refined", "gaussian-refined")
 
@@ -127,6 +130,9 @@ def _prepared(
 
     jax.clear_caches()  # compilation is part of the cost
     twin, arrays = benchmark.numpyro()
+    bare = getattr(benchmark, "bare", lambda: None)()
+    if bare is not None:  # a potential function in place of a model
+        twin, arrays, options = None, (), {**options, **bare}
     other = NumPyroDFT(twin, disable_progbar=True, **options)
     return other, lambda: other.run(jax.random.key(seed), *arrays)
 

@@ -1,0 +1,1 @@
+"""Posteriors of hard geometry whose exact draws are known by construction."""

@@ -1,0 +1,1 @@
+"""The posteriors of posteriordb with reference draws: models in NumPyro and Pyro, coordinates and checks."""

@@ -1,0 +1,1 @@
+"""Simulation-based calibration: ``python -m benchmarks.sbc``."""

@@ -1,0 +1,117 @@
+"""Simulation-based calibration (Talts et al. 2018): ``python -m benchmarks.sbc [--backend pyro] [--models a,b] [--fits x,y]``.
+
+Each replicate draws parameters from the prior and data given them, fits `DFT` with default settings, and ranks the
+true values among the draws, raw and refined. Exact draws give uniform ranks. The Gaussian without a network is the control,
+whose raw draws must fail. Prints a table and writes ``benchmarks/results/sbc.md``, ``.csv`` and ``.json`` (the ranks) and
+``docs/images/sbc.png``. Finished replicates are kept below ``benchmarks/.cache/sbc`` and are not made again: a killed
+command resumes, and more replicates may be asked for later. ``--fresh`` makes them again (after a change of the
+package), ``--table`` only prints and draws what is there, ``--quick`` makes three with hardly any training and writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
+os.environ.setdefault("NPROC", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from benchmarks import methods  # noqa: E402
+from benchmarks.sbc import picture, replicates, report  # noqa: E402
+from benchmarks.sbc.models import MODELS  # noqa: E402
+from benchmarks.sbc.replicates import CELLS, FITS, QUICK, Cell, Record  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "sbc"
+PICTURE = ROOT / "docs" / "images" / "sbc.png"
+# A fit of the schools takes eight times as long with Pyro; simuk compiles NumPyro's MCMC for each replicate.
+COUNTS = {"numpyro": 200, "pyro": 50, "simuk": 50, "quick": 3}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.sbc", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated, default all")
+    parser.add_argument("--fits", default=",".join(FITS), help="comma-separated, default all")
+    parser.add_argument("--backend", default="numpyro", choices=("numpyro", "pyro"))
+    parser.add_argument("--replicates", type=int, help="default 200 with NumPyro, 50 with Pyro and simuk")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="make replicates again although they are cached")
+    parser.add_argument("--table", action="store_true", help="print and draw what is there and run nothing")
+    parser.add_argument("--quick", action="store_true", help="three replicates with hardly any training")
+    options = parser.parse_args(arguments)
+    options.models, options.fits = options.models.split(","), options.fits.split(",")
+    for given, known in ((options.models, MODELS), (options.fits, FITS)):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return options
+
+
+def _count(options: argparse.Namespace, cell: Cell) -> int:
+    if options.replicates is not None:
+        return options.replicates
+    return COUNTS["quick" if options.quick else "simuk" if cell.fit == "simuk" else cell.backend]
+
+
+def stored(results: Path) -> dict[str, list[Record]]:
+    """The records that are on file, by cell."""
+    path = results.with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def store(results: Path, found: dict[str, list[Record]]) -> None:
+    """Writes the records, one line for each cell: they are many."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(found[name], separators=(',', ':'))}" for name in sorted(found)
+    ]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main(
+    arguments: list[str] | None = None,
+    results: Path = RESULTS,
+    image: Path = PICTURE,
+    folder: Path = replicates.FOLDER,
+) -> None:
+    """Run what is asked for, print the table, write the files and the picture."""
+    options = parse(arguments)
+    methods.prepare_process()
+    found: dict[str, list[Record]] = {} if options.quick else stored(results)
+    chosen = [
+        c for c in CELLS
+        if c.backend == options.backend and c.model in options.models and c.fit in options.fits
+    ]  # fmt: skip
+    for cell in [] if options.table else chosen:
+        records: list[Record] = []
+        extra = QUICK if options.quick else {}
+        for record in replicates.run(cell, _count(options, cell), options.seed, extra, options.fresh, folder):
+            records.append(record)
+            if len(records) % 10 == 0:
+                print(f"{cell.name}: {len(records)} replicates", flush=True)
+        if not options.quick:
+            # read again: a second command may have added cells in the meantime
+            found = stored(results) | {cell.name: records}
+            store(results, found)
+        found[cell.name] = records
+        print(report.plain(report.cell_rows(cell, records)), flush=True)
+    table = report.rows(found)
+    if options.quick:
+        return
+    print(report.plain(table))
+    print("\n".join(report.summary(found, table)))
+    old = {name for name, records in found.items() if any(r["code"] != replicates.CODE for r in records)}
+    if old:
+        print(f"made by an earlier state of the package (--fresh makes them again): {', '.join(sorted(old))}")
+    report.write(found, table, results)
+    if any(c.backend == "numpyro" and c.name in found for c in CELLS):
+        picture.draw(found, "numpyro", image)
+
+
+if __name__ == "__main__":
+    main()
