@@ -24,12 +24,15 @@ class Settings:
     """Settings of a fit. Lengths are in whitened units (posterior sds of the Gaussian preconditioner).
 
     Attributes:
-        objective: `"dft"` (the whole recipe: Gaussian preconditioner, KL warm start, DFT phase kept only where a
-            measurement says that it helped), `"dft-paper"` (Theorem 1 of arXiv 2411.01453 with alternating score
-            matching; no preconditioner, no KL, no refinement), `"kl"` (KL-NS, arXiv 2306.04952, behind the same
-            preconditioner) or `"fisher-partial"` (the first term of Theorem 1 alone; kept for comparison).
+        objective: `"dft"` (the whole recipe: Gaussian preconditioner, KL training, and a DFT phase where `dft_fraction`
+            asks for one, kept only where a measurement says that it helped), `"dft-paper"` (Theorem 1 of arXiv
+            2411.01453 with alternating score matching; no preconditioner, no KL, no refinement), `"kl"` (KL-NS, arXiv
+            2306.04952, behind the same preconditioner) or `"fisher-partial"` (the first term of Theorem 1 alone; kept
+            for comparison).
         num_steps: Generator steps in all phases together.
-        dft_fraction: Share of `num_steps` that the DFT phase of objective `"dft"` takes, at the end.
+        dft_fraction: Share of `num_steps` that the DFT phase of objective `"dft"` takes, at the end. None by default: at equal
+            cost, no form of it that was tried beat KL training (docs/experiments.md).
+        settle_fraction: Share of the KL steps, at their end, with small rates, in which the score network catches up.
         score_steps: Score-network steps for each generator step.
         batch_size: Latent points z for each step; each is used with +eps and -eps.
         final_batch_factor: `batch_size` is multiplied by this in the DFT phase, where the gradient noise of order
@@ -70,7 +73,8 @@ class Settings:
 
     objective: str = "dft"
     num_steps: int = 1200
-    dft_fraction: float = 0.2
+    dft_fraction: float = 0.0
+    settle_fraction: float = 0.2
     score_steps: int = 2
     batch_size: int = 128
     final_batch_factor: int = 1
@@ -133,8 +137,10 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise SettingsError(f"{name}={value!r}: expected a positive finite number")
-        if not 0 <= self.dft_fraction <= 1:
-            raise SettingsError(f"dft_fraction={self.dft_fraction!r}: expected a number from 0 to 1")
+        for name in ("dft_fraction", "settle_fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise SettingsError(f"{name}={value!r}: expected a number from 0 to 1")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise SettingsError(f"seed={self.seed!r}: expected an integer or None")
 

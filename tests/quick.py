@@ -16,7 +16,9 @@ GAUSSIAN = {
     "num_draws": 200, "seed": 0,
 }  # fmt: skip
 # Both phases of the network on top of it.
-NETWORK = {**GAUSSIAN, "train": "always", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16}
+NETWORK = {
+    **GAUSSIAN, "train": "always", "num_steps": 20, "dft_fraction": 0.2, "width": 8, "depth": 1, "batch_size": 16,
+}  # fmt: skip
 
 
 def known_mean(y):

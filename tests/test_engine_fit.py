@@ -18,7 +18,7 @@ from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
 from pyro_dft.settings import Settings
 
-SMALL = {"num_steps": 60, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
+SMALL = {"num_steps": 60, "dft_fraction": 0.2, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
          "num_draws": 400, "max_refine_steps": 4}  # fmt: skip
 
 

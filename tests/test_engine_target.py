@@ -176,6 +176,29 @@ def test_bad_points_are_isolated(make, points, trace):
         torch.testing.assert_close(score[good], expected[1])
 
 
+@pytest.mark.parametrize("trace", [True, False])
+def test_a_singular_matrix_at_one_point_leaves_the_others(make, points, trace):
+    """torch.linalg.solve gives up on the whole batch."""
+
+    def potential(x):
+        rows = torch.stack([torch.stack([x[0], x[1]]), torch.stack([x[1], x[0]])])
+        return torch.linalg.solve(rows, x[:2]).sum() + x.square().sum()
+
+    target, x = make(potential, trace=trace), points(9)
+    target.probe(x[:3])
+    assert target.vectorised
+    bad = x.clone()
+    bad[4] = 1.0
+    for _ in range(5):  # often enough to be traced
+        expected, scores = target.evaluate(x)
+        log_density, score = target.evaluate(bad)
+    assert log_density[4] == -torch.inf
+    good = torch.arange(9, device=x.device) != 4
+    torch.testing.assert_close(log_density[good], expected[good])
+    torch.testing.assert_close(score[good], scores[good])
+    assert target.nonfinite_evaluations == 5
+
+
 @pytest.mark.parametrize("trace", [False, True])
 def test_bad_points_do_not_poison_the_gradients_of_others(make, points, trace):
     target = make(half_line, trace=trace)

@@ -19,7 +19,7 @@ from pyro_dft.settings import Settings
 COVARIANCE = np.array([[1.0, 0.6], [0.6, 2.0]])
 MEAN = np.array([1.0, -2.0])
 SMALL = {
-    "num_steps": 60, "precondition_steps": 40, "restarts": 2, "width": 8, "depth": 1, "batch_size": 16,
+    "num_steps": 60, "dft_fraction": 0.2, "precondition_steps": 40, "restarts": 2, "width": 8, "depth": 1, "batch_size": 16,
     "num_draws": 400, "refine_steps": 2,
 }  # fmt: skip
 

@@ -170,7 +170,8 @@ def test_a_training_step_agrees(phase, distance, feed):
     generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
     target, hyper = jax_target(), jax_train.Hyper(*(float(v) for v in jax_train.Hyper.of(settings)))
     hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.dft_learning_rate,
-                           score_learning_rate=settings.score_learning_rate)  # fmt: skip
+                           score_learning_rate=settings.score_learning_rate,
+                           settle_fraction=settings.settle_fraction)  # fmt: skip
     noise = numbers(2, 2, C, B, D, seed=2)  # score step, generator step; z, eps
     mean, scale = (jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale))
 

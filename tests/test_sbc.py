@@ -166,7 +166,7 @@ class TestReport:
         control = Cell("schools_noncentred", "gaussian", "numpyro")
         results = {CELL.name: made_up(), control.name: made_up(40)}
         table = report.rows(results)
-        report.write(results, table, tmp_path / "sbc")
+        report.write(table, report.summary(results, table), tmp_path / "sbc")
         assert "dft-raw: 0 of 1 uniform; not: schools_noncentred" in (tmp_path / "sbc.md").read_text()
         assert len((tmp_path / "sbc.csv").read_text().splitlines()) == 1 + len(table)
         picture.draw(results, "numpyro", tmp_path / "sbc.png")

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.metrics import sliced_wasserstein2
 from benchmarks.objectives.targets import Subject
-from benchmarks.objectives.variants import Stage, Variant
+from benchmarks.objectives.variants import BASE, Stage, Variant
 from benchmarks.references import QUANTILES, Reference
 from pyro_dft.engine_jax.fit import SELECTION_DRAWS, SELECTION_STEPS
 from pyro_dft.engine_jax.measure import compare
@@ -77,7 +77,7 @@ class Bench:
 
     def train(self, variant: Variant) -> Trained:
         """All stages of a variant."""
-        settings = Settings(**variant.settings)
+        settings = Settings(**{**BASE, **variant.settings})
         shared = {k: v for k, v in variant.settings.items() if k not in AFTER_KL}
         now: Trained | None = None
         done: list[Stage] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_dft.engine_jax.train import SETTLING_SCORE
+
 STEPS, SHARE = 1200, 0.2
 
 
@@ -42,6 +44,15 @@ class Variant:
     what: str
     stages: tuple[Stage, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+# What every variant starts from: no settling at the end of KL, which these experiments led to, and a DFT phase at 3e-4.
+BASE = {"settle_fraction": 0.0, "dft_learning_rate": 3e-4 / SETTLING_SCORE}
+
+
+def rate(value: float) -> float:
+    """The setting for which the DFT phase after KL has this rate."""
+    return value / SETTLING_SCORE
 
 
 def only(phase: str, steps: int = STEPS) -> tuple[Stage, ...]:
@@ -92,13 +103,13 @@ VARIANTS: dict[str, Variant] = {
         Variant("kl-2x", "KL, twice the steps", only("kl", 2 * STEPS)),
         Variant("dft", "80 % KL, 20 % DFT, never rolled back", then_dft()),
         Variant("dft-40", "60 % KL, 40 % DFT", then_dft(0.4)),
-        Variant("dft-fast", "dft with its rate 1e-3", then_dft(), {"dft_learning_rate": 1e-3}),
-        Variant("dft-slow", "dft with its rate 1e-4", then_dft(), {"dft_learning_rate": 1e-4}),
+        Variant("dft-fast", "dft with its rate 1e-3", then_dft(), {"dft_learning_rate": rate(1e-3)}),
+        Variant("dft-slow", "dft with its rate 1e-4", then_dft(), {"dft_learning_rate": rate(1e-4)}),
         Variant("kl-slow", "KL, its last 20 % with the rates of dft-slow", slow_kl_end()),
-        Variant("dft-slow-40", "60 % KL, 40 % DFT, rate 1e-4", then_dft(0.4), {"dft_learning_rate": 1e-4}),
+        Variant("dft-slow-40", "60 % KL, 40 % DFT, rate 1e-4", then_dft(0.4), {"dft_learning_rate": rate(1e-4)}),
         Variant(
             "dft-slow-batch4", "dft-slow with 4 times the batch", then_dft(),
-            {"dft_learning_rate": 1e-4, "final_batch_factor": 4},
+            {"dft_learning_rate": rate(1e-4), "final_batch_factor": 4},
         ),
         Variant("dft-huber", "dft with the pseudo-Huber distance", then_dft(), {"distance": "pseudo-huber"}),
         Variant("dft-batch4", "dft with 4 times the batch", then_dft(), {"final_batch_factor": 4}),
@@ -107,10 +118,12 @@ VARIANTS: dict[str, Variant] = {
         Variant("kl-score4", "KL, 4 times the score steps in the last 20 %", kl_end(score_steps=8)),
         Variant(
             "dft-slow-score4", "dft-slow with 4 times the score steps", then_dft(score_steps=8),
-            {"dft_learning_rate": 1e-4},
+            {"dft_learning_rate": rate(1e-4)},
         ),
         Variant("kl-slow-score4", "kl-slow with 4 times the score steps", slow_kl_end(score_steps=8)),
-        Variant("dft-start", "DFT from the start, rate 3e-4, whitened", only("dft-paper")),
+        Variant(
+            "dft-start", "DFT from the start, rate 3e-4, whitened", only("dft-paper"), {"dft_learning_rate": 3e-4},
+        ),
         Variant("kl-learned", "KL, learned noise", only("kl"), {"noise_mode": "learned"}),
         Variant("dft-learned", "dft, learned noise", then_dft(), {"noise_mode": "learned"}),
         Variant("kl-thin", "KL, noise .05", only("kl"), {"noise": 0.05}),

@@ -348,7 +348,8 @@ class Trainer:
         self.fit.measurement = measure(
             problem.target,
             self.fit.sampler,
-            self.settings.num_draws // self.chains,
+            # As many for each mode as for each chain.
+            self.settings.num_draws * self.fit.sampler.chains // self.chains,
             self.settings,
             self.rng,
             problem.original,

@@ -14,8 +14,10 @@ from pyro_dft.engine_jax.target import Target
 
 # Transitions of the test whether draws pass from one mode to another.
 TEST_STEPS = 5
-# Rounds of further restarts, as long as each finds a mode.
-ROUNDS = 4
+# Rounds of further restarts, at most: one that finds nothing is enough where there is one mode, and this many where there
+# are several.
+ROUNDS = 6
+PATIENCE = 2
 
 
 def find(
@@ -60,6 +62,7 @@ def find(
     if not np.isfinite(parts()[2]).any():
         return gaussians, np.zeros(1, int), None
     count, found = len(gaussians.elbo), separate()
+    misses = 0
     for _ in range(ROUNDS):
         known, (mean, scale, _) = len(found), parts(found)
         alone = known == 1
@@ -68,7 +71,8 @@ def find(
         )
         gaussians = gaussians.joined(restart(starts))
         found = separate()
-        if len(found) <= known:
+        misses = 0 if len(found) > known else misses + 1
+        if misses == (1 if len(found) == 1 else PATIENCE):
             break
     for _ in range(2):
         if len(found) < 2:

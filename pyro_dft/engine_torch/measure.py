@@ -118,7 +118,7 @@ def measure(
     Args:
         target: The posterior (full data is used).
         sampler: Where the draws come from.
-        draws: Draws of each chain (and of each of its modes).
+        draws: Draws over all chains (and all modes of each).
         settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
         rng: Generator on the target's device.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
@@ -126,8 +126,7 @@ def measure(
     """
     fixed = settings.refine_steps or 0
     steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
-    total = draws * sampler.chains
-    n = max(10, affordable_draws(total, 4 * steps, settings, target) // sampler.chains)
+    n = max(10, affordable_draws(draws, 4 * steps, settings, target) // sampler.chains)
     raw = sampler.draw(n, rng)
     scale = whitening(raw, sampler.scale)
 
