@@ -292,7 +292,7 @@ class Interrupt:
 
 
 class TestInterrupt:
-    PLAN = NETWORK | {"precondition_steps": 60, "num_steps": 40}  # of which 30 KL and 10 DFT
+    PLAN = NETWORK | {"precondition_steps": 60, "num_steps": 40}  # of which 32 KL and 8 DFT
 
     def run_interrupted(self, **options):
         dft = DFT(known_mean, disable_progbar=True, **self.PLAN | options)
@@ -337,7 +337,7 @@ class TestInterrupt:
     @pytest.mark.parametrize("where", ["_measure", "_movement", "_finish_network"])
     def test_while_the_sampler_is_measured(self, monkeypatch, where):
         Interrupt(monkeypatch, 0, where)
-        dft = self.run_interrupted(train="auto", gate=1e-9)
+        dft = self.run_interrupted()
         assert dft.diagnostics()["status"] == "converged"
         assert mean_error(dft.get_samples()["mu"], known_mean_posterior(Y)[0]) < 4
 

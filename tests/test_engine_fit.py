@@ -190,7 +190,7 @@ def test_training_always_trains_where_the_gaussian_is_right(trainer):
 def banana_fit(dtype, device):
     """Three chains on the banana, trained long enough to be good."""
     settings = Settings(
-        num_steps=400, width=48, batch_size=96, restarts=2, precondition_steps=100, num_draws=3000
+        num_steps=400, dft_fraction=0.2, width=48, batch_size=96, restarts=2, precondition_steps=100, num_draws=3000,
     )
     target = Target(banana, 2, dtype=dtype, device=device)
     points = starts(3, 2, 2, dtype, device)
@@ -215,7 +215,8 @@ def test_refined_draws_are_right(banana_fit):
     # of the 95 % quantile in the long tail 5 / sqrt(n).
     errors = banana_errors(x).abs()
     assert (errors < 0.05 + 4 * 5 / len(x) ** 0.5).all()
-    assert errors.mean() < 0.06
+    # Exact draws have 0.03 on average by these standard errors; the rest is what the fit may add.
+    assert errors.mean() < 0.08
 
 
 def test_independently_trained_chains_agree(banana_fit):

@@ -104,11 +104,14 @@ def main(
     if options.quick:
         return
     print(report.plain(table))
-    print("\n".join(report.summary(found, table)))
-    old = {name for name, records in found.items() if any(r["code"] != replicates.CODE for r in records)}
+    summary = report.summary(found, table)
+    old = [name for name in sorted(found) if any(r["code"] != replicates.CODE for r in found[name])]
     if old:
-        print(f"made by an earlier state of the package (--fresh makes them again): {', '.join(sorted(old))}")
-    report.write(found, table, results)
+        summary.append(
+            f"made by an earlier state of the package (--fresh makes them again): {', '.join(old)}"
+        )
+    print("\n".join(summary))
+    report.write(table, summary, results)
     if any(c.backend == "numpyro" and c.name in found for c in CELLS):
         picture.draw(found, "numpyro", image)
 

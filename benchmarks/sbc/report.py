@@ -148,9 +148,9 @@ def summary(results: Results, table: Sequence[Row]) -> list[str]:
     return out
 
 
-def write(results: Results, table: Sequence[Row], stem: Path) -> None:
+def write(table: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
     """Writes ``stem``.md and ``stem``.csv."""
-    lines = "\n".join(f"- {s}" for s in summary(results, table))
+    lines = "\n".join(f"- {s}" for s in summary)
     titles = "\n".join(f"- {m.name}: {m.title}, {len(m.fixed)} rows of data" for m in MODELS.values())
     stem.with_suffix(".md").write_text(f"{markdown(table)}\n\n{lines}\n{titles}\n")
     with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as f:
