@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyro_dft.errors import StorageError
 from pyro_dft.optima import distinct_optima, triangular
 from pyro_dft.psis import psis
+from pyro_dft.student import StudentT
 
 Array = NDArray[np.floating[Any]]
 LogDensity = Callable[[Array], Array]  # (K, n, d) -> (K, n)
@@ -31,10 +32,12 @@ MOST_MODES = 8
 LEAVING = 0.12
 # A Gaussian that loses more than this share of its draws to others is no mode.
 DRAINED = 0.6
-# Where a second mode is looked for: around the first, in its sds, and in a box around the origin (five times that of the
-# usual starting points).
+# Where more modes are looked for: around the first, in its sds; around several, in the sds of all together; in a box around
+# the origin (five times that of the usual starting points). So many points are looked at.
 SCOUT_SDS = 6.0
+SCOUT_SPREADS = 1.5
 SCOUT_RANGE = 10.0
+CANDIDATES = 4000
 # On the line between two modes the log density is lower than at the lower end by at least this (nats).
 BARRIER = 2.0
 LINE_POINTS = 33
@@ -211,18 +214,45 @@ def _valley(a: Array, b: Array, log_density: LogDensity) -> float:
     return float(min(line[0], line[-1]) - np.nan_to_num(line, nan=-np.inf).min())
 
 
-def scouts(mean: Array, scale: Array, count: int, rng: np.random.Generator) -> Array:
-    """Starting points (count, d) in search of a second mode: far around the first, and far around the origin, in turn."""
-    d = len(mean)
-    around = mean + SCOUT_SDS * rng.normal(size=(count, d)) * np.sqrt(np.square(scale).sum(-1))
-    wide = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(count, d))
-    return np.where((np.arange(count) % 2 == 0)[:, None], wide, around)
+def further_starts(
+    means: Array, scales: Array, count: int, log_density: LogDensity, rng: np.random.Generator
+) -> Array:
+    """Starting points (count, d) in search of more modes, far from those (K) that are known.
 
+    Every second one is random: in a box around the origin, or around the known modes. The others are those of many such
+    points where the posterior is highest above what the known modes explain.
 
-def scattered(means: Array, scales: Array, count: int, rng: np.random.Generator) -> Array:
-    """Starting points (count, d) for further restarts: around the modes (K, d) that are known, and half as far beyond."""
-    spread = np.square(means - means.mean(0)).mean(0) + np.square(scales).sum(-1).mean(0)
-    return means.mean(0) + 1.5 * np.sqrt(spread) * rng.normal(size=(count, means.shape[1]))
+    Args:
+        means: (K, d).
+        scales: Square roots of the covariances, (K, d, d).
+        count: Of the starting points.
+        log_density: Of the posterior.
+        rng: For the points.
+    """
+    d, half = means.shape[1], CANDIDATES // 2
+    box = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(half, d))
+    within = np.square(scales).sum(-1).mean(0)
+    if len(means) == 1:
+        reach = SCOUT_SDS * np.sqrt(within)
+    else:
+        reach = SCOUT_SPREADS * np.sqrt(np.square(means - means.mean(0)).mean(0) + within)
+    around = means.mean(0) + reach * rng.normal(size=(half, d))
+    # In turn, so that the first ones hold both kinds.
+    points = np.stack([box, around], 1).reshape(-1, d)
+    log_p = log_density(points[None])[0]
+    wide = [StudentT(m, scale, 5.0) for m, scale in zip(means, scales, strict=True)]
+    known = np.logaddexp.reduce(_log_students(points, wide), axis=1)
+    promise = np.where(np.isfinite(log_p), log_p - known, -np.inf)
+    picked: list[int] = []
+    for i in np.argsort(-promise, kind="stable")[: CANDIDATES // 10]:
+        # Not several for one mode: as far from each other as the known modes are wide.
+        gaps = np.square((points[picked] - points[i]) / np.sqrt(within)).sum(-1)
+        if not picked or gaps.min() > 9.0 + d:
+            picked.append(int(i))
+        if len(picked) == count // 2:
+            break
+    rest = [i for i in range(len(points)) if i not in picked][: count - len(picked)]
+    return points[[*picked, *rest]]
 
 
 def weigh(
@@ -243,14 +273,12 @@ def weigh(
         rng: For the draws.
     """
     k, d = means.shape
-    factors, freedom = triangular(scales), 5.0 + d / 2.0
+    factors = triangular(scales)
+    wide = [StudentT(m, f, 5.0 + d / 2.0) for m, f in zip(means, factors, strict=True)]
     found = []
     for _ in range(chains):
-        z = rng.normal(size=(k, WEIGHT_DRAWS, d)) / np.sqrt(
-            rng.chisquare(freedom, (k, WEIGHT_DRAWS, 1)) / freedom
-        )
-        x = means[:, None] + z @ factors.swapaxes(1, 2)
-        log_q = _log_student(x.reshape(-1, d), means, factors, freedom)
+        x = np.stack([one.draw(WEIGHT_DRAWS, rng) for one in wide])
+        log_q = _log_students(x.reshape(-1, d), wide)
         log_p = log_density(x).reshape(-1)
         log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
         log_w = log_p - (np.logaddexp.reduce(log_q, axis=1) - np.log(k))
@@ -282,14 +310,9 @@ def _log_gaussians(x: Array, means: Array, factors: Array) -> Array:
     return -0.5 * _squares(x, means, factors) - _log_dets(factors)
 
 
-def _log_student(x: Array, means: Array, factors: Array, freedom: float) -> Array:
-    """Log densities (n, K) of multivariate Student-t distributions."""
-    from math import lgamma, log, pi
-
-    d = x.shape[1]
-    constant = lgamma((freedom + d) / 2) - lgamma(freedom / 2) - d / 2 * log(freedom * pi)
-    tails = -0.5 * (freedom + d) * np.log1p(_squares(x, means, factors) / freedom)
-    return constant + tails - _log_dets(factors)
+def _log_students(x: Array, wide: list[StudentT]) -> Array:
+    """Log densities (n, K) of x (n, d)."""
+    return np.stack([one.log_density(x) for one in wide], axis=1)
 
 
 def _squares(x: Array, means: Array, factors: Array) -> Array:

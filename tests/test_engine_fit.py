@@ -190,7 +190,13 @@ def test_training_always_trains_where_the_gaussian_is_right(trainer):
 def banana_fit(dtype, device):
     """Three chains on the banana, trained long enough to be good."""
     settings = Settings(
-        num_steps=400, dft_fraction=0.2, width=48, batch_size=96, restarts=2, precondition_steps=100, num_draws=3000,
+        num_steps=400,
+        dft_fraction=0.2,
+        width=48,
+        batch_size=96,
+        restarts=2,
+        precondition_steps=100,
+        num_draws=3000,
     )
     target = Target(banana, 2, dtype=dtype, device=device)
     points = starts(3, 2, 2, dtype, device)

@@ -9,7 +9,7 @@ import torch
 from backends import BACKENDS
 
 from pyro_dft.errors import StorageError
-from pyro_dft.modes import Modes, scattered, scouts, separate, weigh
+from pyro_dft.modes import Modes, further_starts, separate, weigh
 
 WEIGHTS = np.array([0.2, 0.3, 0.5])
 
@@ -168,14 +168,19 @@ class TestModes:
             Modes.from_arrays("x", arrays, 3 if spoil == "chains" else 2)
 
 
-def test_further_starts_are_far_and_of_the_right_number():
-    rng = np.random.default_rng(0)
-    x = scouts(np.full(3, 5.0), 0.01 * np.eye(3), 6, rng)
-    assert x.shape == (6, 3)
-    # Every second one is around the known mode, within five of 6 x 0.01.
-    assert np.abs(x[1::2] - 5).max() < 0.3
-    assert np.abs(x[::2]).max() <= 10
-    assert scattered(corners(), np.tile(np.eye(8), (3, 1, 1)), 5, rng).shape == (5, 8)
+def test_further_starts_find_the_mode_that_is_missing():
+    """Two of three modes are known; the points that look best lie at the third, and there is but one start for it."""
+    centres = 2 * corners(3)
+    log_density, eye = log_mixture(centres), np.tile(np.eye(3), (2, 1, 1))
+    starts = further_starts(centres[:2], eye, 6, log_density, np.random.default_rng(0))
+    assert starts.shape == (6, 3)
+    distance = np.sqrt(np.square(starts - centres[2]).sum(1))
+    assert distance[0] < 2
+    assert (distance[:3] < 3).sum() == 1
+    alone = further_starts(centres[:1], eye[:1], 5, log_density, np.random.default_rng(1))
+    assert alone.shape == (5, 3)
+    # Of a box of ten, and of normals of six sds around the known mode: 4,000 in three dimensions stay within five of those.
+    assert np.abs(alone).max() < 5 * 6 + np.abs(centres).max()
 
 
 # Both backends, end to end: modes six sds apart, which transitions hardly pass between.

@@ -65,10 +65,7 @@ def find(
     misses = 0
     for _ in range(ROUNDS):
         known, (mean, scale, _) = len(found), parts(found)
-        alone = known == 1
-        starts = (
-            modes.scouts(mean[0], scale[0], count, rng) if alone else modes.scattered(mean, scale, count, rng)
-        )
+        starts = modes.further_starts(mean, scale, count, log_density, rng)
         gaussians = gaussians.joined(restart(starts))
         found = separate()
         misses = 0 if len(found) > known else misses + 1

@@ -74,12 +74,7 @@ def find(
     misses = 0
     for _ in range(ROUNDS):
         known, (mean, scale, _) = len(found), parts(found)
-        alone = known == 1
-        starts = (
-            modes.scouts(mean[0], scale[0], count, host)
-            if alone
-            else modes.scattered(mean, scale, count, host)
-        )
+        starts = modes.further_starts(mean, scale, count, log_density, host)
         gaussians = gaussians.joined(restart(tensor(starts)))
         found = separate()
         misses = 0 if len(found) > known else misses + 1
