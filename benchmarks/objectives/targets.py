@@ -106,7 +106,6 @@ def _logistic(name: str, kind: str, model: Callable[..., None], n: int, d: int) 
 
 
 MINIBATCHED = _logistic("logistic_minibatched", "minibatches", minibatched, ROWS, COEFFICIENTS)
-WIDE = _logistic("logistic_wide", "regression, many coefficients", logistic, 500, 50)
 FEW_ROWS = _logistic("logistic_few_rows", "regression, skewed", logistic, 60, 8)
 
 
@@ -137,7 +136,6 @@ SUBJECTS: dict[str, Subject] = {
         _geometry("skewed10", "skewed"),
         _geometry("student5", "heavy tails"),
         _geometry("gaussian100", "Gaussian"),
-        Subject("logistic_wide", "regression, many coefficients", WIDE, WIDE.reference),
         _geometry("skewed50", "skewed"),
         _geometry("hierarchy102", "hierarchy"),
         Subject("logistic_minibatched", "minibatches", MINIBATCHED, MINIBATCHED.reference),
