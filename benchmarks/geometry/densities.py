@@ -155,6 +155,20 @@ def log_gamma_draws(factor: Array) -> Draw:
     return lambda rng, n: np.log(rng.standard_exponential((n, len(factor)))) @ factor.T
 
 
+def mildly_skewed(x: Any, inverse: Any, shape: Any) -> Any:
+    """Correlated logarithms of gamma variables, scaled to sds near one: the larger the shape, the nearer to Gaussian."""
+    u = (inverse @ x) / jnp.sqrt(shape)
+    return shape * (jnp.exp(u) - u).sum()
+
+
+def mildly_skewed_draws(factor: Array, shape: float) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> Array:
+        gamma = rng.standard_gamma(shape, (n, len(factor))) / shape
+        return math.sqrt(shape) * np.log(gamma) @ factor.T
+
+    return draw
+
+
 def autoregressive(d: int, rho: float) -> Array:
     """Cholesky factor of the correlations rho^|i - j|."""
     return np.linalg.cholesky(rho ** np.abs(np.subtract.outer(np.arange(d), np.arange(d))))

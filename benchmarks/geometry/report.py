@@ -17,6 +17,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "Strong correlation and bad scales": ("correlated10", "correlated50", "scales"),
     "Curves, a ring, skewness": ("banana", "rosenbrock", "double_bend", "squiggle", "donut", "skewed10"),
     "Fifty to two hundred dimensions": (
+        "mild50",
         "skewed50",
         "gaussian100",
         "skewed100",

@@ -44,6 +44,18 @@ def _skewed(d: int) -> Target:
     )
 
 
+def _mild(d: int, shape: float) -> Target:
+    factor = p.autoregressive(d, 0.7)
+    return Target(
+        f"mild{d}",
+        "a little skewed, correlated",
+        d,
+        p.mildly_skewed_draws(factor, shape),
+        p.mildly_skewed,
+        parameters=(np.linalg.inv(factor), np.array(shape)),
+    )
+
+
 def _mixture(name: str, centres: np.ndarray, weights: list[float], sd: float) -> Target:
     w = np.array(weights)
     return Target(
@@ -98,6 +110,7 @@ TARGETS: dict[str, Target] = {
         _skewed(10),
         _gaussian("gaussian100", "100 dimensions", p.rotated(100, 1e2)),
         _gaussian("gaussian200", "200 dimensions", p.rotated(200, 1e2)),
+        _mild(50, 10.0),
         _skewed(50),
         _skewed(100),
         Target(

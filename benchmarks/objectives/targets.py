@@ -136,6 +136,7 @@ SUBJECTS: dict[str, Subject] = {
         _geometry("skewed10", "skewed"),
         _geometry("student5", "heavy tails"),
         _geometry("gaussian100", "Gaussian"),
+        _geometry("mild50", "skewed, nearly Gaussian"),
         _geometry("skewed50", "skewed"),
         _geometry("hierarchy102", "hierarchy"),
         Subject("logistic_minibatched", "minibatches", MINIBATCHED, MINIBATCHED.reference),
