@@ -136,7 +136,7 @@ def notes(rows: Sequence[table.Row]) -> list[str]:
         "worst mean error and worst error of the 5, 50 and 95 % quantiles in sds of the reference; sd min and sd max are "
         "the smallest and the largest ratio of sds over the coordinates",
         "CPU seconds from `run` to the draws; jax's caches are emptied before the first fit of a posterior and not "
-        "between its fits",
+        "between its fits, so that the largest is the first fit's, which compiles",
         "same seed, same bits: a second fit with the first seed on the same machine gives the same draws bit for bit",
     ]
     codes = {r["code"] for r in rows}
