@@ -252,7 +252,7 @@ def test_switched_off_the_missing_modes_are_flagged(fit):
         initial_params=start,
         train="never",
         precondition_steps=120,
-        restarts=6,
+        restarts=12,  # enough to meet all three
         num_draws=1000,
         modes="never",
         refine_steps=2,

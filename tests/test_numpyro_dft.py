@@ -127,6 +127,7 @@ def test_files(which, request, tmp_path):
     assert np.array_equal(again.get_samples()["mu"], dft.get_samples()["mu"])
 
 
+@pytest.mark.filterwarnings("ignore:the fit is")
 def test_noncentred_coordinates_are_served_as_the_model_names_them():
     dft = DFT(hierarchy, **GAUSSIAN)
     dft.run(KEY, Y)

@@ -68,24 +68,32 @@ def find(
     def separate() -> np.ndarray:
         return modes.separate(*parts(), log_density, move, host)
 
+    def search() -> tuple[Gaussians, np.ndarray, modes.Modes | None]:
+        nonlocal gaussians
+        count, found = len(gaussians.elbo), separate()
+        misses = 0
+        for _ in range(ROUNDS):
+            known, (mean, scale, _) = len(found), parts(found)
+            starts = modes.further_starts(mean, scale, count, log_density, host)
+            gaussians = gaussians.joined(restart(tensor(starts)))
+            found = separate()
+            misses = 0 if len(found) > known else misses + 1
+            if misses == (1 if len(found) == 1 else PATIENCE):
+                break
+        for _ in range(2):
+            if len(found) < 2:
+                break
+            weighed = modes.weigh(*parts(found), log_density, chains, host)
+            heavy = weighed.weights.mean(0) >= modes.LEAST_WEIGHT
+            if heavy.all():
+                return gaussians, found, weighed
+            found = found[heavy]
+        return gaussians, found[:1], None
+
     if not np.isfinite(parts()[2]).any():
         return gaussians, np.zeros(1, int), None
-    count, found = len(gaussians.elbo), separate()
-    misses = 0
-    for _ in range(ROUNDS):
-        known, (mean, scale, _) = len(found), parts(found)
-        starts = modes.further_starts(mean, scale, count, log_density, host)
-        gaussians = gaussians.joined(restart(tensor(starts)))
-        found = separate()
-        misses = 0 if len(found) > known else misses + 1
-        if misses == (1 if len(found) == 1 else PATIENCE):
-            break
-    for _ in range(2):
-        if len(found) < 2:
-            break
-        weighed = modes.weigh(*parts(found), log_density, chains, host)
-        heavy = weighed.weights.mean(0) >= modes.LEAST_WEIGHT
-        if heavy.all():
-            return gaussians, found, weighed
-        found = found[heavy]
-    return gaussians, found[:1], None
+    try:
+        return search()
+    except np.linalg.LinAlgError:
+        # A direction without any scale, as in an improper posterior: there are no modes to tell apart.
+        return gaussians, np.zeros(1, int), None
