@@ -254,7 +254,8 @@ def notes() -> list[str]:
         "draws, so that outer quantiles are coarse; it cannot trace a model with an improper prior as it is written: "
         "such sites get a fixed value in its first trace only",
         f"Pathfinder: BlackJAX, one path, default settings, {NUM_DRAWS:,} draws; multi-path Pathfinder: "
-        f"{SETTINGS['multi-path Pathfinder']['paths']} paths, {NUM_DRAWS:,} draws resampled with its smoothed weights",
+        f"{SETTINGS['multi-path Pathfinder']['paths']} paths, {NUM_DRAWS:,} draws resampled with its smoothed weights; its "
+        "evidence bounds lie far below those of the guides, so its optimiser probably stops early in single precision",
         "CPU seconds include compilation; nuts, dft-raw and dft-refined are the rows of posteriordb_numpyro",
         "the bar is that of the package's benchmark (dft-raw has its wider one); 'as NUTS': outside, and no worse than "
         "NUTS, which is outside too",
