@@ -90,7 +90,7 @@ def test_evidence_is_the_known_one(backend, name, result):
     found, truth = result(backend, name), FITS[name][3]
     # The scales of the last two have longer tails than a Gaussian: there k-hat is around its threshold.
     assert found.reliable or name in ("non-centred", "constrained")
-    assert found.log_evidence_error < 0.1
+    assert found.log_evidence_error < (0.1 if found.reliable else 0.3)
     # Four standard errors, and the rounding of a sum in single precision.
     assert abs(found.log_evidence - truth) < 4 * found.log_evidence_error + 1e-5 * abs(truth)
 

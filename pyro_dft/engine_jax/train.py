@@ -35,7 +35,7 @@ SCORE_BETAS = (0.5, 0.99)
 GENERATOR_BETAS = (0.9, 0.99)
 MAX_GRADIENT_NORM = 10.0
 # In the last share of the KL phase the generator moves slowly (its rate times the first number at most) and the score network
-# catches up with it (its rate times the second): quantile errors fall by 16 to 30 % at no cost (docs/experiments.md).
+# catches up with it (its rate times the second): better in few dimensions, where it costs nothing (docs/experiments.md).
 SETTLING_RATE = 1 / 30
 SETTLING_SCORE = 0.3
 # A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
