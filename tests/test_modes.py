@@ -9,7 +9,8 @@ import torch
 from backends import BACKENDS
 
 from pyro_dft.errors import StorageError
-from pyro_dft.modes import Modes, further_starts, separate, weigh
+from pyro_dft.mode_search import further_starts, search, separate, weigh
+from pyro_dft.modes import Modes
 
 WEIGHTS = np.array([0.2, 0.3, 0.5])
 

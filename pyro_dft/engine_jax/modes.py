@@ -1,23 +1,19 @@
-"""Samplers for separate modes: what `pyro_dft.modes` needs of this engine."""
+"""Samplers for separate modes: what `pyro_dft.mode_search` needs of this engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from pyro_dft import modes
 from pyro_dft.engine_jax.precondition import Gaussians
 from pyro_dft.engine_jax.refine import refine, tune_step_size
 from pyro_dft.engine_jax.target import Target
+from pyro_dft.mode_search import Fitted, search
+from pyro_dft.modes import Modes
 
 # Transitions of the test whether draws pass from one mode to another.
 TEST_STEPS = 5
-# Rounds of further restarts, at most: one that finds nothing is enough where there is one mode, and this many where there
-# are several.
-ROUNDS = 6
-PATIENCE = 2
 
 
 def find(
@@ -28,8 +24,8 @@ def find(
     chains: int,
     leapfrog_steps: int,
     rng: np.random.Generator,
-) -> tuple[Gaussians, np.ndarray, modes.Modes | None]:
-    """Separate modes among the restarts; further restarts look for more, from far away, for as long as they find some.
+) -> tuple[Gaussians, np.ndarray, Modes | None]:
+    """See `pyro_dft.mode_search.search`.
 
     Args:
         target: The posterior.
@@ -52,39 +48,15 @@ def find(
         moved = refine(target, x, scale, step_size, steps=TEST_STEPS, leapfrog_steps=leapfrog_steps, rng=rng)
         return moved.draws.astype(float)
 
-    def parts(index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mean, scale, elbo = gaussians.mean[index], gaussians.scale[index], gaussians.elbo[index]
+    def fitted() -> Fitted:
+        mean, scale, elbo = gaussians.mean, gaussians.scale, gaussians.elbo
         return np.asarray(mean, float), np.asarray(scale, float), np.asarray(elbo, float)
 
-    def separate() -> np.ndarray:
-        return modes.separate(*parts(), log_density, move, rng)
-
-    def search() -> tuple[Gaussians, np.ndarray, modes.Modes | None]:
+    def further(starts: np.ndarray) -> None:
         nonlocal gaussians
-        count, found = len(gaussians.elbo), separate()
-        misses = 0
-        for _ in range(ROUNDS):
-            known, (mean, scale, _) = len(found), parts(found)
-            starts = modes.further_starts(mean, scale, count, log_density, rng)
-            gaussians = gaussians.joined(restart(starts))
-            found = separate()
-            misses = 0 if len(found) > known else misses + 1
-            if misses == (1 if len(found) == 1 else PATIENCE):
-                break
-        for _ in range(2):
-            if len(found) < 2:
-                break
-            weighed = modes.weigh(*parts(found), log_density, chains, rng)
-            heavy = weighed.weights.mean(0) >= modes.LEAST_WEIGHT
-            if heavy.all():
-                return gaussians, found, weighed
-            found = found[heavy]
-        return gaussians, found[:1], None
+        gaussians = gaussians.joined(restart(starts))
 
-    if not np.isfinite(parts()[2]).any():
-        return gaussians, np.zeros(1, int), None
-    try:
-        return search()
-    except np.linalg.LinAlgError:
-        # A direction without any scale, as in an improper posterior: there are no modes to tell apart.
-        return gaussians, np.zeros(1, int), None
+    index, found = search(
+        fitted, further, log_density, move, chains=chains, data_size=target.data_size, rng=rng
+    )
+    return gaussians, index, found
