@@ -50,7 +50,12 @@ FITS = {
     "two chains": ("known_mean", {"num_chains": 2}, (Y,), gaussian(Y, 100 + np.eye(len(Y)))),
     "network": ("regression", {"num_chains": 2, **NETWORK}, (X, Z), gaussian(Z, X @ X.T + np.eye(len(Z)))),
     "minibatches": ("minibatched", {"precondition_steps": 150}, (ROWS,), gaussian(ROWS, 100 + np.eye(40))),
-    "non-centred": ("hierarchy", {"precondition_steps": 150}, (Y,), evidence_of_the_hierarchy()),
+    "non-centred": (
+        "hierarchy",
+        {"precondition_steps": 300, "num_draws": 2000},
+        (Y,),
+        evidence_of_the_hierarchy(),
+    ),
     # No data: the evidence is that of the prior, one, whatever the transforms of the sites.
     "constrained": ("constrained", {"precondition_steps": 150}, (), 0.0),
 }
@@ -90,7 +95,7 @@ def test_evidence_is_the_known_one(backend, name, result):
     found, truth = result(backend, name), FITS[name][3]
     # The scales of the last two have longer tails than a Gaussian: there k-hat is around its threshold.
     assert found.reliable or name in ("non-centred", "constrained")
-    assert found.log_evidence_error < (0.1 if found.reliable else 0.3)
+    assert found.log_evidence_error < 0.1
     # Four standard errors, and the rounding of a sum in single precision.
     assert abs(found.log_evidence - truth) < 4 * found.log_evidence_error + 1e-5 * abs(truth)
 

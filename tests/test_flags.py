@@ -76,6 +76,20 @@ class TestGap:
         if memory == 0.95:
             assert moved.worst < 0.1
 
+    @pytest.mark.parametrize("memory", [0.0, 0.7])
+    def test_modes_that_are_far_apart_do_not_count_as_memory(self, memory):
+        """Two modes 40 sds apart, each off by half an sd of its own, so that one fortieth of the whole sd shows."""
+        rng = np.random.default_rng(7)
+        before, after = self.pair(rng, memory, mean=-0.5, d=2)
+        modes = rng.integers(2, size=len(before))
+        before, after = (x + np.array([-20.0, 20.0])[modes, None] for x in (before, after))
+        within, blind = drift(before, after, modes), drift(before, after)
+        gap, error = within.gap[0] * after.std(0, ddof=1), within.gap_se[0] * after.std(0, ddof=1)
+        assert np.all(np.abs(gap - 0.5) < 4 * error)
+        assert np.all(error < 0.1)
+        assert np.all(np.abs(within.memory[0] - memory) < 4 / np.sqrt(4000))
+        assert np.all(blind.memory[0] > 0.99)
+
     @pytest.mark.parametrize("memory", [0.0, 0.8])
     def test_standard_errors_are_calibrated(self, memory):
         rng = np.random.default_rng(4)

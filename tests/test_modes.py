@@ -86,6 +86,52 @@ class TestSeparate:
         found = separate(means, scales, np.log([0.4, 0.6, 0.05]), log_density, fall, np.random.default_rng(0))
         assert sorted(found.tolist()) == [0, 1]
 
+    def test_an_optimum_without_density_is_no_mode(self):
+        centres = corners()
+
+        def nowhere(x):
+            return np.full(x.shape[:-1], -np.inf)
+
+        found = separate(centres, self.eye, np.log(WEIGHTS), nowhere, stay, np.random.default_rng(0))
+        assert found.tolist() == [2]
+
+
+class TestSearch:
+    """The search on exact Gaussian modes, each restart going to the mode nearest to its start."""
+
+    centres = 2 * corners(3)
+
+    def run(self, data_size=1):
+        known = [self.centres[:1], np.eye(3)[None], np.log(WEIGHTS[:1])]
+        evaluations = [0]
+        exact = log_mixture(self.centres)
+
+        def log_density(x):
+            evaluations[0] += x[..., 0].size
+            return exact(x)
+
+        def restart(starts):
+            nearest = np.square(starts[:, None] - self.centres).sum(-1).argmin(1)
+            known[0] = np.concatenate([known[0], self.centres[nearest]])
+            known[1] = np.concatenate([known[1], np.tile(np.eye(3), (len(starts), 1, 1))])
+            known[2] = np.concatenate([known[2], np.log(WEIGHTS)[nearest]])
+
+        known[0], known[1], known[2] = (np.repeat(v, 4, axis=0) for v in known)
+        index, found = search(
+            lambda: tuple(known), restart, log_density, stay, chains=1, data_size=data_size,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        return known[0][index], found, evaluations[0]
+
+    def test_finds_what_no_first_restart_reached(self):
+        means, found, _ = self.run()
+        assert np.square(means[:, None] - self.centres).sum(-1).min(0).max() == 0
+        nearest = np.square(means[:, None] - self.centres).sum(-1).argmin(1)
+        assert (np.abs(found.weights[0] - WEIGHTS[nearest]) < 4 * found.errors[0]).all()
+
+    def test_large_data_are_read_less_often(self):
+        assert self.run(data_size=1_000_000)[2] < 0.1 * self.run()[2]
+
 
 class TestWeigh:
     @pytest.mark.parametrize("dim", [2, 8])

@@ -163,6 +163,30 @@ def test_objectives_and_their_gradients_agree(name, distance):
         assert close(torch.zeros(b.shape, dtype=torch.float64) if a is None else a, b)
 
 
+@pytest.mark.parametrize("done", [0.0, 0.4, 0.79, 0.8, 0.9, 0.999])
+@pytest.mark.parametrize("settle", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper"])
+def test_learning_rates(phase, settle, done):
+    """Written out once more; both engines have these."""
+    settings = Settings(settle_fraction=settle)
+
+    def cosine(share):
+        return 0.5 * (1 + np.cos(np.pi * share))
+
+    if phase == "kl" and done >= 1 - settle and settle > 0:
+        share = (done - 1 + settle) / settle
+        expected = 1e-4 * (0.01 + 0.99 * cosine(share)), 9e-4 * (0.05 + 0.95 * cosine(share))
+    elif phase == "kl":
+        share = done / (1 - settle)
+        expected = 3e-3 * (0.01 + 0.99 * cosine(share)), 3e-3 * (0.05 + 0.95 * cosine(share))
+    else:
+        factor = 0.3 if phase == "dft" else 1.0
+        expected = factor * 3e-4 * (0.1 + 0.9 * cosine(done)), factor * 3e-3 * (0.05 + 0.95 * cosine(done))
+    assert torch_train.rates(phase, settings, done) == pytest.approx(expected, rel=1e-9)
+    hyper = jax_train.Hyper(*(float(getattr(settings, name)) for name in jax_train.Hyper._fields))
+    assert [float(r) for r in jax_train.rates(phase, hyper, done)] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("distance", ["squared", "pseudo-huber"])
 @pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper", "fisher-partial"])
 def test_a_training_step_agrees(phase, distance, feed):
