@@ -26,7 +26,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 from benchmarks.costs import timed
-from benchmarks.models.registry import Case
+from benchmarks.models.registry import Case, PyroCase
 
 CHAINS, WARMUP, DRAWS = 4, 1000, 1000
 FIRST_SEED = 1000
@@ -54,7 +54,7 @@ def counted_gradients() -> Iterator[list[int]]:
             module.potential_grad = original
 
 
-def run_chain(benchmark: Case, chain: int) -> tuple[np.ndarray, dict[str, float]]:
+def run_chain(benchmark: PyroCase, chain: int) -> tuple[np.ndarray, dict[str, float]]:
     """One chain: flat draws (DRAWS, d) and its costs."""
     model, args = benchmark.pyro()
     pyro.clear_param_store()

@@ -176,7 +176,7 @@ EIGHT = (np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), np.array([15.0, 10, 16, 11, 
 TWENTY = (3.0 * np.random.default_rng(5).normal(size=20), np.full(20, 6.0))
 
 
-def _hierarchy_draws(y: Array, sigma: Array, centred: bool) -> Draw:
+def hierarchy_draws(y: Array, sigma: Array, centred: bool) -> Draw:
     """Draws of (mu, log tau, theta), or of (mu, log tau, theta standardised)."""
 
     def draw(rng: np.random.Generator, n: int) -> Array:
@@ -213,7 +213,7 @@ def _hierarchy(y: Tensor, sigma: Tensor, centred: bool) -> None:
 def hierarchy(data: tuple[Array, Array] = EIGHT, centred: bool = True) -> Posterior:
     """Groups with a common mean and scale, as a Pyro model."""
     args = (*(torch.tensor(a, dtype=torch.float32) for a in data), centred)
-    return Posterior({"model": _hierarchy}, _hierarchy_draws(*data, centred), args)
+    return Posterior({"model": _hierarchy}, hierarchy_draws(*data, centred), args)
 
 
 def bare_hierarchy(data: tuple[Array, Array] = EIGHT) -> Posterior:
@@ -226,7 +226,7 @@ def bare_hierarchy(data: tuple[Array, Array] = EIGHT) -> Posterior:
         groups = 0.5 * ((theta - mu) * torch.exp(-log_tau)).square() + log_tau
         return prior + groups.sum() + 0.5 * ((y - theta) / sigma).square().sum()
 
-    return bare(potential, 2 + len(y), _hierarchy_draws(*data, True))
+    return bare(potential, 2 + len(y), hierarchy_draws(*data, True))
 
 
 # Small Pyro models of other kinds.

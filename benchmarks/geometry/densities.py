@@ -109,30 +109,6 @@ def centred_hierarchy(x: Any, y: Any, sigma: Any) -> Any:
     return prior + groups.sum() + 0.5 * (((y - theta) / sigma) ** 2).sum()
 
 
-def hierarchy_draws(y: Array, sigma: Array, centred: bool) -> Draw:
-    """Draws of (mu, log tau, theta), or of (mu, log tau, theta standardised): all but tau is integrated out."""
-
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        log_tau = np.linspace(-14, 7, 20_001)
-        tau = np.exp(log_tau)
-        precision = 1 / (sigma**2 + tau[:, None] ** 2)
-        total = precision.sum(1) + 1 / 25
-        mean = (precision * y).sum(1) / total
-        log_p = 0.5 * (np.log(precision) - precision * y**2).sum(1)
-        log_p += 0.5 * (total * mean**2 - np.log(total)) + log_tau - np.log1p((tau / 5) ** 2)
-        cumulative = np.cumsum(np.exp(log_p - log_p.max()))
-        at = np.interp(rng.uniform(size=n) * cumulative[-1], cumulative, log_tau)
-        i = np.searchsorted(log_tau, at).clip(max=len(tau) - 1)
-        mu = mean[i] + rng.normal(size=n) / np.sqrt(total[i])
-        # theta = mu + tau t, with t ~ N(0, 1) a priori
-        t_precision = 1 + (np.exp(at)[:, None] / sigma) ** 2
-        t = np.exp(at)[:, None] / sigma**2 * (y - mu[:, None]) / t_precision
-        t += rng.normal(size=t.shape) / np.sqrt(t_precision)
-        return np.column_stack([mu, at, mu[:, None] + np.exp(at)[:, None] * t if centred else t])
-
-    return draw
-
-
 # Heavy tails and skewness
 
 

@@ -72,14 +72,6 @@ class Target:
             return self.model, self.parameters
         return _as_model(self.potential, self.dim), self.parameters
 
-    def pyro(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        """There is none.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("these targets are written for NumPyro only")
-
     def flat(self, samples: Mapping[str, Any]) -> Array:
         """Unconstrained coordinates (n, dim) of constrained draws {site: (n, *shape)}."""
         columns = []

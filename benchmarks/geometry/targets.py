@@ -9,11 +9,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
+from benchmarks.flags.posteriors import EIGHT, hierarchy_draws
 from benchmarks.geometry import densities as p
 from benchmarks.geometry.target import Target
 from benchmarks.models import numpyro_models
 
-EIGHT = (np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), np.array([15.0, 10, 16, 11, 9, 11, 10, 18]))
 HUNDRED = (3.0 * np.random.default_rng(5).normal(size=100), np.full(100, 6.0))
 HIERARCHY = (("mu", "real"), ("tau", "positive"), ("theta", "real"))
 HIERARCHY_NAMES = ("mu", "log tau", *(f"theta[{i}]" for i in range(8)))
@@ -86,11 +86,11 @@ TARGETS: dict[str, Target] = {
             sites=(("v", "real"), ("x", "real")), features=p.funnel_features, feature_names=FUNNEL_NAMES,
         ),
         Target(
-            "schools", "eight schools centred, bare potential", 10, p.hierarchy_draws(*EIGHT, True),
+            "schools", "eight schools centred, bare potential", 10, hierarchy_draws(*EIGHT, True),
             p.centred_hierarchy, parameters=EIGHT, feature_names=HIERARCHY_NAMES,
         ),
         Target(
-            "schools_model", "the same as a model", 10, p.hierarchy_draws(*EIGHT, True),
+            "schools_model", "the same as a model", 10, hierarchy_draws(*EIGHT, True),
             model=numpyro_models.eight_schools_centered, parameters=EIGHT, sites=HIERARCHY, feature_names=HIERARCHY_NAMES,
         ),
         _student("student5", "heavy tails, 5 d.f.", 5, 5.0),
@@ -114,7 +114,7 @@ TARGETS: dict[str, Target] = {
         _skewed(50),
         _skewed(100),
         Target(
-            "hierarchy102", "100 groups, non-centred", 102, p.hierarchy_draws(*HUNDRED, False),
+            "hierarchy102", "100 groups, non-centred", 102, hierarchy_draws(*HUNDRED, False),
             model=numpyro_models.eight_schools_noncentered, parameters=HUNDRED,
             sites=(("mu", "real"), ("tau", "positive"), ("theta_trans", "real")),
         ),

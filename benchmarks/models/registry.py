@@ -21,14 +21,18 @@ class Case(Protocol):
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The model's positional arguments as NumPy arrays."""
 
-    def pyro(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        """The Pyro model and its arguments."""
-
     def numpyro(self, reference: bool = False) -> tuple[Callable[..., None], tuple[Any, ...]]:
         """The NumPyro model and its arguments."""
 
     def flat(self, samples: Mapping[str, Any]) -> np.ndarray:
         """Coordinates (n, d) in which errors are measured, from constrained draws {site: (n, *shape)}."""
+
+
+class PyroCase(Case, Protocol):
+    """A posterior that is written for Pyro too."""
+
+    def pyro(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The Pyro model and its arguments."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from jax import Array, lax
 from jax.scipy.special import logsumexp
 from numpyro.distributions import constraints
 
+# The same two models stand in the other benchmark.
+from benchmarks.models.numpyro_models import eight_schools_centered, eight_schools_noncentered  # noqa: F401
+
 # Runge-Kutta steps between neighbouring observation times. Against much finer steps the log densities of
 # reference draws move by less than 1e-6 (lynxes; the margin is for the faster orbits that a sampler meets on
 # its way) and by 0.001 sd, 0.03 at most (doses; there a gradient costs as much as its steps).
@@ -90,23 +93,6 @@ def arma(y: Array) -> None:
         mean = jnp.concatenate([first[None], later])
         # For |theta| > 1 the recursion overflows: a density of zero, and no error of the arguments.
         numpyro.sample("y", dist.Normal(mean, sigma, validate_args=False), obs=y)
-
-
-def eight_schools_centered(y: Array, sigma: Array) -> None:
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
-    with numpyro.plate("schools", len(y)):
-        theta = numpyro.sample("theta", dist.Normal(mu, tau))
-        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
-
-
-def eight_schools_noncentered(y: Array, sigma: Array) -> None:
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
-    with numpyro.plate("schools", len(y)):
-        z = numpyro.sample("theta_trans", dist.Normal(0.0, 1.0))
-        theta = numpyro.deterministic("theta", mu + tau * z)
-        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
 def gp_pois_regr(x: Array, k: Array) -> None:

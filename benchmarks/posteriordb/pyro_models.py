@@ -13,6 +13,9 @@ import torch
 from pyro.distributions.transforms import OrderedTransform
 from torch import Tensor
 
+# The same two models stand in the other benchmark.
+from benchmarks.models.pyro_models import eight_schools_centered, eight_schools_noncentered  # noqa: F401
+
 # On the diagonal of the Gaussian process kernel. It needs float64: the smallest eigenvalues are of this size.
 JITTER = 1e-10
 
@@ -102,25 +105,6 @@ def arma(y: Tensor) -> None:
         lag, power = 2 * lag, power**2
     with pyro.plate("time", len(y)):
         pyro.sample("y", dist.Normal(y - error, sigma), obs=y)
-
-
-def eight_schools_centered(y: Tensor, sigma: Tensor) -> None:
-    """Rubin's eight schools, the effects sampled directly (a funnel)."""
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("schools", len(y)):
-        theta = pyro.sample("theta", dist.Normal(mu, tau))
-        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
-
-
-def eight_schools_noncentered(y: Tensor, sigma: Tensor) -> None:
-    """The same posterior through standardised effects."""
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("schools", len(y)):
-        z = pyro.sample("theta_trans", dist.Normal(0.0, 1.0))
-        theta = pyro.deterministic("theta", mu + tau * z)
-        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
 def gp_pois_regr(x: Tensor, k: Tensor) -> None:
