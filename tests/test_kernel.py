@@ -300,7 +300,9 @@ class TestAFittedDFT:
     def test_in_workers(self, fitted, parallel):
         mu = run(DFTKernel(fitted), Y, num_chains=3, mp_context="fork").get_samples(group_by_chain=True)["mu"]
         assert [round(float(mean - MEAN) / 100) for mean in mu.mean(1)] == [0, 1, 0]
-        assert len(torch.unique(mu)) == 300  # chains 0 and 2 share a sampler, not its random numbers
+        assert len(torch.unique(mu[[0, 2]])) == 200  # these share a sampler, not its random numbers
+        # Around 102 float32 has some 60,000 numbers within an sd: one tie in 100 draws is likely once in twenty runs.
+        assert len(torch.unique(mu[1])) >= 98
 
     def test_data_are_those_of_the_fit_or_none(self, fitted):
         assert run(DFTKernel(fitted)).get_samples()["mu"].shape == (100,)
