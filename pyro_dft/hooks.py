@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.arguments import Arguments
+from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.layout import Layout
 from pyro_dft.settings import Settings
 from pyro_dft.verdict import Diagnostics
@@ -27,6 +28,7 @@ class Hooks(ABC):
         potential_fn: The potential, or None where there is a model.
         initial_params: Unconstrained values to start from, or None.
         transforms: Site name -> transform that overrides the automatic one.
+        smoothed_potential_fn: The potential of the noised posterior, or None.
         num_chains: Samplers, C.
         init_strategy: Where the search starts, or None.
         disable_progbar: Whether to hide the progress bar.
@@ -37,16 +39,22 @@ class Hooks(ABC):
     potential_fn: Callable[[dict[str, Any]], Any] | None
     initial_params: Mapping[str, Any] | None
     transforms: dict[str, Any]
+    smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None
     num_chains: int
     init_strategy: Callable[..., Any] | None
     disable_progbar: bool
     settings: Settings
 
     _framework: str
+    # Networks of the user's own, or None.
+    _own_generator: Any
+    _own_score_network: Any
+    _needs_seed: bool  # whether a random seed is drawn where the settings have none
     # Names of attributes that the front door makes in `_read`, and that do not go into copies.
     _live: frozenset[str]
 
     _arguments: Arguments
+    _checkpoint: Checkpoint | None
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
     _fit: Any  # the engine's measured `Fit`; None before, and after each further step
@@ -64,6 +72,10 @@ class Hooks(ABC):
     @abstractmethod
     def _start(self) -> Any:
         """A new trainer for what `_read` made."""
+
+    @abstractmethod
+    def _seed(self) -> list[int]:
+        """What the random numbers of a training follow from."""
 
     @abstractmethod
     def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

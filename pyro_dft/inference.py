@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import Any
 
 from pyro_dft import density, verdict, wording
 from pyro_dft.arguments import check_count, same_objects
+from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
-from pyro_dft.files import Files
+from pyro_dft.files import CHECK_POINTS, Files
 from pyro_dft.progress import ProgressBar
 from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
@@ -47,8 +49,13 @@ class Inference(Files):
         potential_fn: Callable[[dict[str, Any]], Any] | None = None,
         initial_params: Mapping[str, Any] | None = None,
         transforms: Mapping[str, Any] | None = None,
+        smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None = None,
+        generator: Any = None,
+        score_network: Any = None,
         num_chains: int = 1,
         init_strategy: Callable[..., Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 500,
         disable_progbar: bool = False,
         settings: Settings | None = None,
         **overrides: Any,
@@ -62,6 +69,7 @@ class Inference(Files):
         if model is not None and not callable(model):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
         check_count("num_chains", num_chains, 1, SettingsError)
+        check_count("checkpoint_every", checkpoint_every, 1, SettingsError)
         foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
@@ -80,12 +88,25 @@ class Inference(Files):
         self.init_strategy = init_strategy
         self.disable_progbar = disable_progbar
         self.settings = settings or Settings.from_kwargs(**overrides)
+        self.smoothed_potential_fn = smoothed_potential_fn
+        levels = self.settings.noise_mode == "levels"
+        if levels != (smoothed_potential_fn is not None) or (levels and potential_fn is None):
+            raise SettingsError(
+                'noise_mode="levels" and smoothed_potential_fn, beside potential_fn, need each other'
+            )
+        self._own_generator, self._own_score_network = generator, score_network
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        if checkpoint is not None and self._needs_seed and self.settings.seed is None:
+            raise SettingsError(
+                "checkpoint: give a seed as well, by which a later run goes on with the same training"
+            )
         self._forget()
 
     def _forget(self) -> None:
         """Back to an untrained sampler."""
         self._arguments = ((), {})
         self._trainer = None
+        self._checkpoint: Checkpoint | None = None
         self._whole = False  # whether the training was one `run`, and not single steps that may go on
         self._failure = ""
         self._seconds = self._cpu_seconds = 0.0
@@ -125,8 +146,11 @@ class Inference(Files):
             self._whole = True
             with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
                 try:
+                    self._resume()
                     while not self._trainer.done:
                         bar.update(self._trainer.step())
+                        if self._checkpoint is not None:
+                            self._checkpoint.after_step(self._trainer)
                     bar.status("measuring")
                     self._measure(self._trainer)
                 except KeyboardInterrupt:
@@ -141,6 +165,22 @@ class Inference(Files):
                 stacklevel=3,
             )
         self._warn(stacklevel=4)
+
+    def _resume(self) -> None:
+        """Takes up the training that the checkpoint holds, if there is one."""
+        if self.checkpoint is None:
+            return
+        owner = {
+            "framework": self._framework,
+            "settings": self.settings.to_json(),
+            "seed": self._seed(),
+            "num_chains": self.num_chains,
+            "layout": self._layout().to_json(),
+        }
+        points = self._trainer.problems[0].starts.reshape(-1, self._layout().dim)[:CHECK_POINTS]
+        values = self._potential_at(self._numpy(points))
+        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, values, self._close)
+        self._checkpoint.resume(self._trainer)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.
@@ -170,12 +210,25 @@ class Inference(Files):
             if self._trainer is None or self._whole:
                 with self._all_or_nothing():
                     self._prepare(args, kwargs)
+                    with self._session():
+                        self._resume()
             with self._session():
                 if not same_objects(self._arguments, (args, kwargs)):
                     self._replace_data(args, kwargs)
                     self._arguments = (args, kwargs)
                 self._drop_results()
-                return self._trainer.step().loss
+                progress = self._trainer.step()
+                if self._checkpoint is not None:
+                    self._checkpoint.after_step(self._trainer)
+                return progress.loss
+
+    @property
+    def progress(self) -> Any:
+        """Where the training is: `step` of `total` iterations, the `phase` and the `loss` of the last one; None before it.
+
+        Fewer iterations than `total` are made where a phase ends early.
+        """
+        return self._trainer.history[-1] if self._trainer is not None and self._trainer.history else None
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forgets an earlier fit and sets up a training that no step has been made of."""

@@ -12,11 +12,12 @@ from pyro_dft.errors import SettingsError
 
 OBJECTIVES = ("dft", "dft-paper", "kl", "fisher-partial")
 DISTANCES = ("squared", "pseudo-huber")
-NOISE_MODES = ("constant", "annealed", "learned")
+NOISE_MODES = ("constant", "annealed", "learned", "levels")
 TRAIN_MODES = ("auto", "always", "never")
 COMPILE_MODES = ("auto", "never")
 REPARAM_MODES = ("auto", "never")
 MODES_MODES = ("auto", "never")
+PRECONDITION_MODES = ("auto", "never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,16 @@ class Settings:
         distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
         huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.
         noise: Standard deviation sigma of the noise that is part of a draw.
-        noise_mode: `"constant"`, `"annealed"` (geometrically from `noise_start` to `noise`) or `"learned"` (one
-            global sigma for each whitened coordinate, started at `noise`).
-        noise_start: First sigma of the annealed mode.
+        noise_mode: `"constant"`, `"annealed"` (geometrically from `noise_start` to `noise`), `"learned"` (one
+            global sigma for each whitened coordinate, started at `noise`) or `"levels"` (a sigma for each draw in training,
+            log-uniform from `noise` to `noise_start`; needs `smoothed_potential_fn` and `precondition="never"`).
+        noise_start: First sigma of the annealed mode, largest one of the levels.
         train: `"auto"` skips the network where the Gaussian preconditioner is measured to be right already,
             `"always"` trains it in any case, `"never"` stops at the Gaussian.
         gate: `"auto"` skips the network when no coordinate of the Gaussian's draws moves by more than this (posterior
             sds, and log sds) under refinement.
+        precondition: `"auto"` fits a Gaussian first and trains in its coordinates, `"never"` trains in those of the
+            posterior; `"dft-paper"` never has one. Without it there is no search for modes either.
         restarts: Starting points of the Gaussian preconditioner for each chain.
         precondition_steps: Natural-gradient steps of the preconditioner.
         refine_steps: HMC transitions that refine a draw (default of `get_samples`; 0 serves raw draws). None finds
@@ -90,6 +94,7 @@ class Settings:
     noise_start: float = 0.5
     train: str = "auto"
     gate: float = 0.08
+    precondition: str = "auto"
     restarts: int = 6
     precondition_steps: int = 300
     refine_steps: int | None = None
@@ -113,6 +118,7 @@ class Settings:
             "compile": COMPILE_MODES,
             "reparam": REPARAM_MODES,
             "modes": MODES_MODES,
+            "precondition": PRECONDITION_MODES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -141,8 +147,21 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise SettingsError(f"{name}={value!r}: expected a number from 0 to 1")
+        if self.precondition == "never" and self.train == "never":
+            raise SettingsError('precondition="never" and train="never" leave nothing to draw from')
+        if self.noise_mode == "levels" and self.preconditioned:
+            raise SettingsError(
+                'noise_mode="levels" needs precondition="never": its noise is in units of the target'
+            )
+        if self.noise_mode == "levels" and self.noise_start < self.noise:
+            raise SettingsError(f"noise_start={self.noise_start!r} is below noise={self.noise!r}")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise SettingsError(f"seed={self.seed!r}: expected an integer or None")
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether a Gaussian is fitted first."""
+        return self.precondition == "auto" and self.objective != "dft-paper"
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> Settings:

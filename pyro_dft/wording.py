@@ -1,11 +1,11 @@
-"""What is wrong with a model, in the same words for both frameworks."""
+"""What is wrong with a model or a network, in the same words for both frameworks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from pyro_dft.errors import ModelError
+from pyro_dft.errors import ModelError, SettingsError
 
 Shape = tuple[int, ...]
 
@@ -114,3 +114,33 @@ def unreliable_weights(k_hat: float, threshold: float, ess: float, draws: int) -
         f"{ess:.0f} of {draws}): the evidence may be far off, by more than its standard error. The sampler misses part of "
         "the posterior or its tails: see diagnostics() and docs/density.md"
     )
+
+
+def no_network(option: str, wanted: str, found: Any) -> SettingsError:
+    """A user's network is of the wrong kind."""
+    return SettingsError(f"{option} must be {wanted}, got {type(found).__name__}")
+
+
+def network_fails(option: str, dim: int, error: Exception) -> SettingsError:
+    """A user's network raises."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return SettingsError(f"{option} fails for two points (2, {dim}): {type(error).__name__}: {text}")
+
+
+def network_shape(option: str, dim: int, shape: Shape) -> SettingsError:
+    """A user's network returns something else than points."""
+    return SettingsError(
+        f"{option} must map points (2, {dim}) to as many finite numbers, got shape {shape}"
+        + (" with numbers that are not finite" if shape == (2, dim) else "")
+    )
+
+
+def network_missing(path: Any) -> str:
+    """A file holds weights of a network that the reader was not given."""
+    return f"{path}: the sampler has a generator of the user's own: give it, load(..., options={{'generator': ...}})"
+
+
+def no_own_generator(given: bool) -> SettingsError:
+    """There is no trained network of the user's to hand out."""
+    reason = "the Gaussian alone was kept" if given else "give one, DFT(..., generator=...)"
+    return SettingsError(f"there is no trained generator of your own: {reason}")

@@ -50,8 +50,8 @@ def pair(request, fit):
 
 # Whatever only one of the two front doors has.
 ONLY = {
-    # jax compiles, and may keep what it has compiled; PyTorch has nothing of the kind to keep.
-    "names": {"pyro": set(), "numpyro": {"enable_compilation_cache"}},
+    # jax compiles, and may keep what it has compiled; PyTorch has nothing of the kind to keep, and its networks are modules.
+    "names": {"pyro": set(), "numpyro": {"enable_compilation_cache", "Network"}},
     # PyTorch trains by changing state, as pyro.infer.SVI.step; jax by pure functions, as numpyro.infer.SVI.
     "methods": {"pyro": {"step"}, "numpyro": {"init", "update", "fit", "draw", "adopt"}},
     "options": {

@@ -14,15 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
 import numpy as np
 
+from pyro_dft.checkpoint import pack_history, part, unpack_history
 from pyro_dft.engine_jax import modes
+from pyro_dft.engine_jax.custom import named, unnamed
 from pyro_dft.engine_jax.measure import Measurement, affordable_draws, compare, measure
 from pyro_dft.engine_jax.precondition import GaussianFitter, Gaussians
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import CHUNK, NetworkTrainer
+from pyro_dft.engine_jax.train import CHUNK, NO_NETWORKS, NetworkTrainer, OwnNetworks
 from pyro_dft.modes import Modes
 from pyro_dft.settings import Settings
 
@@ -112,10 +115,20 @@ class Trainer:
             with the highest evidence bound.
         settings: See `pyro_dft.settings.Settings`.
         rng: Gives the random keys.
+        networks: Networks that the user brings.
     """
 
-    def __init__(self, problems: Sequence[Problem], settings: Settings, rng: np.random.Generator):
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        settings: Settings,
+        rng: np.random.Generator,
+        networks: OwnNetworks = NO_NETWORKS,
+    ):
         self.problems, self.settings, self.rng = list(problems), settings, rng
+        self.networks = networks
+        self._told: list[tuple[str, float]] = []  # iterations of an earlier process
+        self._resumed: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         self.chains = self.problems[0].starts.shape[0]
         self.history: list[Progress] = []
         self.fit: Fit | None = None
@@ -129,7 +142,7 @@ class Trainer:
         self._network_steps = 0
         self._gaussian_steps = 0
         self._gaussian_total = settings.precondition_steps * len(self.problems)
-        if settings.objective == "dft-paper":
+        if not settings.preconditioned:
             self._gaussian_total = 0
             self._start_without_gaussian()
 
@@ -179,9 +192,18 @@ class Trainer:
             # The last chunk of a phase may have measured and selected as well, which is accounted for by itself.
             accounted = sum(self._seconds.values()) - accounted
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
-        phase, loss = self._ready.popleft()
-        self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
+        self._tell(*self._ready.popleft())
+        if not self._ready:
+            self._tell_earlier()
         return self.history[-1]
+
+    def _tell(self, phase: str, loss: float) -> None:
+        self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
+
+    def _tell_earlier(self) -> None:
+        for earlier in self._told:
+            self._tell(*earlier)
+        self._told = []
 
     def finish(self) -> Fit:
         """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
@@ -252,8 +274,13 @@ class Trainer:
             if max(surely) < self.settings.gate:
                 return None
             self.fit.measurement = None
-        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+        self._start_network(target, sampler)
         return None
+
+    def _start_network(self, target: Target, sampler: Sampler) -> None:
+        self._network = NetworkTrainer(target, sampler, self.settings, self.rng, self.networks)
+        if self._resumed is not None:
+            self._take_up(*self._resumed)
 
     def _separate_modes(
         self, target: Target, gaussians: Gaussians
@@ -289,7 +316,47 @@ class Trainer:
         none = np.zeros(self.chains)
         empty = Gaussians(sampler.mean, scale, none - math.inf, none)
         self.fit = Fit(sampler, 0, ["gaussian"] * self.chains, empty, np.arange(self.chains), [])
-        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+        self._start_network(target, sampler)
+
+    # A training in progress, to go on with in another process.
+
+    @property
+    def network_steps(self) -> int:
+        """Iterations of the network phases made so far."""
+        return self._network_steps
+
+    def training_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and header of the network phases; None while there is nothing to go on with, and within a chunk."""
+        if self._network is None or self.fit is None or self._ready:
+            return None
+        arrays = {f"network.{name}": value for name, value in self._network.arrays().items()}
+        if self._kept is not None:
+            arrays |= {f"kept.{name}": value for name, value in named(self._kept).items()}
+        own = [entry for entry in self.history if entry.phase != "gaussian"]
+        arrays["losses"], runs = pack_history(own)
+        return arrays, {"network_steps": self._network_steps, "phases": runs, "problem": self.fit.problem,
+                        "phase_seconds": dict(self._seconds), "rng": self.rng.bit_generator.state}  # fmt: skip
+
+    def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Goes on with what `training_state` gave, once the networks are due."""
+        self._resumed = arrays, header
+        if self._network is not None:
+            self._take_up(arrays, header)
+            self._tell_earlier()
+
+    def _take_up(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        assert self._network is not None
+        assert self.fit is not None
+        if header["problem"] != self.fit.problem:
+            raise ValueError("the networks were trained in other coordinates")
+        self._network.set_arrays(part(arrays, "network."))
+        kept = part(arrays, "kept.")
+        if kept:
+            self._kept = unnamed(kept, self._network.snapshot())
+        self._network_steps, self._resumed = int(header["network_steps"]), None
+        self._seconds = {phase: float(value) for phase, value in header["phase_seconds"].items()}
+        self.rng.bit_generator.state = header["rng"]
+        self._told = unpack_history(arrays["losses"], header["phases"])
 
     # The network phases.
 
@@ -440,7 +507,7 @@ def adopted(problems: Sequence[Problem], settings: Settings, state: Any, rng: np
         rng: Gives the random keys.
     """
     trainer = Trainer(problems, settings, rng)
-    generator = {name: np.asarray(value) for name, value in state.network.generator.items()}
+    generator = jax.tree.map(np.asarray, state.network.generator)
     trained = bool(np.isfinite(np.asarray(state.network.gap)).any())
     sampler = Sampler(np.asarray(state.mean), np.asarray(state.scale), generator if trained else None)
     own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)

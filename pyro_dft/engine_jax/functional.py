@@ -39,7 +39,7 @@ class Schedule:
         spec: The posterior.
         plan: Of the network's training.
         objective: As in the settings.
-        gaussian: Iterations of the Gaussian phase; 0 takes the unit Gaussian (objective "dft-paper").
+        gaussian: Iterations of the Gaussian phase; 0 takes the unit Gaussian.
         warm: Iterations before the DFT phase.
         dft: Iterations of the DFT phase.
         leapfrog_steps: Of the refinement.
@@ -58,12 +58,15 @@ class Schedule:
     max_refine_steps: int
 
     @classmethod
-    def of(cls, spec: TargetSpec, settings: Settings) -> Schedule:
-        """The schedule that settings ask for."""
+    def of(
+        cls, spec: TargetSpec, settings: Settings, networks: train.OwnNetworks = train.NO_NETWORKS
+    ) -> Schedule:
+        """The schedule that settings ask for, with the networks that the user brings."""
         last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "dft" else 0
         paper = settings.objective == "dft-paper"
         return cls(
-            spec, train.Plan.of(settings), settings.objective, 0 if paper else settings.precondition_steps,
+            spec, train.Plan.of(settings, networks), settings.objective,
+            settings.precondition_steps if settings.preconditioned else 0,
             settings.num_steps - last, last, settings.leapfrog_steps, 0 if paper else settings.refine_steps,
             settings.max_refine_steps,
         )  # fmt: skip

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.custom import Own
 
-Weights = dict[str, Any]  # arrays of jax or NumPy
+# Arrays of jax or NumPy by name; of a user's network those below "own".
+Weights = dict[str, Any]
 
 
 def _linear(weights: Weights, name: str, x: Array) -> Array:
@@ -36,9 +38,9 @@ def depth_of(weights: Weights) -> int:
     return sum(name.startswith("mlp.hidden.") and name.endswith(".weight") for name in weights)
 
 
-def mlp_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays of `residual_mlp`."""
-    sizes = [dim] + [width] * depth
+def mlp_shapes(chains: int, dim: int, width: int, depth: int, more: int = 0) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays of `residual_mlp` with `more` inputs than outputs."""
+    sizes = [dim + more] + [width] * depth
     names = [f"mlp.hidden.{i}" for i in range(depth)] + ["mlp.last"]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, a, b in zip(names, sizes, [*sizes[1:], dim], strict=True):
@@ -52,10 +54,10 @@ def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str,
     return own | mlp_shapes(chains, dim, width, depth)
 
 
-def init_mlp(key: Array, chains: int, dim: int, width: int, depth: int, dtype: Any) -> Weights:
+def init_mlp(key: Array, chains: int, dim: int, width: int, depth: int, dtype: Any, more: int = 0) -> Weights:
     """Random weights of scale 1 / sqrt(inputs), a hundredth of that in the last layer; biases zero."""
     weights: Weights = {}
-    shapes, used = mlp_shapes(chains, dim, width, depth), 0
+    shapes, used = mlp_shapes(chains, dim, width, depth, more), 0
     count = sum(math.prod(shape) for name, shape in shapes.items() if name.endswith(".weight"))
     noise = random.normal(key, (count,), dtype)
     for name, shape in shapes.items():
@@ -70,13 +72,15 @@ def init_mlp(key: Array, chains: int, dim: int, width: int, depth: int, dtype: A
 
 
 def init_generator(
-    key: Array, chains: int, dim: int, width: int, depth: int, noise: Any, dtype: Any
+    key: Array, chains: int, dim: int, width: int, depth: int, noise: Any, dtype: Any, own: Own | None = None
 ) -> Weights:
-    """g(z) = z A + m + MLP(z) at A = identity, m = 0: the draws start as those of the preconditioner.
+    """g(z) = z A + m + MLP(z) at A = identity, m = 0: the draws start as those of the preconditioner. Or a user's network.
 
     `log_sigma` holds the noise for each whitened coordinate, (C, 1, d); it is trained only where the settings say so.
     """
     log_sigma = jnp.log(jnp.full((chains, 1, dim), noise, dtype))
+    if own is not None:
+        return {"log_sigma": log_sigma, "own": own.init(key, chains, dtype)}
     return {
         "matrix": jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (chains, dim, dim)),
         "shift": jnp.zeros((chains, 1, dim), dtype),
@@ -86,6 +90,8 @@ def init_generator(
 
 def generate(weights: Weights, z: Array) -> Array:
     """(C, B, d) latent points -> (C, B, d) whitened points before the noise."""
+    if "own" in weights:
+        return weights["own"](z)
     return z @ weights["matrix"] + weights["shift"] + residual_mlp(weights, z)
 
 
@@ -94,9 +100,16 @@ def sigma(weights: Weights) -> Array:
     return jnp.exp(weights["log_sigma"])
 
 
-def score(weights: Weights, x: Array, noise: Array) -> Array:
-    """s_phi(x) = -x / (1 + sigma^2) + MLP(x): exact for the generator's starting point.
+def score(weights: Weights, x: Array, noise: Array, levels: bool = False) -> Array:
+    """s_phi(x) = -x / (1 + sigma^2) + MLP(x): exact for the generator's starting point. Or a user's network.
 
-    (C, B, d) whitened points and the noise (C, 1, d) -> scores (C, B, d).
+    (C, B, d) whitened points and the noise (C, 1, d) -> scores (C, B, d). With `levels` the noise is (C, B, 1), and s_phi(x,
+    sigma) = -x / (1 + sigma^2) + MLP(x / sqrt(1 + sigma^2), log sigma) / sigma.
     """
+    if "own" in weights:
+        return weights["own"](x, noise) if levels else weights["own"](x)
+    if levels:
+        variance = 1 + jnp.square(noise)
+        inputs = jnp.concatenate([x / jnp.sqrt(variance), jnp.log(noise)], -1)
+        return residual_mlp(weights, inputs) / noise - x / variance
     return residual_mlp(weights, x) - x / (1 + jnp.square(jax.lax.stop_gradient(noise)))

@@ -15,13 +15,14 @@ from jax import Array
 
 from pyro_dft.engine_jax import networks
 from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import block_rows, double
 
 # Rows of one forward pass; bounds memory when a million draws are asked for.
 CHUNK = 65_536
-# Rows of it that are made at a time, so that they stay in the processor's cache.
-PIECE = 4096
+# Rows of it that are made at a time, so that they stay in the processor's cache; fewer for a user's network, which can be wide.
+PIECE, OWN_PIECE = 4096, 256
 AHEAD = 2
 # Numbers in the Jacobians that are made at once, and their rows at most.
 JACOBIANS, LINEARISED = 2**21, 256
@@ -37,13 +38,18 @@ def draw(
     mean: Array, scale: Array, generator: Weights | None, key: Array, n: int, dtype: Any = None
 ) -> Array:
     """N independent draws from each chain, (C, n, d), unconstrained."""
-    dtype = dtype or (mean.dtype if generator is None else generator["matrix"].dtype)
+    dtype = dtype or (mean.dtype if generator is None else generator["log_sigma"].dtype)
     shape = (mean.shape[0], n, mean.shape[1])
     if generator is None:
         z = random.normal(key, shape, dtype)
         return transport(mean, scale, None, z, z)
     z, eps = random.normal(key, (2, *shape), dtype)
     return transport(mean, scale, generator, z, eps)
+
+
+def piece_rows(generator: Weights | None) -> int:
+    """Rows that are made at a time."""
+    return OWN_PIECE if generator is not None and "own" in generator else PIECE
 
 
 _transport = jax.jit(transport)
@@ -62,11 +68,11 @@ def _linearise(generator: Weights, z: Array) -> tuple[Array, Array]:
 @partial(jax.jit, static_argnums=4)
 def _draw(mean: Array, scale: Array, generator: Weights | None, words: Any, n: int) -> Array:
     """As `draw`, a piece at a time: what stays in the cache takes half the time. n is a power of two."""
-    key = random.words(words)
-    if n <= PIECE:
+    key, piece = random.words(words), piece_rows(generator)
+    if n <= piece:
         return draw(mean, scale, generator, key, n)
-    keys = random.split(key, n // PIECE)
-    pieces = jax.lax.map(lambda own: draw(mean, scale, generator, own, PIECE), keys)
+    keys = random.split(key, n // piece)
+    pieces = jax.lax.map(lambda own: draw(mean, scale, generator, own, piece), keys)
     return jnp.moveaxis(pieces, 0, 1).reshape(mean.shape[0], n, mean.shape[1])
 
 
@@ -97,7 +103,7 @@ class Sampler:
     @property
     def dtype(self) -> np.dtype:
         """Precision of the draws."""
-        return np.dtype(self.mean.dtype if self.generator is None else self.generator["matrix"].dtype)
+        return np.dtype(self.mean.dtype if self.generator is None else self.generator["log_sigma"].dtype)
 
     def transport(self, z: Any, eps: Any) -> Array:
         """Draws (C, n, d) for given noise: the same noise gives the same draws."""
@@ -133,7 +139,7 @@ class Sampler:
 
     def generate(self, z: np.ndarray) -> np.ndarray:
         """Latent points (C, n, d) -> g(z), (C, n, d)."""
-        return np.concatenate(list(self._pieces(_generate, z, PIECE)), 1)
+        return np.concatenate(list(self._pieces(_generate, z, piece_rows(self.generator))), 1)
 
     def linearise(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Latent points (C, n, d) -> g(z) and its Jacobians, (C, n, d, d)."""
@@ -154,22 +160,40 @@ class Sampler:
         """Everything that defines the sampler, by name."""
         arrays = {"mean": self.mean, "scale": self.scale}
         if self.generator is not None:
-            arrays |= {f"generator.{k}": v for k, v in self.generator.items()}
+            arrays |= {f"generator.{k}": v for k, v in named(self.generator).items()}
         return {k: np.asarray(v) for k, v in arrays.items()}
 
     @staticmethod
-    def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    def generator_shapes(
+        chains: int, dim: int, width: int, depth: int, own: Own | None = None
+    ) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the network's arrays in `to_arrays`."""
-        shapes = networks.generator_shapes(chains, dim, width, depth)
+        if own is None:
+            shapes = networks.generator_shapes(chains, dim, width, depth)
+        else:
+            shapes = {name: value.shape for name, value in named(_like(own, chains)).items()}
         return {f"generator.{k}": v for k, v in shapes.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Sampler:
-        """The inverse of `to_arrays`. float64 arrays become float32 where jax has no float64."""
-        own = {k: _canonical(v) for k, v in arrays.items()}
-        mean, scale = own.pop("mean"), own.pop("scale")
-        weights = {k.removeprefix("generator."): v for k, v in own.items()}
+    def from_arrays(cls, arrays: dict[str, np.ndarray], own: Own | None = None) -> Sampler:
+        """The inverse of `to_arrays`; `own` is the user's network. float64 becomes float32 where jax has no float64."""
+        read = {k: _canonical(v) for k, v in arrays.items()}
+        mean, scale = read.pop("mean"), read.pop("scale")
+        weights: Weights = {k.removeprefix("generator."): v for k, v in read.items()}
+        if own is not None and weights:
+            weights = unnamed(weights, _like(own, len(mean)))
         return cls(mean, scale, weights or None)
+
+
+def _like(own: Own, chains: int) -> Any:
+    """Weights in the structure of a user's generator."""
+
+    def start(words: Array) -> Weights:
+        return networks.init_generator(words, chains, own.dim, 1, 1, 1.0, np.float32, own)
+
+    return jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start, np.zeros(2, np.uint32))
+    )
 
 
 def _canonical(value: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from pyro_dft.errors import ModelError
 
 Potential = Callable[[Array, Any], Array]
 MinibatchPotential = Callable[[Array, Any, Array], Array]
+SmoothedPotential = Callable[[Array, Array, Any], Array]
 # Rows that are evaluated at once: bounds memory, and on a CPU larger blocks only miss the cache.
 MAX_ROWS = 2048
 # Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
@@ -52,6 +53,8 @@ class TargetSpec:
         dtype: Name of the dtype in which the potential is evaluated.
         minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None. The key
             is two words; see `pyro_dft.engine_jax.noise`.
+        smoothed_potential: V(x, sigma, data), minus the log density of the posterior with noise N(0, sigma^2 I) added; or
+            None.
         differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).
     """
 
@@ -60,6 +63,7 @@ class TargetSpec:
     dtype: str = "float32"
     minibatch_potential: MinibatchPotential | None = None
     differences: bool = False
+    smoothed_potential: SmoothedPotential | None = None
 
     @property
     def minibatch(self) -> bool:
@@ -72,7 +76,19 @@ class TargetSpec:
         Where either is not finite the log density is -inf and the score zero.
         """
         flat = x.reshape(-1, self.dim).astype(self.dtype)
-        value, gradient = self._rows(flat, data, key)
+        return self._finite(x, *self._rows(flat, data, key))
+
+    def smoothed(self, x: Array, sigma: Array, data: Any) -> tuple[Array, Array]:
+        """As `evaluate`, of the smoothed potential at x (..., d) with noise sigma (..., 1)."""
+        assert self.smoothed_potential is not None
+        flat = x.reshape(-1, self.dim).astype(self.dtype)
+        levels = jnp.broadcast_to(sigma, (*x.shape[:-1], 1)).reshape(-1).astype(self.dtype)
+        function = jax.vmap(jax.value_and_grad(self.smoothed_potential), in_axes=(0, 0, None))
+        rows = _in_chunks(lambda part: function(part[0], part[1], data), (flat, levels))
+        return self._finite(x, *rows)
+
+    @staticmethod
+    def _finite(x: Array, value: Array, gradient: Array) -> tuple[Array, Array]:
         good = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1)
         log_density = jnp.where(good, -value, -jnp.inf).astype(x.dtype)
         score = jnp.where(good[:, None], -gradient, 0.0).astype(x.dtype)
@@ -124,6 +140,17 @@ def whitened_score(
     Elsewhere it is that of a unit Gaussian, which pulls back. Not meant to be differentiated.
     """
     return _whiten(spec.evaluate, u, mean, scale, data, key)
+
+
+def smoothed_score(
+    spec: TargetSpec, u: Array, sigma: Array, mean: Array, scale: Array, data: Any
+) -> tuple[Array, Array]:
+    """As `whitened_score` of the smoothed posterior, at noise (C, B, 1); differentiable in u."""
+
+    def evaluate(x: Array, own: Any, _: Any) -> tuple[Array, Array]:
+        return spec.smoothed(finite_gradient(x), sigma, own)
+
+    return _whiten(evaluate, u, mean, scale, data, None)
 
 
 def whitened_score_differentiable(
@@ -207,6 +234,7 @@ class Target:
         data: Arrays that `potential` reads, any pytree.
         dtype: In which it is evaluated.
         minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None.
+        smoothed_potential: V(x, sigma, data) of the posterior with noise N(0, sigma^2 I) added; or None.
         data_size: Data rows that one evaluation of `potential` reads (for budgets).
         hvp: "exact", "difference", or "auto": differences where the potential calls LAPACK and runs on a CPU.
     """
@@ -219,6 +247,7 @@ class Target:
         data: Any = (),
         dtype: Any = np.float32,
         minibatch_potential: MinibatchPotential | None = None,
+        smoothed_potential: SmoothedPotential | None = None,
         data_size: int = 1,
         hvp: str = "auto",
     ):
@@ -231,7 +260,9 @@ class Target:
         differences = hvp == "difference"
         if hvp == "auto" and jax.default_backend() == "cpu":
             differences = uses_lapack(potential, point, data)
-        self.spec = TargetSpec(potential, dim, self.dtype.name, minibatch_potential, differences)
+        self.spec = TargetSpec(
+            potential, dim, self.dtype.name, minibatch_potential, differences, smoothed_potential
+        )
         self.gradient_evaluations = 0
         self.nonfinite_evaluations = 0
 

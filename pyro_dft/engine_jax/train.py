@@ -19,12 +19,14 @@ from jax import Array
 
 from pyro_dft.engine_jax import networks, objectives
 from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import (
     Target,
     TargetSpec,
     double,
+    smoothed_score,
     whitened_score,
     whitened_score_differentiable,
 )
@@ -47,6 +49,16 @@ GENERATOR_ADAM = optax.scale_by_adam(*GENERATOR_BETAS)
 SCORE_ADAM = optax.scale_by_adam(*SCORE_BETAS)
 
 
+class OwnNetworks(NamedTuple):
+    """Networks that the user brings; None takes those of this package."""
+
+    generator: Own | None = None
+    score_network: Own | None = None
+
+
+NO_NETWORKS = OwnNetworks()
+
+
 @dataclass(frozen=True)
 class Plan:
     """The settings that a compiled training step is specialised to; see `Settings`."""
@@ -58,11 +70,19 @@ class Plan:
     depth: int
     distance: str
     noise_mode: str
+    generator: Own | None = None
+    score_network: Own | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> Plan:
-        """The part of the settings that belongs here."""
-        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+    def of(cls, settings: Settings, networks: OwnNetworks = NO_NETWORKS) -> Plan:
+        """The part of the settings that belongs here, and the networks that the user brings."""
+        names = cls.__dataclass_fields__.keys() - {"generator", "score_network"}
+        return cls(**{name: getattr(settings, name) for name in names}, **networks._asdict())
+
+    @property
+    def levels(self) -> bool:
+        """Whether the noise varies from point to point."""
+        return self.noise_mode == "levels"
 
     def batch(self, phase: str) -> int:
         """Latent points for each step."""
@@ -110,32 +130,41 @@ def start(key: Array, plan: Plan, hyper: Hyper, chains: int, dim: int, dtype: An
     """Networks that reproduce the Gaussian."""
     noise = hyper.noise_start if plan.noise_mode == "annealed" else hyper.noise
     generator = networks.init_generator(
-        random.fold(key, 1), chains, dim, plan.width, plan.depth, noise, dtype
+        random.fold(key, 1), chains, dim, plan.width, plan.depth, noise, dtype, plan.generator
     )
-    score = networks.init_mlp(random.fold(key, 2), chains, dim, plan.width, plan.depth, dtype)
+    words = random.fold(key, 2)
+    if plan.score_network is None:
+        more = int(plan.levels)
+        score = networks.init_mlp(words, chains, dim, plan.width, plan.depth, dtype, more)
+    else:
+        score = {"own": plan.score_network.init(words, chains, dtype)}
     gap = jnp.full(chains, jnp.nan, double())
     return NetworkState(
         generator, score, GENERATOR_ADAM.init(generator), SCORE_ADAM.init(score), gap, jnp.zeros((), jnp.int32)
     )  # fmt: skip
 
 
-def fresh(generator: Weights, z: Array, eps: Array) -> tuple[Array, Array]:
-    """Draws u (C, 2 B, d) and their noise: each eps is used with -eps, which halves the gradient's error."""
-    clean, noise = networks.generate(generator, z), networks.sigma(generator) * eps
-    return jnp.concatenate([clean + noise, clean - noise], 1), jnp.concatenate([eps, -eps], 1)
+def fresh(generator: Weights, z: Array, eps: Array, level: Any = None) -> tuple[Array, Array, Array]:
+    """Draws u (C, 2 B, d), eps and sigma: each eps is used with -eps, which halves the gradient's error.
+
+    The noise is one for all points, (C, 1, d), or where a `level` (C, B, 1) is given that one, (C, 2 B, 1).
+    """
+    sigma = networks.sigma(generator) if level is None else level
+    clean, noise = networks.generate(generator, z), sigma * eps
+    u, eps = jnp.concatenate([clean + noise, clean - noise], 1), jnp.concatenate([eps, -eps], 1)
+    return u, eps, sigma if level is None else jnp.concatenate([level, level], 1)
 
 
-def score_loss(score: Weights, generator: Weights, z: Array, eps: Array) -> Array:
+def score_loss(score: Weights, generator: Weights, z: Array, eps: Array, level: Any = None) -> Array:
     """Weighted denoising loss of the score network on fresh detached draws, (C,)."""
-    generator = jax.lax.stop_gradient(generator)
-    u, noise = fresh(generator, z, eps)
-    sigma = networks.sigma(generator)
-    return objectives.denoising_weighted(networks.score(score, u, sigma), noise, sigma)
+    u, noise, sigma = fresh(jax.lax.stop_gradient(generator), z, eps, level)
+    found = networks.score(score, u, sigma, level is not None)
+    return objectives.denoising_weighted(found, noise, sigma)
 
 
 def generator_loss(
     spec: TargetSpec, phase: str, distance: objectives.Distance, data: Any, mean: Array, scale: Array,
-    generator: Weights, score: Weights, z: Array, eps: Array, keys: Any,
+    generator: Weights, score: Weights, z: Array, eps: Array, keys: Any, level: Any = None,
 ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """The generator's objective in one phase.
 
@@ -151,38 +180,43 @@ def generator_loss(
         z: (C, B, d) normal.
         eps: (C, B, d) normal.
         keys: Two keys for the minibatches, or None where there are none.
+        level: (C, B, 1) noise of each point, or None for that of the generator.
 
     Returns:
         The loss (C,); the Fisher gap (C,) and the number of scores that were not finite.
     """
-    u, noise = fresh(generator, z, eps)
-    sigma = networks.sigma(generator)
+    u, noise, sigma = fresh(generator, z, eps, level)
+    levels = level is not None
     detached = jax.lax.stop_gradient(u)
     full = phase in ("dft", "dft-paper")
     differentiable = full or phase == "fisher-partial"
 
     def target_score(through: bool, key: Any) -> tuple[Array, Array]:
+        if levels:
+            return smoothed_score(spec, u if through else detached, sigma, mean, scale, data)
         function = whitened_score_differentiable if through else whitened_score
         return function(spec, u if through else detached, mean, scale, data, key)
 
     key_1, key_2 = (None, None) if keys is None else (keys[0], keys[1])
     score_q, good = target_score(differentiable, key_1)
     # Where a product of scores enters, minibatch noise must be independent in the two factors.
-    score_q2 = target_score(full, key_2)[0] if spec.minibatch else None
-    score_p = networks.score(jax.lax.stop_gradient(score), u if differentiable else detached, sigma)
+    score_q2 = target_score(full, key_2)[0] if spec.minibatch and not levels else None
+    score_p = networks.score(jax.lax.stop_gradient(score), u if differentiable else detached, sigma, levels)
     delta = score_p - score_q
+    weight = jnp.square(sigma)[..., 0] if levels else 1.0
     if phase == "kl":
         if score_q2 is not None:
             delta = 0.5 * (delta + score_p - score_q2)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
-        loss = objectives.kl(delta, u, objectives.Distance("pseudo-huber", distance.scale))
+        bounded = objectives.Distance("pseudo-huber", distance.scale)
+        loss = objectives.kl_levels(delta, u, sigma, bounded) if levels else objectives.kl(delta, u, bounded)
     elif phase == "fisher-partial":
-        loss = objectives.fisher_partial(delta, distance)
+        loss = objectives.fisher_partial(delta, distance, weight)
     elif score_q2 is not None:
         loss = objectives.fisher_full_two_minibatches(delta, score_p - score_q2, score_p, noise, sigma)
     else:
-        loss = objectives.fisher_full(delta, score_p, noise, sigma, distance)
-    gap = objectives.fisher_gap(score_q, score_p, noise, sigma, score_q2)
+        loss = objectives.fisher_full(delta, score_p, noise, sigma, distance, weight)
+    gap = objectives.fisher_gap(score_q, score_p, noise, sigma, score_q2, weight)
     return loss, (jax.lax.stop_gradient(gap), (~good).sum(dtype=jnp.int32))
 
 
@@ -217,28 +251,35 @@ def step(
         The new state, and the Fisher gap J(s_q) - J(s_phi) on the fresh draws of this step, mean over chains.
     """
     generator_rate, score_rate = rates(phase, hyper, done)
-    generator, dtype = state.generator, state.generator["matrix"].dtype
+    generator, dtype = state.generator, state.generator["log_sigma"].dtype
     if plan.noise_mode == "annealed" and phase != "dft":
         share = jnp.minimum(done / 0.6, 1.0)
-        level = jnp.log(hyper.noise_start) * (1 - share) + jnp.log(hyper.noise) * share
-        generator = generator | {"log_sigma": jnp.full_like(generator["log_sigma"], level)}
+        log_sigma = jnp.log(hyper.noise_start) * (1 - share) + jnp.log(hyper.noise) * share
+        generator = generator | {"log_sigma": jnp.full_like(generator["log_sigma"], log_sigma)}
     shape = (mean.shape[0], plan.batch(phase), mean.shape[1])
 
     # All noise of the step at once: each place that draws costs compilation.
     noise = random.normal(key, (plan.score_steps + 1, 2, *shape), dtype)
+    level: Any = None
+    if plan.levels:
+        share = random.uniform(random.fold(key, 3), (plan.score_steps + 1, *shape[:2], 1), dtype)
+        level = hyper.noise * (hyper.noise_start / hyper.noise) ** share
 
-    def score_step(carry: tuple[Weights, Any], own: Array) -> tuple[tuple[Weights, Any], None]:
+    def score_step(carry: tuple[Weights, Any], own: Any) -> tuple[tuple[Weights, Any], None]:
         weights, adam = carry
-        gradient = jax.grad(lambda w: score_loss(w, generator, own[0], own[1]).sum())(weights)
+        (z, eps), sigma = own
+        gradient = jax.grad(lambda w: score_loss(w, generator, z, eps, sigma).sum())(weights)
         return apply(SCORE_ADAM, weights, adam, gradient, score_rate), None
 
-    (score, score_adam), _ = jax.lax.scan(score_step, (state.score, state.score_adam), noise[1:])
+    rest = noise[1:], None if level is None else level[1:]
+    (score, score_adam), _ = jax.lax.scan(score_step, (state.score, state.score_adam), rest)
     distance = objectives.Distance(plan.distance, hyper.huber_scale)
 
     def loss(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
         own = generator_loss(
             spec, phase, distance, data, mean, scale, weights, score, noise[0, 0], noise[0, 1],
             (random.fold(key, 1), random.fold(key, 2)) if spec.minibatch else None,
+            None if level is None else level[0],
         )  # fmt: skip
         return own[0].sum(), own[1]
 
@@ -258,16 +299,16 @@ def apply(
     adam: optax.GradientTransformation, weights: Weights, moments: Any, gradient: Weights, rate: Any
 ) -> tuple[Weights, Any]:
     """Adam with the gradient norm of each chain clipped on its own, so that chains stay independent."""
-    squares = sum(jnp.square(g).reshape(len(g), -1).sum(1) for g in gradient.values())
+    squares = sum(jnp.square(g).reshape(len(g), -1).sum(1) for g in jax.tree.leaves(gradient))
     factor = jnp.minimum(MAX_GRADIENT_NORM / jnp.maximum(jnp.sqrt(jnp.asarray(squares)), 1e-12), 1.0)
     # A chain whose gradient is not finite skips the step.
     factor = jnp.where(jnp.isfinite(jnp.asarray(squares)), factor, 0.0)
-    clipped = {
-        k: jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) * factor.reshape(-1, *[1] * (g.ndim - 1))
-        for k, g in gradient.items()
-    }
-    updates, moments = adam.update(clipped, moments)
-    return {k: w - (rate * updates[k]).astype(w.dtype) for k, w in weights.items()}, moments
+
+    def clip(g: Array) -> Array:
+        return jnp.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) * factor.reshape(-1, *[1] * (g.ndim - 1))
+
+    updates, moments = adam.update(jax.tree.map(clip, gradient), moments)
+    return jax.tree.map(lambda w, change: w - (rate * change).astype(w.dtype), weights, updates), moments
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -314,11 +355,19 @@ class NetworkTrainer:
         sampler: The Gaussian whose coordinates are used, (C, d).
         settings: Hyper-parameters.
         rng: Gives the random keys.
+        networks: Networks that the user brings.
     """
 
-    def __init__(self, target: Target, sampler: Sampler, settings: Settings, rng: np.random.Generator):
+    def __init__(
+        self,
+        target: Target,
+        sampler: Sampler,
+        settings: Settings,
+        rng: np.random.Generator,
+        networks: OwnNetworks = NO_NETWORKS,
+    ):
         self.target, self.rng = target, rng
-        self.plan, self.hyper = Plan.of(settings), Hyper.of(settings)
+        self.plan, self.hyper = Plan.of(settings, networks), Hyper.of(settings)
         self.mean, self.scale = sampler.mean, sampler.scale
         self.state: NetworkState = _start(
             self._words(), self.plan, self.hyper, *self.mean.shape, target.dtype.name
@@ -340,11 +389,23 @@ class NetworkTrainer:
     ) -> None:
         """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
         if mask is not None and otherwise is not None:
-            weights = {
-                k: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), np.asarray(v), np.asarray(otherwise[k]))
-                for k, v in weights.items()
-            }
+            keep = mask
+
+            def choose(a: Any, b: Any) -> np.ndarray:
+                return np.where(keep.reshape(-1, *[1] * (a.ndim - 1)), np.asarray(a), np.asarray(b))
+
+            weights = jax.tree.map(choose, dict(weights), dict(otherwise))
         self.state = self.state._replace(generator=dict(weights))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that training goes on from, but for the random numbers."""
+        return named({"state": self.state._asdict(), "mean": self.mean, "scale": self.scale})
+
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `arrays`."""
+        like = {"state": self.state._asdict(), "mean": self.mean, "scale": self.scale}
+        found = unnamed(arrays, like)
+        self.state, self.mean, self.scale = NetworkState(**found["state"]), found["mean"], found["scale"]
 
     def smoothed_gap(self) -> np.ndarray:
         """Moving average of the Fisher gap, (C,)."""

@@ -11,12 +11,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft.checkpoint import pack_history, part, unpack_history
 from pyro_dft.engine_torch import modes
+from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
 from pyro_dft.engine_torch.measure import Measurement, affordable_draws, compare, measure
 from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians
 from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
@@ -113,10 +116,20 @@ class Trainer:
             with the highest evidence bound.
         settings: See `pyro_dft.settings.Settings`.
         rng: Generator on the targets' device.
+        networks: Networks that the user brings.
     """
 
-    def __init__(self, problems: Sequence[Problem], settings: Settings, rng: torch.Generator):
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        settings: Settings,
+        rng: torch.Generator,
+        networks: Networks = NO_NETWORKS,
+    ):
         self.problems, self.settings, self.rng = list(problems), settings, rng
+        self.networks = networks
+        self._told: list[tuple[str, float]] = []  # iterations of an earlier process
+        self._resumed: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         self.chains = self.problems[0].starts.shape[0]
         self.history: list[Progress] = []
         self.fit: Fit | None = None
@@ -129,7 +142,7 @@ class Trainer:
         self._gaussian_steps = 0
         self._threads: int | None = None
         self._gaussian_total = settings.precondition_steps * len(self.problems)
-        if settings.objective == "dft-paper":
+        if not settings.preconditioned:
             self._gaussian_total = 0
             self._start_without_gaussian()
 
@@ -178,9 +191,17 @@ class Trainer:
         # The last step of a phase may have measured and selected as well, which is accounted for by itself.
         accounted = sum(self._seconds.values()) - accounted
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
-        progress = Progress(len(self.history) + 1, self.total, phase, loss)
-        self.history.append(progress)
-        return progress
+        self._tell(phase, loss)
+        self._tell_earlier()
+        return self.history[-1]
+
+    def _tell(self, phase: str, loss: float) -> None:
+        self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
+
+    def _tell_earlier(self) -> None:
+        for earlier in self._told:
+            self._tell(*earlier)
+        self._told = []
 
     def _thread_count(self) -> int:
         if self._threads is None:
@@ -266,8 +287,13 @@ class Trainer:
             if max(surely) < self.settings.gate:
                 return None
             self.fit.measurement = None
-        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+        self._start_network(target, sampler)
         return None
+
+    def _start_network(self, target: Target, sampler: Sampler) -> None:
+        self._network = NetworkTrainer(target, sampler, self.settings, self.rng, self.networks)
+        if self._resumed is not None:
+            self._take_up(*self._resumed)
 
     def _separate_modes(
         self, target: Target, gaussians: Gaussians
@@ -308,7 +334,53 @@ class Trainer:
         none = torch.zeros(self.chains, dtype=torch.float64)
         empty = Gaussians(sampler.mean.double(), scale.double(), none - math.inf, none)
         self.fit = Fit(sampler, 0, ["gaussian"] * self.chains, empty, np.arange(self.chains), [])
-        self._network = NetworkTrainer(target, sampler, self.settings, self.rng)
+        self._start_network(target, sampler)
+
+    @property
+    def generator(self) -> torch.nn.Module | None:
+        """The network in training; None before and after its phases."""
+        return None if self._network is None else self._network.generator
+
+    # A training in progress, to go on with in another process.
+
+    @property
+    def network_steps(self) -> int:
+        """Iterations of the network phases made so far."""
+        return self._network_steps
+
+    def training_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and header of the network phases; None while there is nothing to go on with."""
+        if self._network is None or self.fit is None:
+            return None
+        arrays = {f"network.{name}": value for name, value in self._network.state().items()}
+        if self._kept is not None:
+            arrays |= {f"kept.{name}": value.cpu().numpy() for name, value in self._kept.items()}
+        own = [entry for entry in self.history if entry.phase != "gaussian"]
+        arrays["losses"], runs = pack_history(own)
+        return arrays, {"network_steps": self._network_steps, "phases": runs, "problem": self.fit.problem,
+                        "phase_seconds": dict(self._seconds)}  # fmt: skip
+
+    def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Goes on with what `training_state` gave, once the networks are due."""
+        self._resumed = arrays, header
+        if self._network is not None:
+            self._take_up(arrays, header)
+            self._tell_earlier()
+
+    def _take_up(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        assert self._network is not None
+        assert self.fit is not None
+        if header["problem"] != self.fit.problem:
+            raise ValueError("the networks were trained in other coordinates")
+        self._network.set_state(part(arrays, "network."))
+        kept = part(arrays, "kept.")
+        if kept:
+            self._kept = {
+                name: torch.as_tensor(np.array(v), device=self.rng.device) for name, v in kept.items()
+            }
+        self._network_steps, self._resumed = int(header["network_steps"]), None
+        self._seconds = {phase: float(value) for phase, value in header["phase_seconds"].items()}
+        self._told = unpack_history(arrays["losses"], header["phases"])
 
     # The network phases.
 
@@ -405,7 +477,7 @@ class FittedTrainer:
         modes: Weights of several samplers for each chain, or None.
     """
 
-    done, phase, total = True, "done", 0
+    done, phase, total, generator = True, "done", 0, None
 
     def __init__(
         self,

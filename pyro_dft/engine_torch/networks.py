@@ -61,6 +61,8 @@ class Generator(nn.Module):
     `log_sigma` holds the noise for each whitened coordinate, (C, 1, d); it is trained only where the settings say so.
     """
 
+    rows = 65_536  # of one forward pass; bounds memory when a million draws are asked for
+
     def __init__(
         self,
         chains: int,
@@ -102,3 +104,22 @@ class ScoreNetwork(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """(C, B, d) whitened points and the noise (C, 1, d) -> scores (C, B, d)."""
         return self.mlp(x) - x / (1 + sigma.detach().square())
+
+
+class LevelScoreNetwork(nn.Module):
+    """Scores at noise levels that vary from point to point: s_phi(x, sigma) = -x / (1 + sigma^2) + MLP(x, log sigma) / sigma.
+
+    The network sees x / sqrt(1 + sigma^2), of one size at all levels.
+    """
+
+    def __init__(
+        self, chains: int, dim: int, width: int, depth: int, *, rng: torch.Generator, dtype: torch.dtype
+    ):
+        super().__init__()
+        self.mlp = ResidualMLP(chains, dim + 1, dim, width, depth, rng=rng, dtype=dtype)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """(C, B, d) whitened points and their noise (C, B, 1) -> scores (C, B, d)."""
+        variance = 1 + sigma.square()
+        inputs = torch.cat([x / variance.sqrt(), sigma.log().expand(*x.shape[:-1], 1)], -1)
+        return self.mlp(inputs) / sigma - x / variance

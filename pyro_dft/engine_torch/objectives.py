@@ -37,9 +37,9 @@ class Distance:
         return delta if self.name == "squared" else delta / self._root(delta)
 
 
-def denoising(score: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+def denoising(score: Tensor, eps: Tensor, sigma: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """Denoising loss J(s) = E 1/2 ||s(x) + eps / sigma||^2; its minimiser over all s is s_p."""
-    return 0.5 * (score + eps / sigma).square().sum(-1).mean(-1)
+    return 0.5 * (weight * (score + eps / sigma).square().sum(-1)).mean(-1)
 
 
 def denoising_weighted(score: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
@@ -47,13 +47,22 @@ def denoising_weighted(score: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
     return 0.5 * (sigma * score + eps).square().sum(-1).mean(-1)
 
 
-def fisher_full(delta: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor, distance: Distance) -> Tensor:
+def fisher_full(
+    delta: Tensor,
+    score_p: Tensor,
+    eps: Tensor,
+    sigma: Tensor,
+    distance: Distance,
+    weight: Tensor | float = 1.0,
+) -> Tensor:
     """Theorem 1: L = E[ d(delta) - d'(delta)^T (s_phi(x) + eps / sigma) ].
 
     With the weights of s_phi frozen, and the gradient running through x in every place (s_q(x) included), its gradient is
     that of the Fisher divergence E d(s_p - s_q). For the squared distance L = J(s_q) - J(s_phi), a lower bound of it.
+    Where the noise varies from point to point, `weight` (C, B) says how much each level counts.
     """
-    return (distance.value(delta) - (distance.slope(delta) * (score_p + eps / sigma)).sum(-1)).mean(-1)
+    each = distance.value(delta) - (distance.slope(delta) * (score_p + eps / sigma)).sum(-1)
+    return (weight * each).mean(-1)
 
 
 def fisher_full_two_minibatches(
@@ -67,9 +76,9 @@ def fisher_full_two_minibatches(
     return (cross - 0.5 * ((delta_1 + delta_2) * (score_p + eps / sigma)).sum(-1)).mean(-1)
 
 
-def fisher_partial(delta: Tensor, distance: Distance) -> Tensor:
+def fisher_partial(delta: Tensor, distance: Distance, weight: Tensor | float = 1.0) -> Tensor:
     """The first term of Theorem 1 alone, E d(delta). A biased gradient, kept for the paper's Figure 2."""
-    return distance.value(delta).mean(-1)
+    return (weight * distance.value(delta)).mean(-1)
 
 
 def kl(delta: Tensor, x: Tensor, distance: Distance) -> Tensor:
@@ -81,15 +90,29 @@ def kl(delta: Tensor, x: Tensor, distance: Distance) -> Tensor:
     return (distance.slope(delta.detach()) * x).sum(-1).mean(-1)
 
 
+def kl_levels(delta: Tensor, x: Tensor, sigma: Tensor, distance: Distance) -> Tensor:
+    """`kl` at noise levels sigma (C, B, 1) that vary from point to point, each weighted by sigma^2.
+
+    That weight makes the force on a draw the difference of two denoised points, of one size at all levels: the sum over
+    levels of KL divergences of noised densities (Luo et al., Diff-Instruct, arXiv 2305.18455, equation 6, with that weight).
+    """
+    return kl(sigma * delta, sigma * x, distance)
+
+
 def fisher_gap(
-    score_q: Tensor, score_p: Tensor, eps: Tensor, sigma: Tensor, score_q_2: Tensor | None = None
+    score_q: Tensor,
+    score_p: Tensor,
+    eps: Tensor,
+    sigma: Tensor,
+    score_q_2: Tensor | None = None,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
     """J(s_q) - J(s_phi) on fresh draws: a lower bound of the Fisher divergence for any score network, tight for a good one.
 
     With minibatch scores give two independent ones, so that the noise of s_q does not enter squared.
     """
     if score_q_2 is None:
-        return denoising(score_q, eps, sigma) - denoising(score_p, eps, sigma)
+        return denoising(score_q, eps, sigma, weight) - denoising(score_p, eps, sigma, weight)
     shift = eps / sigma
     own = 0.5 * ((score_q + shift) * (score_q_2 + shift)).sum(-1).mean(-1)
     return own - denoising(score_p, eps, sigma)

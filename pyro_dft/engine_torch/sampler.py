@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft.engine_torch.custom import CustomGenerator, Source
 from pyro_dft.engine_torch.networks import Generator
 
-# Rows of one forward pass; bounds memory when a million draws are asked for.
-CHUNK = 65_536
+# Rows of draws that are held at once.
+CHUNK = Generator.rows
 # Rows whose Jacobians are made at once.
 LINEARISED = 512
 
@@ -29,7 +30,7 @@ class Sampler:
 
     mean: Tensor
     scale: Tensor
-    generator: Generator | None = None
+    generator: Generator | CustomGenerator | None = None
 
     @property
     def chains(self) -> int:
@@ -57,7 +58,7 @@ class Sampler:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the draws."""
-        return self.mean.dtype if self.generator is None else self.generator.matrix.dtype
+        return self.mean.dtype if self.generator is None else self.generator.log_sigma.dtype
 
     @torch.no_grad()
     def transport(self, z: Tensor, eps: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Sampler:
 
     def blocks(self, n: int, rng: torch.Generator) -> Iterator[Tensor]:
         """N draws from each chain in blocks (C, at most 65,536 / C, d)."""
-        size = max(1, CHUNK // self.chains)
+        size = max(1, (CHUNK if self.generator is None else self.generator.rows) // self.chains)
         for start in range(0, n, size):
             yield self.transport(*self.whitened_noise(min(size, n - start), rng))
 
@@ -88,7 +89,7 @@ class Sampler:
     def generate(self, z: np.ndarray) -> np.ndarray:
         """Latent points (C, n, d) -> g(z), (C, n, d)."""
         assert self.generator is not None
-        parts = self._latent(z).split(CHUNK, 1)
+        parts = self._latent(z).split(self.generator.rows, 1)
         return torch.cat([self.generator(part) for part in parts], 1).cpu().numpy()
 
     @torch.no_grad()
@@ -120,23 +121,46 @@ class Sampler:
         return {k: v.detach().cpu().numpy() for k, v in arrays.items()}
 
     @staticmethod
-    def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    def generator_shapes(
+        chains: int, dim: int, width: int, depth: int, own: Source | None = None
+    ) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the network's arrays in `to_arrays`."""
-        empty = Generator(chains, dim, width, depth, 1.0, rng=torch.Generator(), dtype=torch.float32)
+        empty = _empty(chains, dim, width, depth, own, torch.float32, torch.device("cpu"))
         return {f"generator.{k}": tuple(v.shape) for k, v in empty.state_dict().items()}
 
     @classmethod
     def from_arrays(
-        cls, arrays: dict[str, np.ndarray], *, width: int, depth: int, device: torch.device | str = "cpu"
+        cls,
+        arrays: dict[str, np.ndarray],
+        *,
+        width: int,
+        depth: int,
+        device: torch.device | str = "cpu",
+        own: Source | None = None,
     ) -> Sampler:
-        """The inverse of `to_arrays`; `width` and `depth` are those of the network."""
+        """The inverse of `to_arrays`; `width` and `depth` are those of the network, or `own` is the user's."""
         tensors = {k: torch.as_tensor(np.array(v), device=device) for k, v in arrays.items()}
         mean, scale = tensors.pop("mean"), tensors.pop("scale")
         generator = None
         if tensors:
             weights = {k.removeprefix("generator."): v for k, v in tensors.items()}
-            rng = torch.Generator(device=device)
+            dtype = weights["log_sigma"].dtype
             chains, dim = mean.shape
-            generator = Generator(chains, dim, width, depth, 1.0, rng=rng, dtype=weights["matrix"].dtype)
+            generator = _empty(chains, dim, width, depth, own, dtype, torch.device(device))
             generator.load_state_dict(weights)
+            generator.requires_grad_(False).eval()
         return cls(mean, scale, generator)
+
+
+def _empty(
+    chains: int,
+    dim: int,
+    width: int,
+    depth: int,
+    own: Source | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Generator | CustomGenerator:
+    if own is not None:
+        return CustomGenerator(own, chains, dim, 1.0, dtype=dtype, device=device)
+    return Generator(chains, dim, width, depth, 1.0, rng=torch.Generator(device=device), dtype=dtype)

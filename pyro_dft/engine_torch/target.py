@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dft.errors import ModelError, PerformanceWarning
 
 Potential = Callable[[Tensor], Tensor]
+SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
 # Rows that are evaluated at once. Models with much data are up to three times faster in chunks that fit the cache, small
 # models in large ones, which spread the cost of a call.
 CHUNKS = (128, 512, 2048)
@@ -142,10 +143,12 @@ class BatchedPotential:
 
     def _traced(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
         x = x.detach()
+        # A trace must not use up random numbers: a training that was interrupted makes it at another step.
+        state = torch.get_rng_state()
         try:
             with self.context(), torch.no_grad():
                 graph = make_fx(lambda batch: self._vmapped(batch))(x)
-                state = torch.get_rng_state()
+                torch.set_rng_state(state)
                 expected = self._vmapped(x)
                 torch.set_rng_state(state)
                 found = graph(x)
@@ -155,6 +158,8 @@ class BatchedPotential:
             )
         except Exception:  # tracing is an optimisation: any failure leaves eager mode in place
             same = False
+        finally:
+            torch.set_rng_state(state)
         if not same:
             self.trace = False
             return None
@@ -207,6 +212,7 @@ class Target:
         potential: U(x) of one point (d,), minus the log density up to a constant, on the full data.
         dim: d.
         minibatch_potential: The same from a fresh random subsample of the data in each call, unbiased; or None.
+        smoothed_potential: V(x, sigma), minus the log density of the posterior with noise N(0, sigma^2 I) added; or None.
         context: Gives a context manager to hold around each evaluation.
         data_size: Data rows that one evaluation of `potential` reads (for budgets).
         trace: Whether batch sizes that come back may be traced.
@@ -217,6 +223,7 @@ class Target:
         potential: Potential,
         dim: int,
         *,
+        smoothed_potential: SmoothedPotential | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         minibatch_potential: Potential | None = None,
@@ -231,6 +238,11 @@ class Target:
         self.gradient_evaluations = 0
         self.nonfinite_evaluations = 0
         self._context = context
+        self._smoothed = None
+        if smoothed_potential is not None:
+            smoothed = smoothed_potential
+            # The noise is one more coordinate of a point, by which nothing is differentiated in the end.
+            self._smoothed = BatchedPotential(lambda x: smoothed(x[:-1], x[-1]), context, trace, "same")
         self._bind(potential, minibatch_potential, trace)
 
     def _bind(self, potential: Potential, minibatch_potential: Potential | None, trace: bool) -> None:
@@ -267,6 +279,8 @@ class Target:
         """
         with torch.no_grad():
             self._full.probe(x)
+            if self._smoothed is not None:
+                self._smoothed.probe(torch.cat([x, torch.ones_like(x[:, :1])], -1))
             if self._minibatch is not None:
                 # Fresh subsamples make single and batched values differ, so only the full potential is compared.
                 self._minibatch.vectorised = self._full.vectorised
@@ -287,16 +301,30 @@ class Target:
         self.gradient_evaluations += 2 * (x.numel() // self.dim)
         return self._call(_FiniteGradient.apply(x), minibatch)
 
+    def smoothed(self, x: Tensor, sigma: Tensor, *, differentiable: bool) -> tuple[Tensor, Tensor]:
+        """As `evaluate`, or `evaluate_differentiable`, of the smoothed potential at x (..., d) with noise sigma (..., 1)."""
+        assert self._smoothed is not None
+        rows = x.numel() // self.dim
+        self.gradient_evaluations += 3 * rows if differentiable else rows
+        points = torch.cat([_FiniteGradient.apply(x), sigma.expand(*x.shape[:-1], 1)], -1)
+        with torch.set_grad_enabled(differentiable):
+            value, score = self._smoothed(points.reshape(rows, -1))
+        log_density, score = self._finite(value, score[:, :-1])
+        return log_density.reshape(x.shape[:-1]), score.reshape(x.shape)
+
     def _call(self, x: Tensor, minibatch: bool) -> tuple[Tensor, Tensor]:
         batched = self._minibatch if minibatch and self._minibatch is not None else self._full
         flat = x.reshape(-1, self.dim)
         if flat.dtype != self.dtype:
             flat = flat.to(self.dtype)
-        log_density, score = batched(flat)
-        good = torch.isfinite(log_density) & torch.isfinite(score).all(-1)
         self.gradient_evaluations += len(flat)
-        if not bool(good.all()):
-            self.nonfinite_evaluations += int((~good).sum())
-            log_density = torch.where(good, log_density, -torch.inf)
-            score = torch.where(good[:, None], score, 0.0)
+        log_density, score = self._finite(*batched(flat))
         return log_density.reshape(x.shape[:-1]).to(x.dtype), score.reshape(x.shape).to(x.dtype)
+
+    def _finite(self, log_density: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Points where either is not finite get the density zero and no score, and are counted."""
+        good = torch.isfinite(log_density) & torch.isfinite(score).all(-1)
+        if bool(good.all()):
+            return log_density, score
+        self.nonfinite_evaluations += int((~good).sum())
+        return torch.where(good, log_density, -torch.inf), torch.where(good[:, None], score, 0.0)

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_dft.checkpoint import part
 from pyro_dft.engine_torch import objectives
-from pyro_dft.engine_torch.networks import Generator, ScoreNetwork
+from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
+from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.settings import Settings
@@ -57,31 +59,49 @@ class NetworkTrainer:
         sampler: The Gaussian whose coordinates are used, (C, d).
         settings: Hyper-parameters.
         rng: Generator on the target's device.
+        networks: Networks that the user brings.
     """
 
-    def __init__(self, target: Target, sampler: Sampler, settings: Settings, rng: torch.Generator):
+    def __init__(
+        self,
+        target: Target,
+        sampler: Sampler,
+        settings: Settings,
+        rng: torch.Generator,
+        networks: Networks = NO_NETWORKS,
+    ):
         self.target, self.settings, self.rng = target, settings, rng
         self.mean, self.scale = sampler.mean, sampler.scale
-        c, d = self.mean.shape
-        start = settings.noise_start if settings.noise_mode == "annealed" else settings.noise
-        self.generator = Generator(c, d, settings.width, settings.depth, start, rng=rng, dtype=target.dtype)
-        self.score_network = ScoreNetwork(c, d, settings.width, settings.depth, rng=rng, dtype=target.dtype)
+        self.levels = settings.noise_mode == "levels"
+        self.generator, self.score_network = self._networks(networks)
         self.generator.log_sigma.requires_grad_(settings.noise_mode == "learned")
         self.distance = objectives.Distance(settings.distance, settings.huber_scale)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
         self.kl_distance = objectives.Distance("pseudo-huber", settings.huber_scale)
-        self._generator_parameters = [p for p in self.generator.parameters() if p.requires_grad]
-        self._score_parameters = list(self.score_network.parameters())
-        fused = {"fused": target.device.type in ("cpu", "cuda")}
-        self._generator_adam = torch.optim.Adam(
-            self._generator_parameters, lr=0.0, betas=GENERATOR_BETAS, **fused
-        )
-        self._score_adam = torch.optim.Adam(self._score_parameters, lr=0.0, betas=SCORE_BETAS, **fused)
-        self._gap = torch.full((c,), math.nan, dtype=torch.float64, device=target.device)
+        chains, device = len(self.mean), target.device
+        self._generator_weights = Trained(self.generator, chains, GENERATOR_BETAS, device)
+        self._score_weights = Trained(self.score_network, chains, SCORE_BETAS, device)
+        self._gap = torch.full((chains,), math.nan, dtype=torch.float64, device=device)
+
+    def _networks(
+        self, own: Networks
+    ) -> tuple[Generator | CustomGenerator, ScoreNetwork | LevelScoreNetwork | CustomScore]:
+        (c, d), s, dtype, device = self.mean.shape, self.settings, self.target.dtype, self.mean.device
+        start = s.noise_start if s.noise_mode == "annealed" else s.noise
+        if own.generator is None:
+            generator: Generator | CustomGenerator = Generator(
+                c, d, s.width, s.depth, start, rng=self.rng, dtype=dtype
+            )
+        else:
+            generator = CustomGenerator(own.generator, c, d, start, dtype=dtype, device=device)
+        if own.score_network is not None:
+            return generator, CustomScore(own.score_network, c, d, self.levels, dtype=dtype, device=device)
+        kept = LevelScoreNetwork if self.levels else ScoreNetwork
+        return generator, kept(c, d, s.width, s.depth, rng=self.rng, dtype=dtype)
 
     def sampler(self) -> Sampler:
         """The sampler as trained so far (a copy)."""
-        generator = copy.deepcopy(self.generator).requires_grad_(False)
+        generator = copy.deepcopy(self.generator).requires_grad_(False).eval()
         return Sampler(self.mean, self.scale, generator)
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -97,11 +117,33 @@ class NetworkTrainer:
         """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
         if mask is not None and otherwise is not None:
             keep = torch.as_tensor(mask, device=self.mean.device)
-            state = {
-                k: torch.where(keep.reshape(-1, *[1] * (v.ndim - 1)), v, otherwise[k])
-                for k, v in state.items()
-            }
+            state = {name: _blend(name, keep, value, otherwise[name]) for name, value in state.items()}
         self.generator.load_state_dict(state)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that training goes on from."""
+        arrays = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+        arrays |= {f"score.{k}": v for k, v in self.score_network.state_dict().items()}
+        arrays |= {f"generator_adam.{k}": v for k, v in self._generator_weights.moments().items()}
+        arrays |= {f"score_adam.{k}": v for k, v in self._score_weights.moments().items()}
+        arrays |= {"mean": self.mean, "scale": self.scale, "gap": self._gap}
+        # Models draw from torch's global generator.
+        arrays |= {"rng": self.rng.get_state(), "global_rng": torch.get_rng_state()}
+        return {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `state`."""
+        home = self.mean.device
+        own = {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
+        self.generator.load_state_dict(part(own, "generator."))
+        self.score_network.load_state_dict(part(own, "score."))
+        self._generator_weights.set_moments(part(own, "generator_adam."))
+        self._score_weights.set_moments(part(own, "score_adam."))
+        if own["mean"].shape != self.mean.shape:
+            raise ValueError(f"{len(own['mean'])} samplers where there are {len(self.mean)} now")
+        self.mean, self.scale, self._gap = own["mean"], own["scale"], own["gap"]
+        self.rng.set_state(own["rng"].cpu())
+        torch.set_rng_state(own["global_rng"].cpu())
 
     def smoothed_gap(self) -> np.ndarray:
         """Moving average of the Fisher gap, (C,)."""
@@ -129,75 +171,126 @@ class NetworkTrainer:
             self._score_step(score_rate, batch)
         return self._generator_step(phase, rate, batch)
 
-    def _fresh(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Draws u (C, 2 batch, d) and their noise: each eps is used with -eps, which halves the gradient's error."""
+    def _noise(self, batch: int) -> Tensor:
+        """Standard deviation of the noise: one for all points, (C, 1, d), or a level for each, (C, batch, 1)."""
+        if not self.levels:
+            return self.generator.sigma
+        s = self.settings
+        dtype, device = self.target.dtype, self.target.device
+        share = torch.rand((len(self.mean), batch, 1), generator=self.rng, dtype=dtype, device=device)
+        return s.noise * (s.noise_start / s.noise) ** share
+
+    def _fresh(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws u (C, 2 batch, d), eps and sigma: each eps is used with -eps, which halves the gradient's error."""
         shape = (*self.mean.shape[:1], batch, self.mean.shape[1])
         z = torch.randn(shape, generator=self.rng, dtype=self.target.dtype, device=self.target.device)
         eps = torch.randn(shape, generator=self.rng, dtype=self.target.dtype, device=self.target.device)
+        sigma = self._noise(batch)
         clean = self.generator(z)
-        noise = self.generator.sigma * eps
-        return torch.cat([clean + noise, clean - noise], 1), torch.cat([eps, -eps], 1)
+        noise = sigma * eps
+        u, eps = torch.cat([clean + noise, clean - noise], 1), torch.cat([eps, -eps], 1)
+        return u, eps, torch.cat([sigma, sigma], 1) if self.levels else sigma
 
     def _score_step(self, rate: float, batch: int) -> None:
         with torch.no_grad():
-            u, eps = self._fresh(batch)
-            sigma = self.generator.sigma
+            u, eps, sigma = self._fresh(batch)
         loss = objectives.denoising_weighted(self.score_network(u, sigma), eps, sigma).sum()
-        gradients = torch.autograd.grad(loss, self._score_parameters)
-        self._apply(self._score_adam, self._score_parameters, gradients, rate)
+        self._score_weights.step(loss, rate)
 
-    def _target_score(self, u: Tensor, differentiable: bool) -> Tensor:
+    def _target_score(self, u: Tensor, sigma: Tensor, differentiable: bool) -> Tensor:
         """Target score in whitened coordinates; where it is not finite, that of a unit Gaussian (pulls back)."""
         x = torch.baddbmm(self.mean[:, None], u, self.scale.mT)
-        evaluate = self.target.evaluate_differentiable if differentiable else self.target.evaluate
-        log_density, score = evaluate(x, minibatch=True)
+        if self.levels:
+            log_density, score = self.target.smoothed(x, sigma, differentiable=differentiable)
+        else:
+            evaluate = self.target.evaluate_differentiable if differentiable else self.target.evaluate
+            log_density, score = evaluate(x, minibatch=True)
         return torch.where(torch.isfinite(log_density.detach())[..., None], score @ self.scale, -u)
 
     def _generator_step(self, phase: str, rate: float, batch: int) -> float:
-        u, eps = self._fresh(batch)
-        sigma = self.generator.sigma
+        u, eps, sigma = self._fresh(batch)
         full = phase in ("dft", "dft-paper")
         differentiable = full or phase == "fisher-partial"
-        score_q = self._target_score(u if differentiable else u.detach(), differentiable)
+        score_q = self._target_score(u if differentiable else u.detach(), sigma, differentiable)
         # Where a product of scores enters, minibatch noise must be independent in the two factors.
-        score_q2 = self._target_score(u if full else u.detach(), full) if self.target.minibatch else None
+        again = self.target.minibatch and not self.levels
+        score_q2 = self._target_score(u if full else u.detach(), sigma, full) if again else None
         score_p = self.score_network(u if differentiable else u.detach(), sigma)
         delta = score_p - score_q
+        weight = sigma.square().squeeze(-1) if self.levels else 1.0
         if phase == "kl":
             if score_q2 is not None:
                 delta = 0.5 * (delta + score_p - score_q2)
-            loss = objectives.kl(delta, u, self.kl_distance)
+            if self.levels:
+                loss = objectives.kl_levels(delta, u, sigma, self.kl_distance)
+            else:
+                loss = objectives.kl(delta, u, self.kl_distance)
         elif phase == "fisher-partial":
-            loss = objectives.fisher_partial(delta, self.distance)
+            loss = objectives.fisher_partial(delta, self.distance, weight)
         elif score_q2 is not None:
             loss = objectives.fisher_full_two_minibatches(delta, score_p - score_q2, score_p, eps, sigma)
         else:
-            loss = objectives.fisher_full(delta, score_p, eps, sigma, self.distance)
-        gradients = torch.autograd.grad(loss.sum(), self._generator_parameters)
-        self._apply(self._generator_adam, self._generator_parameters, gradients, rate)
+            loss = objectives.fisher_full(delta, score_p, eps, sigma, self.distance, weight)
+        self._generator_weights.step(loss.sum(), rate)
         if self.settings.noise_mode == "learned":
             with torch.no_grad():
                 self.generator.log_sigma.clamp_(min=math.log(MIN_SIGMA))
         with torch.no_grad():
-            gap = objectives.fisher_gap(score_q, score_p, eps, sigma, score_q2).double()
+            gap = objectives.fisher_gap(score_q, score_p, eps, sigma, score_q2, weight).double()
             self._gap = torch.where(torch.isnan(self._gap), gap, 0.98 * self._gap + 0.02 * gap)
         return float(gap.mean())
 
-    def _apply(
-        self,
-        adam: torch.optim.Adam,
-        parameters: list[nn.Parameter],
-        gradients: tuple[Tensor, ...],
-        rate: float,
-    ) -> None:
-        """Adam with the gradient norm of each chain clipped on its own, so that chains stay independent."""
-        squares = sum(g.square().flatten(1).sum(1) for g in gradients)
-        assert isinstance(squares, Tensor)
+
+def _blend(name: str, keep: Tensor, value: Tensor, otherwise: Tensor) -> Tensor:
+    """The entries of `value` for the samplers that `keep` (C,) names, and those of `otherwise` for the rest."""
+    chain = owner(name)
+    if chain is not None:
+        return value if bool(keep[chain]) else otherwise
+    return torch.where(keep.reshape(-1, *[1] * (value.ndim - 1)), value, otherwise)
+
+
+class Trained:
+    """The weights of a network, with Adam; the gradient of each sampler is clipped on its own, so that they stay independent."""
+
+    def __init__(self, network: nn.Module, chains: int, betas: tuple[float, float], device: torch.device):
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        self.owners = [owner(name) for name, _ in named]
+        self.chains = chains
+        self.adam = torch.optim.Adam(
+            self.parameters, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda")
+        )
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """One step down the gradient of a loss."""
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        squares: Tensor = sum(map(self._squares, gradients, self.owners))  # type: ignore[assignment]
         factor = (MAX_GRADIENT_NORM / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0)
-        # A chain whose gradient is not finite skips the step.
+        # A sampler whose gradient is not finite skips the step.
         factor = torch.where(torch.isfinite(squares), factor, 0.0)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            scaled = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-            parameter.grad = scaled * factor.reshape(-1, *[1] * (gradient.ndim - 1))
-        adam.param_groups[0]["lr"] = rate
-        adam.step()
+        for parameter, gradient, chain in zip(self.parameters, gradients, self.owners, strict=True):
+            own = factor.reshape(-1, *[1] * (gradient.ndim - 1)) if chain is None else factor[chain]
+            parameter.grad = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0) * own
+        self.adam.param_groups[0]["lr"] = rate
+        self.adam.step()
+
+    def moments(self) -> dict[str, Tensor]:
+        """Adam's state, by name."""
+        state = self.adam.state_dict()["state"]
+        return {f"{i}.{name}": torch.as_tensor(v) for i, own in state.items() for name, v in own.items()}
+
+    def set_moments(self, moments: dict[str, Tensor]) -> None:
+        """The inverse of `moments`."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        groups = self.adam.state_dict()["param_groups"]
+        self.adam.load_state_dict({"state": state, "param_groups": groups})
+
+    def _squares(self, gradient: Tensor, chain: int | None) -> Tensor:
+        if chain is None:
+            return gradient.square().flatten(1).sum(1)
+        total = gradient.new_zeros(self.chains)
+        total[chain] = gradient.square().sum()
+        return total

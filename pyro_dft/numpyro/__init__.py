@@ -17,17 +17,24 @@ from pyro_dft.errors import (
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
+    from pyro_dft.engine_jax.custom import Network
     from pyro_dft.numpyro.compilation import enable_compilation_cache
     from pyro_dft.numpyro.dft import DFT
     from pyro_dft.numpyro.kernel import DFTKernel
 
-_MODULES = {"DFT": "dft", "DFTKernel": "kernel", "enable_compilation_cache": "compilation"}
+_MODULES = {
+    "DFT": "pyro_dft.numpyro.dft",
+    "DFTKernel": "pyro_dft.numpyro.kernel",
+    "Network": "pyro_dft.engine_jax.custom",
+    "enable_compilation_cache": "pyro_dft.numpyro.compilation",
+}
 
 __all__ = [
     "DFT",
     "DFTKernel",
     "FidelityWarning",
     "ModelError",
+    "Network",
     "NotFittedError",
     "PerformanceWarning",
     "Settings",
@@ -43,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'pyro_dft.numpyro' has no attribute {name!r}")
     try:
-        return getattr(import_module(f"pyro_dft.numpyro.{_MODULES[name]}"), name)
+        return getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
         if error.name in ("jax", "numpyro", "optax"):
             raise ImportError(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft import storage
+from pyro_dft import storage, wording
 from pyro_dft.arguments import same_objects
 from pyro_dft.engine_jax import functional, noise
+from pyro_dft.engine_jax.custom import Own
 from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
-from pyro_dft.engine_jax.functional import FitState
+from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.refine import refine
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler, draw
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import Hyper
+from pyro_dft.engine_jax.train import Hyper, OwnNetworks
 from pyro_dft.errors import ModelError, StorageError
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
@@ -44,9 +46,21 @@ class DFT(Inference):
             `potential_fn` they are required, and give names and shapes.
         transforms: Name -> transform from constrained to unconstrained values, for `potential_fn` or to override those
             of a model.
+        smoothed_potential_fn: For `noise_mode="levels"`, beside `potential_fn`: called with the dict and a noise level sigma,
+            minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
+            denoising model gives it. Training at many levels finds far modes and their weights.
+        generator: A network of your own in place of the default one: anything with methods `init(key, x)` and `apply(params,
+            x)`, such as a `flax.linen.Module`, or `pyro_dft.numpyro.Network(init, apply)`. It maps standard normal latent
+            points (n, d) to points (n, d), flat and in whitened coordinates (with `precondition="never"` in those of the
+            posterior), and is the whole map: nothing is added to it but the noise.
+        score_network: The same for the score of the sampler's noised draws, (n, d) to (n, d). With `noise_mode="levels"`
+            both methods get the noise (n, 1) behind x.
         num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
         init_strategy: Where the search starts, such as `numpyro.infer.init_to_median`; uniform(-2, 2) in
             unconstrained coordinates by default.
+        checkpoint: File that the training in progress is written to. A run that was killed goes on from it, with the same
+            settings and key, to the same end; the file is removed when the training is complete.
+        checkpoint_every: Iterations of the network phases between two writes.
         disable_progbar: Whether to hide the progress bar.
         settings: A `Settings` object, or give single settings as keywords, such as `num_steps=1000` or `objective="kl"`.
         **overrides: Single settings; see `pyro_dft.numpyro.Settings`.
@@ -70,10 +84,11 @@ class DFT(Inference):
         'converged'
     """
 
-    _framework = "numpyro"
-    _live = frozenset(("_posteriors", "_problems", "_rng", "_last"))
+    _framework, _needs_seed = "numpyro", False
+    _live = frozenset(("_posteriors", "_problems", "_rng", "_last", "_checked_networks"))
     _last: tuple[Any, Posterior, Target] | None = None
     _words: tuple[int, ...] = ()
+    _checked_networks: tuple[int, OwnNetworks] | None = None
 
     def run(self, rng_key: Any, *args: Any, **kwargs: Any) -> None:
         """Trains the sampler for the posterior given the model's arguments, from the start.
@@ -123,7 +138,7 @@ class DFT(Inference):
         count = self.num_chains * self.settings.restarts
         starts = posterior.initial_points_traced(count, noise.fold(words, 0))
         starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
-        schedule, hyper = functional.Schedule.of(target.spec, self.settings), Hyper.of(self.settings)
+        schedule, hyper = self._schedule(target), Hyper.of(self.settings)
         return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
 
     def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
@@ -142,7 +157,7 @@ class DFT(Inference):
             ModelError: as for `init`.
         """
         target = self._pure(args, kwargs)[1]
-        schedule = functional.Schedule.of(target.spec, self.settings)
+        schedule = self._schedule(target)
         return functional.compiled_update(schedule, Hyper.of(self.settings), state, target.data)
 
     def fit(self, rng_key: Any, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
@@ -156,7 +171,7 @@ class DFT(Inference):
         """
         state = self.init(rng_key, *args, **kwargs)
         target = self._pure(args, kwargs)[1]
-        schedule = functional.Schedule.of(target.spec, self.settings)
+        schedule = self._schedule(target)
         return functional.compiled_rest(schedule, Hyper.of(self.settings), state, target.data)
 
     def draw(
@@ -225,6 +240,28 @@ class DFT(Inference):
         self._require_fit()
         return DrawsGuide(self._posterior.constrain(_rows(self._kept), include_deterministic=False))
 
+    @property
+    def generator(self) -> Callable[[Any], Any] | list[Callable[[Any], Any]]:
+        """The trained generator of the user's own: latent points (n, d) to noise-free draws (n, d), flat.
+
+        A list of them where there are several chains or modes; they are in the coordinates of the training, which are those
+        of the posterior with `precondition="never"`.
+
+        Raises:
+            NotFittedError: before `run`.
+            SettingsError: no generator was given, or the Gaussian alone was kept.
+        """
+        self._require_fit()
+        weights = self._fit.sampler.generator
+        if weights is None or "own" not in weights:
+            raise wording.no_own_generator(self._own_generator is not None)
+        own = weights["own"]
+        made: list[Callable[[Any], Any]] = [
+            partial(own.own.network.apply, jax.tree.map(lambda value, c=c: value[c], own.values))
+            for c in range(self._fit.sampler.chains)
+        ]
+        return made[0] if len(made) == 1 else made
+
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale sites,
     # in non-centred ones.
 
@@ -238,14 +275,16 @@ class DFT(Inference):
         if self.potential_fn is not None:
             if args or kwargs:
                 raise ModelError("potential_fn takes no model arguments: run() must be called without any")
-            return PotentialProblem(self.potential_fn, self.initial_params or {}, self.transforms)
+            return PotentialProblem(
+                self.potential_fn, self.initial_params or {}, self.transforms, self.smoothed_potential_fn
+            )
         assert self.model is not None
         return NumPyroProblem(self.model, args, kwargs, transforms=self.transforms)
 
     def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
         own = self._own_posterior(args, kwargs)
         movable = own.noncentering_candidates()
-        if movable and self.settings.reparam == "auto" and self.settings.objective != "dft-paper":
+        if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
             return [own, own.noncentered(movable)]
         return [own]
 
@@ -263,7 +302,25 @@ class DFT(Inference):
             if given is not None:
                 points[0] = given
             problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
-        return Trainer(self._problems, self.settings, self._rng)
+        return Trainer(self._problems, self.settings, self._rng, self._networks(self._problems[0].target.dim))
+
+    def _networks(self, dim: int) -> OwnNetworks:
+        """The user's networks for d coordinates, checked once."""
+        if self._checked_networks is None or self._checked_networks[0] != dim:
+            generator, score_network = self._own_generator, self._own_score_network
+            levels = self.settings.noise_mode == "levels"
+            own = OwnNetworks(
+                None if generator is None else Own(generator, "generator", dim),
+                None if score_network is None else Own(score_network, "score_network", dim, levels),
+            )
+            self._checked_networks = dim, own
+        return self._checked_networks[1]
+
+    def _schedule(self, target: Target) -> Schedule:
+        return Schedule.of(target.spec, self.settings, self._networks(target.dim))
+
+    def _seed(self) -> list[int]:
+        return [*self._words, *([] if self.settings.seed is None else [self.settings.seed])]
 
     def _given_start(self, posterior: Posterior) -> np.ndarray | None:
         """`initial_params` as a flat point of a posterior; None where there are none, or the potential has used them."""
@@ -466,15 +523,20 @@ class DFT(Inference):
             "measured.step_size": (chains,),
             **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
         }
+        own_generator = self._networks(dim).generator
+        if any(name.startswith("generator.own.") for name in arrays) and own_generator is None:
+            raise StorageError(wording.network_missing(path))
         if any(name.startswith("generator.") for name in arrays):
-            expected |= Sampler.generator_shapes(chains, dim, self.settings.width, self.settings.depth)
+            expected |= Sampler.generator_shapes(
+                chains, dim, self.settings.width, self.settings.depth, own_generator
+            )
         if modes is not None:
             expected |= modes.shapes()
         storage.check_tensors(path, arrays, expected)
         dtype = self._problems[index].target.dtype
         own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
-        sampler = Sampler.from_arrays(own)
+        sampler = Sampler.from_arrays(own, own_generator)
         return FittedTrainer(self._problems, index, sampler, objective, steps, kept, modes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro.infer.mcmc import MCMCKernel
 
 from pyro_dft.engine_jax import functional, noise
-from pyro_dft.engine_jax.networks import Weights, generator_shapes
+from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.errors import NotFittedError, SettingsError
 from pyro_dft.numpyro.dft import DFT
@@ -125,6 +125,8 @@ class DFTKernel(MCMCKernel):
             raise SettingsError("num_chains belongs to MCMC: MCMC(DFTKernel(model), num_chains=...)")
         self._fitted = model if isinstance(model, DFT) else None
         self._model = model.model if isinstance(model, DFT) else model
+        if "checkpoint" in options:
+            raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
         self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
         self._given = initial_params
         if self._fitted is None:
@@ -195,7 +197,7 @@ class DFTKernel(MCMCKernel):
             raise NotFittedError("a batch of traced keys cannot be trained: map over them one by one")
         dft = self._new_dft(1, self._given)
         posterior, target = dft._pure(args, kwargs)
-        schedule = functional.Schedule.of(target.spec, dft.settings)
+        schedule = dft._schedule(target)
         words = noise.words(rng_key)
         first = dft.init(rng_key, *args, **kwargs)
         last, _ = functional.rest(schedule, Hyper.of(dft.settings), first, target.data)
@@ -208,7 +210,7 @@ class DFTKernel(MCMCKernel):
         trained = Trained(
             last.mean[0],
             last.scale[0],
-            {name: value[0] for name, value in last.network.generator.items()},
+            jax.tree.map(lambda value: value[0], last.network.generator),
             jnp.array(True),
             jnp.zeros((), jnp.int32),
             found.scale[0],
@@ -296,7 +298,7 @@ def _states(dft: DFT, chosen: np.ndarray, keys: Any, kept: bool) -> DFTState:
     trained = Trained(
         np.asarray(sampler.mean)[chosen],
         np.asarray(sampler.scale)[chosen],
-        {name: np.asarray(value)[chosen] for name, value in generator.items()},
+        jax.tree.map(lambda value: np.asarray(value)[chosen], generator),
         each(sampler.generator is not None),
         each(np.int32(fit.problem)),
         np.asarray(measured.scale)[chosen],
@@ -314,10 +316,14 @@ def _states(dft: DFT, chosen: np.ndarray, keys: Any, kept: bool) -> DFTState:
     return state._replace(rng_key=keys)
 
 
-def _no_weights(chains: int, dim: int, dft: DFT) -> dict[str, np.ndarray]:
+def _no_weights(chains: int, dim: int, dft: DFT) -> Weights:
     """Arrays in the shapes of a generator that is not used: both kinds of sampler have the same state."""
-    shapes = generator_shapes(chains, dim, dft.settings.width, dft.settings.depth)
-    return {name: np.zeros(shape, dft._posteriors[0].dtype) for name, shape in shapes.items()}
+    size, dtype = (dft.settings.width, dft.settings.depth), dft._posteriors[0].dtype
+    own = dft._networks(dim).generator
+    like = jax.eval_shape(
+        lambda words: init_generator(words, chains, dim, *size, 1.0, dtype, own), np.zeros(2, np.uint32)
+    )
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
 
 
 def _chain_axes(state: DFTState) -> DFTState:
@@ -341,9 +347,9 @@ def _refill(state: DFTState, posteriors: list[Problem], dft: DFT) -> tuple[Any, 
         def in_coordinates(problem: Problem) -> Callable[[Any], Any]:
             def new(_: Any) -> Any:
                 target = problem.target()
-                schedule = functional.Schedule.of(target.spec, dft.settings)
+                schedule = dft._schedule(target)
                 flat = functional.refined(
-                    schedule, t.mean[None], t.scale[None], {k: v[None] for k, v in t.generator.items()}, t.network,
+                    schedule, t.mean[None], t.scale[None], jax.tree.map(lambda v: v[None], t.generator), t.network,
                     target.data, words, rows, t.kernel_scale[None], t.step_size[None], t.steps,
                 )[0]  # fmt: skip
                 return problem.original_coordinates(flat)

@@ -12,7 +12,7 @@ import numpy as np
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.traced import Full, map_rows, point, trace
+from pyro_dft.numpyro.traced import Full, Smoothed, map_rows, point, trace
 from pyro_dft.numpyro.transforms import support_name
 
 
@@ -24,6 +24,8 @@ class PotentialProblem(Problem):
         initial_params: Name -> unconstrained array, one point.
         transforms: Name -> transform from constrained to unconstrained space, whose ``.inv`` constrains draws;
             sites without one are left as they are.
+        smoothed_potential_fn: The same as `potential_fn`, with a noise level sigma behind the dict: minus the log density
+            of the unconstrained values with noise N(0, sigma^2 I) added. Or None.
 
     Raises:
         ModelError: An argument has the wrong type, or the potential is not a scalar.
@@ -34,6 +36,7 @@ class PotentialProblem(Problem):
         potential_fn: Callable[[dict[str, Any]], Any],
         initial_params: Mapping[str, Any],
         transforms: Mapping[str, Any] | None = None,
+        smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None = None,
     ) -> None:
         if not callable(potential_fn):
             raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
@@ -50,14 +53,26 @@ class PotentialProblem(Problem):
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
         )
 
-        def potential(x: Any) -> Any:
-            value = jnp.asarray(potential_fn(self.layout.unflatten(x)))
+        def scalar(value: Any, name: str) -> Any:
+            value = jnp.asarray(value)
             if value.size != 1:
-                raise ModelError(f"potential_fn must return a scalar, got shape {value.shape}")
+                raise ModelError(f"{name} must return a scalar, got shape {value.shape}")
             return value.reshape(()).astype(self.dtype)
+
+        def potential(x: Any) -> Any:
+            return scalar(potential_fn(self.layout.unflatten(x)), "potential_fn")
 
         self.potential, arrays = trace(potential, point(self.dim, self.dtype), kind=Full)
         self.data = {"full": arrays}
+        if smoothed_potential_fn is not None:
+            smoothed = smoothed_potential_fn
+
+            def noised(x: Any, sigma: Any) -> Any:
+                return scalar(smoothed(self.layout.unflatten(x), sigma), "smoothed_potential_fn")
+
+            level = jax.ShapeDtypeStruct((), self.dtype)
+            self.smoothed_potential, arrays = trace(noised, point(self.dim, self.dtype), level, kind=Smoothed)
+            self.data["smoothed"] = arrays
         self._constrain, self._constrain_data = trace(self._values, point(self.dim, self.dtype))
 
     @staticmethod

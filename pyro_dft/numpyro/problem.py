@@ -25,6 +25,7 @@ class Problem:
         dtype: Dtype of the flat vector.
         potential: Negative log density of one point (d,) on the full data, as a function of (x, data).
         minibatch_potential: An unbiased estimate from a random part of the data, as a function of (x, data, key), or None.
+        smoothed_potential: That of the posterior with noise added, as a function of (x, sigma, data), or None.
         data: What these two read.
         data_size: Rows of data that one call of `potential` reads (1 without subsampled plates).
         minibatch_size: Rows of data that one call of `minibatch_potential` reads.
@@ -36,6 +37,7 @@ class Problem:
     dtype: np.dtype
     potential: Traced
     minibatch_potential: Traced | None = None
+    smoothed_potential: Traced | None = None
     data: dict[str, Any]
     data_size: int = 1
     minibatch_size: int = 1
@@ -59,6 +61,7 @@ class Problem:
             data=self.data,
             dtype=self.dtype,
             minibatch_potential=self.minibatch_potential,
+            smoothed_potential=self.smoothed_potential,
             data_size=self.data_size,
         )
 

@@ -50,6 +50,14 @@ class Traced:
         return jax.tree.unflatten(self._tree, jax.core.eval_jaxpr(self._jaxpr, arrays, *jax.tree.leaves(own)))
 
 
+class Smoothed(Traced):
+    """As `Traced`, of a point and the noise added to it."""
+
+    def __call__(self, x: Any, sigma: Any, arrays: Any) -> Any:
+        """The function at a point and a noise level."""
+        return super().__call__(x, sigma, arrays["smoothed"])
+
+
 class Batched(Traced):
     """As `Traced`, from (data, key): the order in which the engine passes a minibatch's key."""
 

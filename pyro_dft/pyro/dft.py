@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dft import storage
+from pyro_dft import storage, wording
+from pyro_dft.engine_torch.custom import CustomGenerator, Networks
 from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
 from pyro_dft.engine_torch.refine import refine
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
@@ -41,9 +42,21 @@ class DFT(Inference):
             chain. With `potential_fn` they are required, and give names and shapes.
         transforms: Name -> transform from constrained to unconstrained values, for `potential_fn` or to
             override those of a model.
+        smoothed_potential_fn: For `noise_mode="levels"`, beside `potential_fn`: called with the dict and a noise level sigma,
+            minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
+            denoising model gives it. Training at many levels finds far modes and their weights.
+        generator: A network of your own in place of the default one: a `torch.nn.Module` (copied), or a function without
+            arguments that makes one, for each chain. It maps standard normal latent points (n, d) to points (n, d), flat and
+            in whitened coordinates (with `precondition="never"` in those of the posterior), and is the whole map: nothing is
+            added to it but the noise.
+        score_network: The same for the score of the sampler's noised draws, (n, d) to (n, d). With `noise_mode="levels"`
+            it is called with the noise (n, 1) as well.
         num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
         init_strategy: Where the search starts, such as `pyro.infer.autoguide.init_to_median`; uniform(-2, 2)
             in unconstrained coordinates by default.
+        checkpoint: File that the training in progress is written to. A run that was killed goes on from it, with the same
+            settings and seed, to the same end; the file is removed when the training is complete.
+        checkpoint_every: Iterations of the network phases between two writes.
         max_plate_nesting: Batch dimensions that plates may use, where the guess is wrong for an enumerated
             model.
         device: Default device while the model runs, such as "cuda": priors like `dist.Normal(0.0, 1.0)` are
@@ -72,7 +85,7 @@ class DFT(Inference):
         'converged'
     """
 
-    _framework = "pyro"
+    _framework, _needs_seed = "pyro", True
     _live = frozenset(("_posteriors", "_problems", "_rng"))
     _home: torch.device | None  # where the latent sites are, once that is known
 
@@ -103,6 +116,25 @@ class DFT(Inference):
                 self._posterior.constrain(self._kept.flatten(0, 1), include_deterministic=False)
             )
 
+    @property
+    def generator(self) -> torch.nn.Module | list[torch.nn.Module]:
+        """The trained generator of the user's own: latent points (n, d) to noise-free draws (n, d), flat.
+
+        A list of them where there are several chains or modes; they are in the coordinates of the training, which are those
+        of the posterior with `precondition="never"`. Between single steps, the modules as they are trained.
+
+        Raises:
+            NotFittedError: before `run`.
+            SettingsError: no generator was given, or the Gaussian alone was kept.
+        """
+        own = None if self._trainer is None else self._trainer.generator
+        if own is None:
+            self._require_fit()
+            own = self._fit.sampler.generator
+        if not isinstance(own, CustomGenerator):
+            raise wording.no_own_generator(self._own_generator is not None)
+        return own.nets[0] if len(own.nets) == 1 else list(own.nets)
+
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale
     # sites, in non-centred ones.
 
@@ -121,9 +153,10 @@ class DFT(Inference):
         if self.potential_fn is not None:
             if args or kwargs:
                 raise ModelError("potential_fn takes no model arguments: run() must be called without any")
-            posteriors: list[Posterior] = [
-                PotentialProblem(self.potential_fn, self.initial_params or {}, self.transforms)
-            ]
+            own_potential = PotentialProblem(
+                self.potential_fn, self.initial_params or {}, self.transforms, self.smoothed_potential_fn
+            )
+            posteriors: list[Posterior] = [own_potential]
         else:
             assert self.model is not None
             own = PyroProblem(
@@ -131,7 +164,7 @@ class DFT(Inference):
             )
             posteriors = [own]
             movable = own.noncentering_candidates()
-            if movable and self.settings.reparam == "auto" and self.settings.objective != "dft-paper":
+            if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
                 posteriors.append(own.noncentered(movable))
         found = posteriors[0].device
         if self.device is not None and found != self.device:
@@ -147,6 +180,7 @@ class DFT(Inference):
             dtype=posterior.dtype,
             device=posterior.device,
             minibatch_potential=posterior.minibatch_potential if posterior.minibatch else None,
+            smoothed_potential=posterior.smoothed_potential if self.smoothed_potential_fn else None,
             context=posterior.context,
             data_size=posterior.data_size,
             trace=self.settings.compile == "auto",
@@ -163,7 +197,14 @@ class DFT(Inference):
                 points[0] = given
             problem.target.probe(points[:4])
             problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
-        return Trainer(self._problems, self.settings, self._rng)
+        return Trainer(self._problems, self.settings, self._rng, self._networks)
+
+    def _seed(self) -> list[int]:
+        return [] if self.settings.seed is None else [self.settings.seed]
+
+    @property
+    def _networks(self) -> Networks:
+        return Networks(self._own_generator, self._own_score_network)
 
     def _given_start(self, posterior: Posterior) -> Tensor | None:
         """`initial_params` as flat point of a model's posterior, or None: a potential starts there anyway."""
@@ -388,7 +429,9 @@ class DFT(Inference):
             "measured.step_size": (chains,),
             **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
         }
-        size = {"width": self.settings.width, "depth": self.settings.depth}
+        size = {"width": self.settings.width, "depth": self.settings.depth, "own": self._own_generator}
+        if any(name.startswith("generator.nets.") for name in arrays) and self._own_generator is None:
+            raise StorageError(wording.network_missing(path))
         if any(name.startswith("generator.") for name in arrays):
             expected |= Sampler.generator_shapes(chains, dim, **size)
         if modes is not None:

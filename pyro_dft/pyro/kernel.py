@@ -73,6 +73,8 @@ class DFTKernel(MCMCKernel):
             raise SettingsError(f"{misplaced[0]} belongs to MCMC: MCMC(DFTKernel(model), {misplaced[0]}=...)")
         self._fitted = model if isinstance(model, DFT) else None
         self.model: Callable[..., Any] | None = model.model if isinstance(model, DFT) else model
+        if "checkpoint" in options:
+            raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
         self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
         self._given = initial_params
         # MCMC takes transforms from here, or else, where there is a model, from `setup`.

@@ -25,6 +25,8 @@ class PotentialProblem(Problem):
         initial_params: Name -> unconstrained tensor, one point.
         transforms: Name -> transform from constrained to unconstrained space, whose ``.inv`` constrains
             draws; sites without one are left as they are.
+        smoothed_potential_fn: The same as `potential_fn`, with a noise level sigma behind the dict: minus the log density
+            of the unconstrained values with noise N(0, sigma^2 I) added. Or None.
 
     Raises:
         ModelError: An argument has the wrong type, or the potential is not a scalar.
@@ -35,6 +37,7 @@ class PotentialProblem(Problem):
         potential_fn: Callable[[dict[str, Tensor]], Tensor],
         initial_params: Mapping[str, Tensor],
         transforms: Mapping[str, Transform] | None = None,
+        smoothed_potential_fn: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None,
     ) -> None:
         if not callable(potential_fn):
             raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
@@ -45,6 +48,7 @@ class PotentialProblem(Problem):
         if unknown:
             raise ModelError(f"transforms has names {unknown} that initial_params lacks")
         self.potential_fn = potential_fn
+        self.smoothed_potential_fn = smoothed_potential_fn
         self.transforms = transforms
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self._dtypes = {name: value.dtype for name, value in params.items()}
@@ -75,6 +79,12 @@ class PotentialProblem(Problem):
 
     def _potential(self, x: Tensor, full: bool) -> Tensor:
         value = torch.as_tensor(self.potential_fn(self._sites(x))).to(self.dtype)
+        return value.reshape(()) if value.numel() == 1 else value
+
+    def smoothed_potential(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Negative log density of one point (d,) under the posterior with noise N(0, sigma^2 I) added, up to a constant."""
+        assert self.smoothed_potential_fn is not None
+        value = torch.as_tensor(self.smoothed_potential_fn(self._sites(x), sigma)).to(self.dtype)
         return value.reshape(()) if value.numel() == 1 else value
 
     def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:

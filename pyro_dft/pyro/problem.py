@@ -92,6 +92,10 @@ class Problem:
     def _potential(self, x: Tensor, full: bool) -> Tensor:
         raise NotImplementedError
 
+    def smoothed_potential(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Negative log density of one point with noise of that standard deviation added."""
+        raise ModelError(self._needs_potential("the density with noise added"))
+
     def find_batching(self, x: Tensor) -> None:
         """Finds out, at one point (d,), how :meth:`potential` can be batched; sets :attr:`batchable`.
 
@@ -268,6 +272,10 @@ class Problem:
     def plate_dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of each site, for ArviZ."""
         return {}
+
+    @staticmethod
+    def _needs_potential(what: str) -> str:
+        return f"{what} needs smoothed_potential_fn: a model does not give it"
 
     @staticmethod
     def _needs_model(what: str) -> str:
