@@ -41,7 +41,8 @@ class Settings:
         width: Hidden units for each layer of the generator and of the score network.
         depth: Hidden layers of both networks.
         learning_rate: Adam rate of the generator under KL.
-        dft_learning_rate: Adam rate of the generator under the DFT gradient; three tenths of it where KL training came before.
+        dft_learning_rate: Adam rate of the generator under the DFT gradient, full or partial; three tenths of it where KL
+            training came before.
         score_learning_rate: Adam rate of the score network.
         distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
         huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.

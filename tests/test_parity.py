@@ -165,7 +165,7 @@ def test_objectives_and_their_gradients_agree(name, distance):
 
 @pytest.mark.parametrize("done", [0.0, 0.4, 0.79, 0.8, 0.9, 0.999])
 @pytest.mark.parametrize("settle", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper"])
+@pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper", "fisher-partial"])
 def test_learning_rates(phase, settle, done):
     """Written out once more; both engines have these."""
     settings = Settings(settle_fraction=settle)

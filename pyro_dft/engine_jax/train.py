@@ -222,7 +222,7 @@ def generator_loss(
 
 def rates(phase: str, hyper: Hyper, done: Any) -> tuple[Any, Any]:
     """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
-    if phase not in ("kl", "fisher-partial"):
+    if phase != "kl":
         # After a warm start both networks are good already, and only have to follow (docs/experiments.md).
         follow = SETTLING_SCORE if phase == "dft" else 1.0
         cosine = _cosine(done)

@@ -32,7 +32,7 @@ MIN_SIGMA = 0.02
 def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
     """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
     s = settings
-    if phase not in ("kl", "fisher-partial"):
+    if phase != "kl":
         # After a warm start both networks are good already, and only have to follow (docs/experiments.md).
         follow = SETTLING_SCORE if phase == "dft" else 1.0
         cosine = _cosine(done)
