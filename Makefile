@@ -3,6 +3,7 @@
 #   make demo                          set up a fresh machine and run the example
 #   make test                          set up a fresh machine and run the tests
 #   make test ARGS="-k save -x"        hand options to pytest (or to the example, with `make demo`)
+#   make docs                          build the documentation in docs/_build/html, notebooks executed
 #   make demo PYTHON=python3.12        choose the Python that .venv is made from
 
 PYTHON ?= python3
@@ -11,6 +12,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 EXTRAS := pyro,numpyro,examples,dev
 
 # More threads than cores make small tensors slower, and a machine is often shared.
@@ -18,7 +20,7 @@ OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format clean
+.PHONY: help venv demo test test-all docs lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1|/' \
@@ -41,6 +43,12 @@ $(STAMP): pyproject.toml
 		$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'; }
 	@touch $@
 
+# Sphinx and what executes notebooks, for `docs` and `test-all` only.
+$(DOCS_STAMP): $(STAMP)
+	@echo "Installing the documentation's tools in $(VENV)."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]' || $(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
 demo: $(STAMP)  ## NUTS and DFT side by side on a real data set: a table and a picture
 	$(BIN)/python examples/logistic_regression.py $(ARGS)
 
@@ -48,13 +56,18 @@ demo: $(STAMP)  ## NUTS and DFT side by side on a real data set: a table and a p
 # its own pool and the BLAS pool have one thread each, set before jax starts.
 # A file's tests stay in one process: they share fits.
 WORKERS ?= 2
-PYTEST := NPROC=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+QUIET := NPROC=1 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+PYTEST := $(QUIET) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test: $(STAMP)  ## run the tests, without the slow ones
 	$(PYTEST) $(ARGS)
 
-test-all: $(STAMP)  ## run all the tests
+test-all: $(DOCS_STAMP)  ## run all the tests, the notebooks included
 	$(PYTEST) -m "" $(ARGS)
+
+# Notebooks are executed once, and again only where they have changed.
+docs: $(DOCS_STAMP)  ## build the documentation; warnings are errors
+	$(QUIET) CI=1 $(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html $(ARGS)
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/python -m ruff check .
@@ -66,5 +79,5 @@ format: $(STAMP)  ## fix what ruff can fix
 	$(BIN)/python -m ruff format .
 
 clean:  ## remove .venv and everything else that the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/tables .pytest_cache .mypy_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +

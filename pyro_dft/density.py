@@ -49,6 +49,13 @@ class ImportanceResult:
         log_weights: Pareto-smoothed log weights (n,), whose exponentials sum to one.
         samples: Site name -> draws (n, *site), constrained, deterministic sites too, as arrays of the framework. They
             follow the posterior only together with their weights.
+
+    Example:
+        >>> result = dft.importance_sampling(1000)
+        >>> weights = np.exp(result.log_weights)
+        >>> mean = np.sum(weights * np.asarray(result.samples["mu"]))
+        >>> bool(abs(mean - 2.0) < 0.1)
+        True
     """
 
     log_evidence: float
@@ -60,7 +67,12 @@ class ImportanceResult:
 
     @property
     def reliable(self) -> bool:
-        """Whether k-hat is below `pyro_dft.psis.khat_threshold`: 0.7, or less for few draws."""
+        """Whether k-hat is below `pyro_dft.psis.khat_threshold`, 0.7 or less for few draws.
+
+        Example:
+            >>> dft.importance_sampling(1000).reliable
+            True
+        """
         return self.k_hat < khat_threshold(len(self.log_weights))
 
     def resample(self, num_samples: int | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -75,6 +87,11 @@ class ImportanceResult:
 
         Raises:
             ValueError: `num_samples` is not a positive integer.
+
+        Example:
+            >>> result = dft.importance_sampling(1000)
+            >>> tuple(result.resample(100)["mu"].shape)
+            (100,)
         """
         count = max(1, int(self.ess / 2)) if num_samples is None else num_samples
         check_count("num_samples", count, 1)

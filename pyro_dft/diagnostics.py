@@ -189,7 +189,7 @@ class Drift:
 
     @property
     def effects(self) -> Array:
-        """All effects, shape (2, d): mean shifts, then log sd shifts."""
+        """Mean shifts, then log sd shifts, shape (2, d)."""
         return np.stack([self.mean_shift, self.log_sd_shift])
 
     @property
@@ -204,7 +204,7 @@ class Drift:
 
     @property
     def still(self) -> bool:
-        """Whether the draws hardly moved although they could: as many steps as these were enough."""
+        """Whether the draws hardly moved although they could, so that as many steps as these were enough."""
         quiet = self.worst_lower <= STILL_WORST and self.rms <= STILL_RMS
         return quiet and self.gap_lower <= STILL_GAP and float(self.memory.max()) <= STILL_MEMORY
 
@@ -249,7 +249,7 @@ class Drift:
 
     @property
     def resolution(self) -> float:
-        """Largest standard error of a mean's gap: errors of that size can be there and not be seen."""
+        """Largest standard error of a mean's gap. Errors of that size can be there and not be seen."""
         return float(self.gap_se[0].max())
 
 

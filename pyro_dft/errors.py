@@ -1,27 +1,97 @@
-"""Errors and warnings that users of pyro_dft can catch by name."""
+"""Errors and warnings that users of pyro_dft can catch by name.
+
+The traceback of an error ends with the address of the page that explains it (a note, PEP 678; not part of its text).
+"""
 
 from __future__ import annotations
 
-
-class ModelError(ValueError):
-    """The model or potential cannot be used: the message names the site or argument."""
+from pyro_dft import links
 
 
-class SettingsError(ValueError):
-    """A setting has an unknown name or a value outside its range."""
+class _Explained(Exception):
+    def __init__(self, *args: object):
+        super().__init__(*args)
+        self.add_note(f"Explained at {links.page('errors', type(self).__name__.lower())}")
 
 
-class NotFittedError(RuntimeError):
-    """Draws or diagnostics were asked for before the sampler was trained."""
+class ModelError(_Explained, ValueError):
+    """The model or potential cannot be used: the message names the site or argument.
+
+    Example:
+        >>> from pyro_dft import ModelError
+        >>> try:
+        ...     DFT(model, potential_fn=lambda z: 0.0)
+        ... except ModelError as error:
+        ...     print(error)
+        give either a model or potential_fn, and not both
+    """
 
 
-class StorageError(ValueError):
-    """A saved file cannot be trusted: truncated, of another model, or of another version."""
+class SettingsError(_Explained, ValueError):
+    """A setting has an unknown name or a value outside its range.
+
+    Example:
+        >>> from pyro_dft import Settings, SettingsError
+        >>> try:
+        ...     Settings(noise=-0.1)
+        ... except SettingsError as error:
+        ...     print(error)
+        noise=-0.1: expected a positive finite number
+    """
+
+
+class NotFittedError(_Explained, RuntimeError):
+    """Draws or diagnostics were asked for before the sampler was trained.
+
+    Example:
+        >>> from pyro_dft import NotFittedError
+        >>> try:
+        ...     DFT(model).get_samples()
+        ... except NotFittedError as error:
+        ...     print(error)
+        the sampler is not trained yet: call run(...) first
+    """
+
+
+class StorageError(_Explained, ValueError):
+    """A saved file cannot be trusted: truncated, of another model, or of another version.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from pyro_dft import StorageError
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "sampler.safetensors"
+        >>> _ = path.write_bytes(b"not a sampler")
+        >>> try:
+        ...     DFT.load(path, model)
+        ... except StorageError as error:
+        ...     print("refused")
+        refused
+    """
 
 
 class FidelityWarning(UserWarning):
-    """The fit is doubtful: a diagnostic passed its threshold; the message says what to try."""
+    """The fit is doubtful: a diagnostic passed its threshold; the message says what to try, and where to read more.
+
+    Example:
+        To treat a doubtful fit as an error:
+
+        >>> import warnings
+        >>> from pyro_dft import FidelityWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", FidelityWarning)
+        ...     report = dft.diagnostics()  # dft.run(...) in your code
+        >>> report["status"]
+        'converged'
+    """
 
 
 class PerformanceWarning(UserWarning):
-    """Something forces a slow path; the message says what it costs."""
+    """Something forces a slow path; the message says what it costs.
+
+    Example:
+        >>> import warnings
+        >>> from pyro_dft import PerformanceWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", PerformanceWarning)
+        ...     number = len(dft.get_samples()["mu"])  # dft.run(...) in your code
+    """

@@ -44,6 +44,13 @@ class Files(Hooks):
         Raises:
             NotFittedError: before `run`.
             OSError: the file cannot be written.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "fit.safetensors"
+            >>> dft.save(path)
+            >>> path.exists()
+            True
         """
         storage.save(path, *self._contents(data))
 
@@ -75,6 +82,14 @@ class Files(Hooks):
 
         Raises:
             StorageError: the file is damaged, of another version, or of another model or other data.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "fit.safetensors"
+            >>> dft.save(path)
+            >>> again = DFT.load(path, model)
+            >>> bool((again.get_samples()["mu"] == dft.get_samples()["mu"]).all())
+            True
         """
         arrays, header = storage.load(path)
         try:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pyro_dft import density, verdict, wording
+from pyro_dft import density, links, plot, verdict, wording
 from pyro_dft.arguments import check_count, same_objects
 from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
@@ -135,6 +135,12 @@ class Inference(Files):
 
         Warns:
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
+
+        Example:
+            >>> dft = DFT(model, seed=0, disable_progbar=True)
+            >>> dft.run(y)
+            >>> sorted(dft.get_samples())
+            ['mu']
         """
         self._train(args, kwargs)
 
@@ -185,19 +191,14 @@ class Inference(Files):
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.
 
-        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring
-        other
-        data, such as minibatches scaled by the model: each iteration sees the arguments of its own call. The
-            learning
-        rates follow the plan of the settings; when the planned iterations are made, further calls train no
-        more.
+        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring other data,
+        such as minibatches scaled by the model: each iteration sees the arguments of its own call. The learning rates
+        follow the plan of the settings; when the planned iterations are made, further calls train no more.
 
-        Draws may be taken after any number of steps, and training goes on after that. Refinement and
-        diagnostics use
-        the arguments of the last call: end a loop over minibatches with a step on the full data. (With
-            `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the
-            DFT phase gets
-        the two independent ones that its loss needs.)
+        Draws may be taken after any number of steps, and training goes on after that. Refinement and diagnostics use the
+        arguments of the last call: end a loop over minibatches with a step on the full data. (With
+        `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the DFT phase gets the
+        two independent ones that its loss needs.)
 
         Returns:
             The Fisher gap J(s_q) - J(s_phi) on fresh draws; minus the evidence bound while the Gaussian is
@@ -205,6 +206,12 @@ class Inference(Files):
 
         Raises:
             ModelError: as for `run`. Data that cannot be used leave the training as it was before the call.
+
+        Example:
+            >>> dft = DFT(model, seed=0, precondition_steps=50, train="never")
+            >>> losses = [dft.step(y) for _ in range(50)]
+            >>> losses[-1] < losses[0]
+            True
         """
         with self._timed():
             if self._trainer is None or self._whole:
@@ -278,8 +285,11 @@ class Inference(Files):
     def _warn(self, stacklevel: int) -> None:
         if self._report["warnings"]:
             lines = "\n".join(f"  - {line}" for line in self._report["warnings"])
+            see = f"What it means, and what to try: {links.alarm(self._report['alarms'][0])}"
             warnings.warn(
-                f"the fit is {self._report['status']}:\n{lines}", FidelityWarning, stacklevel=stacklevel
+                f"the fit is {self._report['status']}:\n{lines}\n{see}",
+                FidelityWarning,
+                stacklevel=stacklevel,
             )
 
     @contextlib.contextmanager
@@ -323,6 +333,14 @@ class Inference(Files):
             NotFittedError: before `run`.
             ValueError: `num_samples` or `refine_steps` is not a positive integer (0 is allowed for the
                 latter).
+
+        Example:
+            >>> tuple(dft.get_samples()["mu"].shape)  # the kept draws
+            (4000,)
+            >>> tuple(dft.get_samples(10)["mu"].shape)  # new ones, refined
+            (10,)
+            >>> tuple(dft.get_samples(10, group_by_chain=True, refine_steps=0)["mu"].shape)
+            (1, 10)
         """
         if num_samples is not None:
             check_count("num_samples", num_samples, 1)
@@ -372,6 +390,14 @@ class Inference(Files):
 
         Warns:
             FidelityWarning: k-hat says that the weights cannot be trusted.
+
+        Example:
+            >>> result = dft.importance_sampling(1000)
+            >>> result.reliable
+            True
+            >>> exact = -6.63  # log p(y) in closed form
+            >>> bool(abs(result.log_evidence - exact) < 0.05)
+            True
         """
         check_count("num_samples", num_samples, 100)
         self._require_fit()
@@ -398,17 +424,52 @@ class Inference(Files):
     def diagnostics(self) -> verdict.Diagnostics:
         """Numbers that say how good the fit is; `print` it for a readable page.
 
-        Keys: see `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever
-            reached.
+        Its keys are those of `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever reached.
 
         Raises:
             NotFittedError: before `run`.
+
+        Example:
+            >>> report = dft.diagnostics()
+            >>> report["status"], report["warnings"]
+            ('converged', [])
+            >>> report["drift_refined"]["flagged"]
+            False
         """
         self._require_fit()
         # Draws taken since the fit have cost gradients too.
         self._report["gradient_evaluations"] = self._gradient_evaluations()
         self._report |= {"seconds": self._seconds, "cpu_seconds": self._cpu_seconds}
         return self._report
+
+    def plot_training(self, axes: Any = None) -> Any:
+        """Draws the loss of the training against its iterations, with the phases marked.
+
+        The Gaussian's loss is minus its evidence bound (nats). That of the networks is the Fisher gap on one batch: it
+        hovers around zero where the fit is good, and its level does not rank fits. Needs Matplotlib.
+
+        Args:
+            axes: Matplotlib axes to draw on, one for each panel (Gaussian, networks); None makes a figure.
+
+        Returns:
+            The axes, an array of shape (1,) or (2,).
+
+        Raises:
+            NotFittedError: before `run`, and where there is no history: after `load` and, with NumPyro, `adopt`.
+            ImportError: Matplotlib is not installed.
+            ValueError: `axes` are not as many as the panels.
+
+        Example:
+            >>> axes = dft.plot_training()
+            >>> axes[0].get_xlabel()
+            'iteration'
+        """
+        if self._trainer is None or not self._trainer.history:
+            self._require_fit()
+            raise NotFittedError(
+                "there is no history of the training: this sampler came from a file or from a state, which hold none"
+            )
+        return plot.training(self._trainer.history, axes)
 
     def summary(self, prob: float = 0.9) -> None:
         """Prints a table of the kept draws, as `MCMC.summary`.
@@ -420,11 +481,22 @@ class Inference(Files):
 
         Raises:
             NotFittedError: before `run`.
+
+        Example:
+            >>> dft.summary()  # doctest: +ELLIPSIS, +NORMALIZE_WHITESPACE
+                mean  std  median  5.0%  95.0%  n_eff  r_hat  mcse  approx_error
+            mu  ...
         """
         print(self.summary_table(prob))
 
     def summary_table(self, prob: float = 0.9) -> Summary:
-        """The numbers behind `summary`."""
+        """The numbers behind `summary`.
+
+        Example:
+            >>> table = dft.summary_table(prob=0.5)
+            >>> sorted(table.rows["mu"])[:2]
+            ['25.0%', '75.0%']
+        """
         samples = {k: self._numpy(v) for k, v in self.get_samples(group_by_chain=True).items()}
         # The other end of the last part of the drift test: raw draws are compared with what refinement makes
         # of them.
@@ -451,11 +523,10 @@ class Inference(Files):
     ) -> Any:
         """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
 
-        Groups: posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`, all False),
-            unconstrained_posterior and observed_data; the others on request. Attributes hold the library's
-            version, the
-        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation
-        plots carry no information on mixing.
+        Its groups are posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`, all False),
+        unconstrained_posterior and observed_data, and the others on request. Attributes hold the library's version, the
+        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation plots carry no
+        information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.
@@ -472,6 +543,11 @@ class Inference(Files):
             ModelError: a group was asked for that the model does not have.
             ValueError: `num_samples` is not a positive integer.
             ImportError: neither ArviZ nor arviz-base is installed.
+
+        Example:
+            >>> idata = dft.to_inference_data()
+            >>> dict(idata.posterior["mu"].sizes)
+            {'chain': 1, 'draw': 4000}
         """
         if num_samples is not None:
             check_count("num_samples", num_samples, 1)

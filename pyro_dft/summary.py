@@ -25,6 +25,11 @@ class Summary:
             "std", "median", the two ends of the interval (such as "5.0%" and "95.0%"), "n_eff", "r_hat",
             "mcse" and, where it is known, "approx_error" (the only one in units of the site's sd).
         prob: mass of the interval.
+
+    Example:
+        >>> table = dft.summary_table()
+        >>> table.sites["mu"]["mean"].shape
+        ()
     """
 
     sites: dict[str, dict[str, Array]]
@@ -32,7 +37,12 @@ class Summary:
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
-        """Statistics by element ("beta[0]", "L[0,1]", or the site's name for a scalar), then by name."""
+        """Statistics by element ("beta[0]", "L[0,1]", or the site's name for a scalar), then by name.
+
+        Example:
+            >>> list(dft.summary_table().rows)
+            ['mu']
+        """
         rows = {}
         for site, statistics in self.sites.items():
             for index in np.ndindex(next(iter(statistics.values())).shape):
@@ -41,7 +51,12 @@ class Summary:
         return rows
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Statistics by site, then by name, as nested lists of plain numbers (for JSON or a data frame)."""
+        """Statistics by site, then by name, as nested lists of plain numbers (for JSON or a data frame).
+
+        Example:
+            >>> type(dft.summary_table().to_dict()["mu"]["mean"])
+            <class 'float'>
+        """
         return {
             site: {key: value.tolist() for key, value in statistics.items()}
             for site, statistics in self.sites.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import diagnostics
+from pyro_dft import diagnostics, links
 from pyro_dft.diagnostics import Drift
 from pyro_dft.optima import triangular
 
@@ -77,6 +77,13 @@ class Diagnostics(dict[str, Any]):
         vectorised: Whether the potential was evaluated for a batch of points at once.
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
         iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
+
+    Example:
+        >>> report = dft.diagnostics()
+        >>> print(report)  # doctest: +ELLIPSIS
+        status: converged
+        alarms: []
+        ...
     """
 
     def __str__(self) -> str:
@@ -88,10 +95,17 @@ class Diagnostics(dict[str, Any]):
             if isinstance(value, dict):
                 value = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
             lines.append(f"{key}: {_short(value)}")
+        lines.append(f"What each line means: {links.page('diagnostics')}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The same with plain numbers only; not-a-number becomes None."""
+        """The same with plain numbers only; not-a-number becomes None.
+
+        Example:
+            >>> import json
+            >>> json.loads(json.dumps(dft.diagnostics().to_json()))["status"]
+            'converged'
+        """
         return json.loads(json.dumps(_plain(self)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pyro_dft import links
 from pyro_dft.errors import ModelError, SettingsError
 
 Shape = tuple[int, ...]
@@ -112,7 +113,7 @@ def unreliable_weights(k_hat: float, threshold: float, ess: float, draws: int) -
     return (
         f"the importance weights are unreliable: k-hat is {k_hat:.2f}, above {threshold:.2f} (effective sample size "
         f"{ess:.0f} of {draws}): the evidence may be far off, by more than its standard error. The sampler misses part of "
-        "the posterior or its tails: see diagnostics() and docs/density.md"
+        f"the posterior or its tails: see diagnostics() and {links.page('density')}"
     )
 
 

@@ -105,7 +105,7 @@ class Backend:
     """A front door: its names, its arrays, and how it is run."""
 
     def __init__(self, name, package, ppl, array, nuts):
-        self.name, self.package, self.array, self.NUTS = name, package, array, nuts
+        self.name, self.package, self.ppl, self.array, self.NUTS = name, package, ppl, array, nuts
         self.DFT, self.DFTKernel = package.DFT, package.DFTKernel
         self.models = models_of(ppl, ppl.distributions, array)
 

@@ -106,6 +106,12 @@ class DFT(Inference):
 
         Warns:
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
+
+        Example:
+            >>> dft = DFT(model, disable_progbar=True)
+            >>> dft.run(jax.random.key(0), y)
+            >>> sorted(dft.get_samples())
+            ['mu']
         """
         self._words = key_words(rng_key)
         self._train(args, kwargs)
@@ -132,6 +138,15 @@ class DFT(Inference):
 
         Raises:
             ModelError: the model or its data cannot be used; the message names the site or argument.
+
+        Example:
+            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> state = dft.init(jax.random.key(0), y)
+            >>> update = jax.jit(dft.update)
+            >>> for _ in range(100):
+            ...     state, loss = update(state, y)
+            >>> loss.shape
+            ()
         """
         posterior, target = self._pure(args, kwargs)
         words = noise.words(rng_key)
@@ -155,6 +170,12 @@ class DFT(Inference):
 
         Raises:
             ModelError: as for `init`.
+
+        Example:
+            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> state, loss = dft.update(dft.init(jax.random.key(0), y), y)
+            >>> bool(jnp.isfinite(loss))
+            True
         """
         target = self._pure(args, kwargs)[1]
         schedule = self._schedule(target)
@@ -168,6 +189,12 @@ class DFT(Inference):
 
         Raises:
             ModelError: as for `init`.
+
+        Example:
+            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> state, losses = dft.fit(jax.random.key(0), y)
+            >>> losses.shape
+            (100,)
         """
         state = self.init(rng_key, *args, **kwargs)
         target = self._pure(args, kwargs)[1]
@@ -188,6 +215,12 @@ class DFT(Inference):
 
         Returns:
             Site name -> array of shape (num_chains, num_samples, *site).
+
+        Example:
+            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> state, losses = dft.fit(jax.random.key(0), y)
+            >>> dft.draw(jax.random.key(1), state, 10, y)["mu"].shape
+            (1, 10)
         """
         posterior = self._pure(args, kwargs)[0]
         words = noise.words(rng_key)
@@ -208,6 +241,13 @@ class DFT(Inference):
 
         Warns:
             FidelityWarning: a diagnostic says that the fit is doubtful.
+
+        Example:
+            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> state, losses = dft.fit(jax.random.key(0), y)
+            >>> dft.adopt(state, y)
+            >>> dft.get_samples(10)["mu"].shape
+            (10,)
         """
         self._words = tuple(int(word) for word in np.asarray(state.key))
         with self._all_or_nothing(), self._timed():
@@ -236,6 +276,12 @@ class DFT(Inference):
 
         Raises:
             NotFittedError: before `run`.
+
+        Example:
+            >>> from numpyro.infer import Predictive
+            >>> predict = Predictive(model, guide=dft.guide, num_samples=5)
+            >>> tuple(predict(jax.random.key(1), y, observed=False)["y"].shape)
+            (5, 3)
         """
         self._require_fit()
         return DrawsGuide(self._posterior.constrain(_rows(self._kept), include_deterministic=False))

@@ -109,6 +109,12 @@ class DFT(Inference):
 
         Raises:
             NotFittedError: before `run`.
+
+        Example:
+            >>> from pyro.infer import Predictive
+            >>> predict = Predictive(model, guide=dft.guide, num_samples=5)
+            >>> tuple(predict(y, observed=False)["y"].shape)
+            (5, 3)
         """
         self._require_fit()
         with self._session():
