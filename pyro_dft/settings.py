@@ -66,8 +66,8 @@ class Settings:
         refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.
         num_draws: Draws over all chains that are kept after the fit: the default of `get_samples`, `summary` and
             `to_inference_data`, and the fixed number at which the drift test is made.
-        full_data_budget: Gradient evaluations times data rows that refinement and drift test may use when the model
-            subsamples its data; the number of refined draws shrinks to fit.
+        full_data_budget: Gradient evaluations times data rows that each of these may use when the model subsamples its
+            data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit.
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.
@@ -103,7 +103,7 @@ class Settings:
     leapfrog_steps: int = 5
     refine_limit: int = 20_000
     num_draws: int = 4000
-    full_data_budget: float = 2e9
+    full_data_budget: float = 1e9
     compile: str = "auto"
     reparam: str = "auto"
     modes: str = "auto"

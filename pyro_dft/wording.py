@@ -136,12 +136,19 @@ def network_shape(option: str, dim: int, shape: Shape) -> SettingsError:
     )
 
 
+def nothing_to_train(network: str) -> SettingsError:
+    """A network has no weights, or only frozen ones."""
+    return SettingsError(f"{network} has no parameters to train: is requires_grad switched off?")
+
+
 def network_missing(path: Any) -> str:
     """A file holds weights of a network that the reader was not given."""
     return f"{path}: the sampler has a generator of the user's own: give it, load(..., options={{'generator': ...}})"
 
 
-def no_own_generator(given: bool) -> SettingsError:
+def no_own_network(option: str, given: bool) -> SettingsError:
     """There is no trained network of the user's to hand out."""
-    reason = "the Gaussian alone was kept" if given else "give one, DFT(..., generator=...)"
-    return SettingsError(f"there is no trained generator of your own: {reason}")
+    reason = (
+        "the Gaussian alone was kept, or a file was read" if given else f"give one, DFT(..., {option}=...)"
+    )
+    return SettingsError(f"there is no trained {option} of your own: {reason}")

@@ -168,8 +168,23 @@ def test_networks_that_cannot_be_used_are_named(backend, option, which, message)
 def test_there_is_no_generator_where_none_was_given(backend):
     dft = gaussian(backend, **SHORT)
     backend.run(dft)
-    with pytest.raises(SettingsError, match="no trained generator"):
-        _ = dft.generator
+    for option in ("generator", "score_network"):
+        with pytest.raises(SettingsError, match=f"no trained {option}"):
+            getattr(dft, option)
+
+
+def test_trained_networks_can_be_given_on(backend):
+    first = gaussian(backend, **NETS[backend.name], **SHORT)
+    backend.run(first)
+    own = {"generator": first.generator, "score_network": first.score_network}
+    second = gaussian(backend, **own, **{**SHORT, "objective": "dft-paper", "dft_learning_rate": 1e-9})
+    backend.run(second)
+    x = backend.array(np.ones((3, 2)))
+    # Adam moves by its rate at most.
+    assert np.allclose(first._numpy(first.generator(x)), second._numpy(second.generator(x)), atol=1e-6)
+    other = gaussian(backend, **NETS[backend.name], **{**SHORT, "objective": "dft-paper"})
+    backend.run(other)
+    assert not np.allclose(first._numpy(first.generator(x)), other._numpy(other.generator(x)), atol=1e-3)
 
 
 # Noise levels

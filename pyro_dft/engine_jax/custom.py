@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,31 @@ class Network(NamedTuple):
 
     init: Callable[..., Any]
     apply: Callable[..., Array]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A trained network: called with points, and itself a network whose `init` gives the trained parameters.
+
+    Attributes:
+        network: What the user gave.
+        params: Its parameters.
+    """
+
+    network: Any
+    params: Any
+
+    def __call__(self, x: Any, *more: Any) -> Array:
+        """(n, d) points -> (n, d)."""
+        return self.network.apply(self.params, x, *more)
+
+    def init(self, key: Any, x: Any, *more: Any) -> Any:
+        """The trained parameters."""
+        return self.params
+
+    def apply(self, params: Any, x: Any, *more: Any) -> Array:
+        """As that of the user's network."""
+        return self.network.apply(params, x, *more)
 
 
 class Own:
@@ -94,6 +120,15 @@ class Parameters:
     def tree_unflatten(cls, own: Own, children: tuple[Any, ...]) -> Parameters:
         """The inverse."""
         return cls(children[0], own)
+
+    def each(self) -> list[TrainedNetwork]:
+        """One network for each sampler."""
+        chains = len(jax.tree.leaves(self.values)[0])
+
+        def one(c: int) -> Any:
+            return jax.tree.map(lambda value: value[c], self.values)
+
+        return [TrainedNetwork(self.own.network, one(c)) for c in range(chains)]
 
     def __call__(self, x: Array, *more: Array) -> Array:
         """(C, B, d) points, and what goes with them -> (C, B, d)."""

@@ -21,7 +21,7 @@ from pyro_dft.checkpoint import pack_history, part, unpack_history
 from pyro_dft.engine_jax import modes
 from pyro_dft.engine_jax.custom import named, unnamed
 from pyro_dft.engine_jax.measure import Measurement, affordable_draws, compare, measure
-from pyro_dft.engine_jax.precondition import GaussianFitter, Gaussians
+from pyro_dft.engine_jax.precondition import GaussianFitter, Gaussians, polish
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import Target
@@ -36,6 +36,12 @@ SELECTION_STEPS = 10
 
 def _same(x: Any) -> Any:
     return x
+
+
+def _replaced(values: np.ndarray, index: np.ndarray, new: np.ndarray) -> np.ndarray:
+    values = np.array(values)
+    values[index] = new
+    return values
 
 
 @dataclass
@@ -91,6 +97,7 @@ class Fit:
         seconds: Wall seconds by phase.
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
+        score_network: The score network at the end of the training; None without one, and from a file.
     """
 
     sampler: Sampler
@@ -105,6 +112,7 @@ class Fit:
     seconds: dict[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
     modes: Modes | None = None
+    score_network: Any = None
 
 
 class Trainer:
@@ -240,7 +248,7 @@ class Trainer:
         losses = [-best for best in self._fitter.advance()]
         self._gaussian_steps += len(losses)
         if self._fitter.done:
-            self._fitted.append(self._fitter.result())
+            self._fitted.append(self._polished(self._fitter))
             self._fitter = None
             if len(self._fitted) == len(self.problems):
                 self._finish_gaussian()
@@ -281,6 +289,21 @@ class Trainer:
         self._network = NetworkTrainer(target, sampler, self.settings, self.rng, self.networks)
         if self._resumed is not None:
             self._take_up(*self._resumed)
+
+    def _polished(self, fitter: GaussianFitter) -> Gaussians:
+        """What a fitter found; behind a fit to minibatches each chain's best restart goes on with the full data."""
+        found, target = fitter.result(), fitter.target
+        if not target.minibatch:
+            return found
+        start = time.perf_counter()
+        per_chain = found.elbo.reshape(self.chains, -1)
+        chosen = per_chain.argmax(1) + np.arange(self.chains) * per_chain.shape[1]
+        better = polish(target, found[chosen], self.rng, self.settings.full_data_budget)
+        self._seconds["polish"] = self._seconds.get("polish", 0.0) + time.perf_counter() - start
+        if not fitter.settled:  # the others are no optima, and say nothing about modes
+            return better
+        values = zip(vars(found).values(), vars(better).values(), strict=True)
+        return Gaussians(*(_replaced(old, chosen, new) for old, new in values))
 
     def _separate_modes(
         self, target: Target, gaussians: Gaussians
@@ -386,6 +409,7 @@ class Trainer:
         # Not `fit.sampler`: an interrupt may have come in the middle of this before.
         gaussian = Sampler(network.mean, network.scale)
         fit.sampler = network.sampler()
+        fit.score_network = network.score_network()
         fit.fisher_gap = network.smoothed_gap()
         fit.objective = [objective] * fit.sampler.chains
         if objective == "dft":

@@ -22,6 +22,8 @@ from pyro_dft.modes import Modes
 from pyro_dft.settings import Settings
 
 FIRST_STEPS = 2
+# Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
+LEAST_DRAWS = 200
 
 
 @dataclass
@@ -139,6 +141,11 @@ def measure(
         moved = compare(first.draws, second.draws, original, modes)[0]
         if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
+        # Twice the transitions for fewer draws, where the data are many; too few of them would show nothing.
+        fewer = affordable_draws(draws, 8 * steps, settings, target) // sampler.chains
+        if fewer < min(raw.shape[1], LEAST_DRAWS // sampler.chains):
+            break
+        raw, second = raw[:, :fewer], second.first(fewer)
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = whitening(second.draws, sampler.scale)
         step_size = tune(second.draws)

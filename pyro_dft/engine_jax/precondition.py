@@ -7,7 +7,7 @@ lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is inva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +31,9 @@ CHUNK = 25
 MAX_SD = 1e12
 # Fitting ends when no restart has moved beyond noise for this many steps.
 CALM_STEPS = 15
+# Behind a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
+POLISH_STEPS, POLISH_CALM = 30, 4
+LEAST_POLISH = 6
 
 
 @dataclass
@@ -156,7 +159,7 @@ def draw(state: State, noise: Array) -> Array:
     return state.mean[:, None] + moved
 
 
-def step(spec: TargetSpec, data: Any, state: State, key: Array) -> State:
+def step(spec: TargetSpec, data: Any, state: State, key: Array, calm_steps: int = CALM_STEPS) -> State:
     """One natural-gradient step of every restart, and the bookkeeping of the schedule."""
     k, d = state.mean.shape
     noise = antithetic_noise(key, (k, pairs(d), d), state.mean.dtype)
@@ -166,7 +169,7 @@ def step(spec: TargetSpec, data: Any, state: State, key: Array) -> State:
     sd = deviations(new)
     # Still for a while, and none has grown all the time in a flat direction.
     calm_sd = jnp.where(new.calm == 1, sd, state.calm_sd)
-    waited = (averaging < 0) & (new.calm >= CALM_STEPS)
+    waited = (averaging < 0) & (new.calm >= calm_steps)
     still = (sd < 10 * calm_sd).all()
     return new._replace(
         taken=state.taken + 1,
@@ -343,14 +346,16 @@ def _accept_or_return(state: State, elbo: Array, error: Array) -> tuple[State, A
 _start = jax.jit(start)
 
 
-@partial(jax.jit, static_argnums=0)
-def _chunk(spec: TargetSpec, data: Any, state: State, words: Any, steps: Any) -> tuple[State, Array]:
+@partial(jax.jit, static_argnums=(0, 5))
+def _chunk(
+    spec: TargetSpec, data: Any, state: State, words: Any, steps: Any, calm_steps: int = CALM_STEPS
+) -> tuple[State, Array]:
     """Up to `CHUNK` steps, fewer where the fit is done; the best bound after each."""
     key = random.words(words)
 
     def go(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         now, i, bests = carry
-        now = step(spec, data, now, random.fold(key, now.taken))
+        now = step(spec, data, now, random.fold(key, now.taken), calm_steps)
         return now, i + 1, bests.at[i].set(now.best.max())
 
     bests = jnp.full(CHUNK, -jnp.inf, state.mean.dtype)
@@ -376,14 +381,33 @@ class GaussianFitter:
     ):
         self.target, self.steps, self.rng = target, steps, rng
         self.state: State = _start(np.asarray(starts, double()), np.asarray(start_scales, double()), steps)
+        self._spec, self._calm = target.spec, CALM_STEPS
         self._words = rng.integers(2**32, size=2, dtype=np.uint32)
         self.taken = 0
         self.done = False
 
+    @property
+    def settled(self) -> bool:
+        """Whether all restarts were still before the averaging began."""
+        return int(self.state.averaging_from) != int((1 - AVERAGING_SHARE) * self.steps)
+
+    def go_on_from(self, gaussians: Gaussians) -> None:
+        """Starts from Gaussians that are nearly right, with scores of the full data."""
+        own = (
+            gaussians.scale if self.state.scale.ndim == 3 else np.diagonal(gaussians.scale, axis1=1, axis2=2)
+        )
+        mean, scale = jnp.asarray(gaussians.mean, double()), jnp.asarray(own, double())
+        log_det = jnp.asarray(np.linalg.slogdet(gaussians.scale)[1], double())
+        kept = (mean, scale, log_det)
+        self.state = self.state._replace(mean=mean, scale=scale, log_det=log_det, kept=kept)
+        self._spec, self._calm = replace(self.target.spec, minibatch_potential=None), POLISH_CALM
+
     def advance(self) -> list[float]:
         """A chunk of natural-gradient steps; the best evidence bound after each."""
         before, lost = self.taken, int(self.state.nonfinite)
-        self.state, bests = _chunk(self.target.spec, self.target.data, self.state, self._words, self.steps)
+        self.state, bests = _chunk(
+            self._spec, self.target.data, self.state, self._words, self.steps, self._calm
+        )
         self.taken = int(self.state.taken)
         ends = min(self.steps, int(self.state.averaging_from) + AVERAGING_SHARE * self.steps)
         self.done = self.taken >= ends
@@ -408,6 +432,26 @@ class GaussianFitter:
         log_q, _ = self.target.evaluate((mean[:, None] + moved).astype(mean.dtype))
         elbo, error = _host_bound(log_q.astype(float), np.asarray(self.state.log_det, float))
         return Gaussians(mean, scale if full else scale[..., None] * np.eye(scale.shape[1]), elbo, error)
+
+
+def polish(target: Target, gaussians: Gaussians, rng: np.random.Generator, budget: float) -> Gaussians:
+    """Goes on with fits to minibatches on the full data, where their noise would need thousands of steps to average out.
+
+    Args:
+        target: The target.
+        gaussians: Where to go on.
+        rng: Gives the random keys.
+        budget: Gradient evaluations times data rows that may be used; where they allow few steps, none are made.
+    """
+    each = 2 * pairs(target.dim) * len(gaussians.mean) * target.data_size
+    steps = int(min(POLISH_STEPS, budget / each))
+    if steps < LEAST_POLISH:
+        return gaussians
+    fitter = GaussianFitter(target, gaussians.mean, np.ones(len(gaussians.mean)), steps=steps, rng=rng)
+    fitter.go_on_from(gaussians)
+    while not fitter.done:
+        fitter.advance()
+    return fitter.result()
 
 
 def _host_bound(log_q: np.ndarray, log_det: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

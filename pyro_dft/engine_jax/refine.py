@@ -6,7 +6,7 @@ leave the posterior invariant, so the draws can only come closer to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,6 +43,10 @@ class Refined:
     acceptance: np.ndarray
     divergence_rate: float
     stuck: float
+
+    def first(self, count: int) -> Refined:
+        """The same with the first draws of each chain only."""
+        return replace(self, draws=self.draws[:, :count], log_density=self.log_density[:, :count])
 
 
 class Position(NamedTuple):

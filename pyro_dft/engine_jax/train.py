@@ -42,6 +42,8 @@ SETTLING_RATE = 1 / 30
 SETTLING_SCORE = 0.3
 # A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
 MIN_SIGMA = 0.02
+# Draws for each chain on which minibatch noise is measured, with and without a control variate.
+ANCHOR_DRAWS = 64
 # Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.
 CHUNK = 50
 
@@ -164,7 +166,7 @@ def score_loss(score: Weights, generator: Weights, z: Array, eps: Array, level: 
 
 def generator_loss(
     spec: TargetSpec, phase: str, distance: objectives.Distance, data: Any, mean: Array, scale: Array,
-    generator: Weights, score: Weights, z: Array, eps: Array, keys: Any, level: Any = None,
+    generator: Weights, score: Weights, z: Array, eps: Array, keys: Any, level: Any = None, anchor: Any = None,
 ) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
     """The generator's objective in one phase.
 
@@ -181,6 +183,7 @@ def generator_loss(
         eps: (C, B, d) normal.
         keys: Two keys for the minibatches, or None where there are none.
         level: (C, B, 1) noise of each point, or None for that of the generator.
+        anchor: (C, d) full scores at the means, or None; see `whitened_score`.
 
     Returns:
         The loss (C,); the Fisher gap (C,) and the number of scores that were not finite.
@@ -195,7 +198,7 @@ def generator_loss(
         if levels:
             return smoothed_score(spec, u if through else detached, sigma, mean, scale, data)
         function = whitened_score_differentiable if through else whitened_score
-        return function(spec, u if through else detached, mean, scale, data, key)
+        return function(spec, u if through else detached, mean, scale, data, key, anchor)
 
     key_1, key_2 = (None, None) if keys is None else (keys[0], keys[1])
     score_q, good = target_score(differentiable, key_1)
@@ -203,7 +206,8 @@ def generator_loss(
     score_q2 = target_score(full, key_2)[0] if spec.minibatch and not levels else None
     score_p = networks.score(jax.lax.stop_gradient(score), u if differentiable else detached, sigma, levels)
     delta = score_p - score_q
-    weight = jnp.square(sigma)[..., 0] if levels else 1.0
+    # The square of the difference of two denoised points, of one size at all levels.
+    weight = sigma[..., 0] ** 4 if levels else 1.0
     if phase == "kl":
         if score_q2 is not None:
             delta = 0.5 * (delta + score_p - score_q2)
@@ -243,7 +247,7 @@ def _cosine(done: Any) -> Any:
 
 def step(
     spec: TargetSpec, plan: Plan, phase: str, data: Any, mean: Array, scale: Array, state: NetworkState,
-    hyper: Hyper, done: Any, key: Array,
+    hyper: Hyper, done: Any, key: Array, anchor: Any = None,
 ) -> tuple[NetworkState, Array]:  # fmt: skip
     """One generator step behind `score_steps` score steps; see `generator_loss` and `rates` for the arguments.
 
@@ -279,7 +283,7 @@ def step(
         own = generator_loss(
             spec, phase, distance, data, mean, scale, weights, score, noise[0, 0], noise[0, 1],
             (random.fold(key, 1), random.fold(key, 2)) if spec.minibatch else None,
-            None if level is None else level[0],
+            None if level is None else level[0], anchor,
         )  # fmt: skip
         return own[0].sum(), own[1]
 
@@ -314,7 +318,7 @@ def apply(
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _chunk(
     spec: TargetSpec, plan: Plan, phase: str, data: Any, mean: Any, scale: Any, state: NetworkState, hyper: Hyper,
-    words: Any, first: Any, length: Any, count: Any,
+    words: Any, first: Any, length: Any, count: Any, anchor: Any = None,
 ) -> tuple[NetworkState, Array]:  # fmt: skip
     """`count` <= `CHUNK` steps from the phase's step `first` of `length`; the Fisher gap of each."""
     key = random.words(words)
@@ -333,10 +337,21 @@ def _chunk(
             hyper,
             done.astype(mean.dtype),
             random.fold(key, i),
+            anchor,
         )
         return now, gaps.at[i].set(gap)
 
     return jax.lax.fori_loop(0, count, go, (state, jnp.zeros(CHUNK, state.gap.dtype)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _noisy_scores(
+    spec: TargetSpec, data: Any, u: Any, mean: Any, scale: Any, anchor: Any, words: Any
+) -> tuple[Array, Array]:
+    """Whitened minibatch scores, without and with the control variate."""
+    key = random.words(words)
+    plain = whitened_score(spec, u, mean, scale, data, key)[0]
+    return plain, whitened_score(spec, u, mean, scale, data, key, anchor)[0]
 
 
 _start = jax.jit(
@@ -372,6 +387,25 @@ class NetworkTrainer:
         self.state: NetworkState = _start(
             self._words(), self.plan, self.hyper, *self.mean.shape, target.dtype.name
         )
+        self.anchor = None if self.plan.levels else self._anchor(sampler)
+
+    def _anchor(self, sampler: Sampler) -> np.ndarray | None:
+        """Full scores at the means, where a control variate made of them halves the variance of minibatch scores."""
+        target = self.target
+        if not target.minibatch:
+            return None
+        c, d = self.mean.shape
+        anchor = target.evaluate(np.asarray(self.mean, target.dtype))[1]
+        u = self.rng.standard_normal((c, ANCHOR_DRAWS, d)).astype(target.dtype)
+        both = [
+            _noisy_scores(target.spec, target.data, u, self.mean, self.scale, anchor, self._words())
+            for _ in range(2)
+        ]
+        target.count(2 * 3 * u.shape[0] * u.shape[1])
+        plain, corrected = (
+            float(np.square(np.asarray(a) - np.asarray(b)).mean()) for a, b in zip(*both, strict=True)
+        )
+        return anchor if corrected < 0.5 * plain else None
 
     def _words(self) -> np.ndarray:
         return self.rng.integers(2**32, size=2, dtype=np.uint32)
@@ -379,6 +413,10 @@ class NetworkTrainer:
     def sampler(self) -> Sampler:
         """The sampler as trained so far."""
         return Sampler(self.mean, self.scale, self.snapshot())
+
+    def score_network(self) -> Weights:
+        """The score network's weights."""
+        return dict(self.state.score)
 
     def snapshot(self) -> Weights:
         """The generator's weights."""
@@ -423,11 +461,11 @@ class NetworkTrainer:
         count, lost = min(count, CHUNK), int(self.state.nonfinite)
         self.state, gaps = _chunk(
             self.target.spec, self.plan, phase, self.target.data, self.mean, self.scale, self.state, self.hyper,
-            self._words(), first, length, count,
+            self._words(), first, length, count, self.anchor,
         )  # fmt: skip
         # A Hessian-vector product costs about two gradients, on each of the scores that is differentiated.
         differentiated = {"kl": 0, "fisher-partial": 1}.get(phase, 2 if self.target.minibatch else 1)
-        each = (2 if self.target.minibatch else 1) + 2 * differentiated
+        each = (2 if self.target.minibatch else 1) * (1 if self.anchor is None else 2) + 2 * differentiated
         rows = self.mean.shape[0] * 2 * self.plan.batch(phase)
         self.target.count(count * rows * each, int(self.state.nonfinite) - lost)
         return np.asarray(gaps)[:count].tolist()

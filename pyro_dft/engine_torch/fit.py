@@ -21,7 +21,7 @@ from pyro_dft.checkpoint import pack_history, part, unpack_history
 from pyro_dft.engine_torch import modes
 from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
 from pyro_dft.engine_torch.measure import Measurement, affordable_draws, compare, measure
-from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians
+from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians, polish
 from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
@@ -92,6 +92,7 @@ class Fit:
         seconds: Wall seconds by phase.
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
+        score_network: The score network at the end of the training; None without one, and from a file.
     """
 
     sampler: Sampler
@@ -106,6 +107,12 @@ class Fit:
     seconds: dict[str, float] = field(default_factory=dict)
     measurement: Measurement | None = None
     modes: Modes | None = None
+    score_network: Any = None
+
+    @property
+    def networks_so_far(self) -> dict[str, Any]:
+        """Generator and score network."""
+        return {"generator": self.sampler.generator, "score_network": self.score_network}
 
 
 class Trainer:
@@ -252,7 +259,7 @@ class Trainer:
         self._gaussian_steps += 1
         loss = -self._fitter.best_elbo
         if self._fitter.done:
-            self._fitted.append(self._fitter.result())
+            self._fitted.append(self._polished(self._fitter))
             self._fitter = None
             if len(self._fitted) == len(self.problems):
                 self._finish_gaussian()
@@ -294,6 +301,22 @@ class Trainer:
         self._network = NetworkTrainer(target, sampler, self.settings, self.rng, self.networks)
         if self._resumed is not None:
             self._take_up(*self._resumed)
+
+    def _polished(self, fitter: GaussianFitter) -> Gaussians:
+        """What a fitter found; behind a fit to minibatches each chain's best restart goes on with the full data."""
+        found, target = fitter.result(), fitter.target
+        if not target.minibatch:
+            return found
+        start = time.perf_counter()
+        per_chain = found.elbo.reshape(self.chains, -1)
+        chosen = per_chain.argmax(1).cpu().numpy() + np.arange(self.chains) * per_chain.shape[1]
+        better = polish(target, found[chosen], self.rng, self.settings.full_data_budget)
+        self._seconds["polish"] = self._seconds.get("polish", 0.0) + time.perf_counter() - start
+        if not fitter.settled:  # the others are no optima, and say nothing about modes
+            return better
+        for values, own in zip(vars(found).values(), vars(better).values(), strict=True):
+            values[chosen] = own
+        return found
 
     def _separate_modes(
         self, target: Target, gaussians: Gaussians
@@ -337,9 +360,11 @@ class Trainer:
         self._start_network(target, sampler)
 
     @property
-    def generator(self) -> torch.nn.Module | None:
-        """The network in training; None before and after its phases."""
-        return None if self._network is None else self._network.generator
+    def networks_so_far(self) -> dict[str, Any]:
+        """Generator and score network, those in training or those that it ended with; None before."""
+        if self._network is not None:
+            return {"generator": self._network.generator, "score_network": self._network.score_network}
+        return {"generator": None, "score_network": None} if self.fit is None else self.fit.networks_so_far
 
     # A training in progress, to go on with in another process.
 
@@ -407,6 +432,7 @@ class Trainer:
         # Not `fit.sampler`: an interrupt may have come in the middle of this before.
         gaussian = Sampler(network.mean, network.scale)
         fit.sampler = network.sampler()
+        fit.score_network = network.score_network
         fit.fisher_gap = network.smoothed_gap()
         fit.objective = [objective] * fit.sampler.chains
         if objective == "dft":
@@ -477,7 +503,7 @@ class FittedTrainer:
         modes: Weights of several samplers for each chain, or None.
     """
 
-    done, phase, total, generator = True, "done", 0, None
+    done, phase, total = True, "done", 0
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ EVIDENCE_ROWS = 4e7
 MAX_SD = 1e12
 # Fitting ends when no restart has moved beyond noise for this many steps.
 CALM_STEPS = 15
+# Behind a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
+POLISH_STEPS, POLISH_CALM = 30, 4
+LEAST_POLISH = 6
 
 
 @dataclass
@@ -52,6 +55,11 @@ class Gaussians:
         return Gaussians(*(torch.cat(pair) for pair in pairs))
 
 
+def pairs(dim: int) -> int:
+    """Antithetic pairs of draws for each step and restart."""
+    return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64
+
+
 class GaussianFitter:
     """Fits one full-rank Gaussian from each starting point (diagonal above 300 dimensions), step by step.
 
@@ -68,9 +76,10 @@ class GaussianFitter:
     ):
         self.target, self.steps, self.rng = target, steps, rng
         self.taken = 0
+        self.settled = False
+        self._minibatch, self._calm = target.minibatch, CALM_STEPS
         self._state = _State.start(starts.double(), start_scales.double(), target.dim <= FULL_RANK_LIMIT)
         self._averaging_from = int(steps * (1 - AVERAGING_SHARE))
-        self._pairs = max(32, 2 * target.dim) if self._state.full else 64
 
     @property
     def done(self) -> bool:
@@ -87,19 +96,47 @@ class GaussianFitter:
         averaging = self.taken - self._averaging_from
         # The first steps only have to find the way; they do with half the draws.
         early = self._state.full and self.taken < self.steps // 3
-        pairs = max(16, self.target.dim) if early else self._pairs
-        self._state.advance(self.target, pairs, self.rng, averaging if averaging >= 0 else None)
+        count = max(16, self.target.dim) if early else pairs(self.target.dim)
+        own = averaging if averaging >= 0 else None
+        self._state.advance(self.target, count, self.rng, own, minibatch=self._minibatch)
         self.taken += 1
-        if averaging < 0 and self._state.settled():
-            self._averaging_from = self.taken
+        if averaging < 0 and self._state.settled(self._calm):
+            self.settled, self._averaging_from = True, self.taken
+
+    def go_on_from(self, gaussians: Gaussians) -> None:
+        """Starts from Gaussians that are nearly right, with scores of the full data."""
+        full = self._state.full
+        scale = gaussians.scale if full else gaussians.scale.diagonal(dim1=-2, dim2=-1)
+        self._state = _State(gaussians.mean, scale, torch.linalg.slogdet(gaussians.scale)[1], full)
+        self._minibatch, self._calm = False, POLISH_CALM
 
     def result(self) -> Gaussians:
         """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
         rows = len(self._state.mean) * self.target.data_size
-        pairs = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
-        elbo, error = self._state.evidence_bound(self.target, pairs, self.rng)
+        count = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
+        elbo, error = self._state.evidence_bound(self.target, count, self.rng)
         scale = self._state.scale if self._state.full else torch.diag_embed(self._state.scale)
         return Gaussians(self._state.mean, scale, elbo, error)
+
+
+def polish(target: Target, gaussians: Gaussians, rng: torch.Generator, budget: float) -> Gaussians:
+    """Goes on with fits to minibatches on the full data, where their noise would need thousands of steps to average out.
+
+    Args:
+        target: The target.
+        gaussians: Where to go on.
+        rng: Generator on the target's device.
+        budget: Gradient evaluations times data rows that may be used; where they allow few steps, none are made.
+    """
+    each = 2 * pairs(target.dim) * len(gaussians.mean) * target.data_size
+    steps = int(min(POLISH_STEPS, budget / each))
+    if steps < LEAST_POLISH:
+        return gaussians
+    fitter = GaussianFitter(target, gaussians.mean, torch.ones_like(gaussians.elbo), steps=steps, rng=rng)
+    fitter.go_on_from(gaussians)
+    while not fitter.done:
+        fitter.step()
+    return fitter.result()
 
 
 class _State:
@@ -156,10 +193,12 @@ class _State:
         bound = torch.where(count >= 0.9 * good.shape[1], mean + self.log_det, -torch.inf)
         return bound, pairs.square().sum(1).sqrt() / count.clamp(min=1)
 
-    def advance(self, target: Target, pairs: int, rng: torch.Generator, averaging: int | None) -> None:
+    def advance(
+        self, target: Target, pairs: int, rng: torch.Generator, averaging: int | None, *, minibatch: bool
+    ) -> None:
         """One natural-gradient step; `averaging` counts the steps of the last, noise-averaging part."""
         noise = self._noise(pairs, rng)
-        log_q, score = target.evaluate(self._draw(noise), minibatch=True)
+        log_q, score = target.evaluate(self._draw(noise), minibatch=minibatch)
         good = torch.isfinite(log_q)
         # Points where the target is not finite act as under a unit Gaussian: they pull back.
         s = torch.where(good[..., None], self._whitened_score(score), -noise)
@@ -167,7 +206,7 @@ class _State:
         centre = s.mean(1)
         elbo, error = self._bound(log_q, good)
         rate = self.rate
-        if target.minibatch:
+        if minibatch:
             # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
             spread, size = self._minibatch_noise(s - centre[:, None], noise)
             ridge = (spread / size**2).clamp(min=1.0)[:, None, None]
@@ -251,11 +290,11 @@ class _State:
         size = size - 2 * (rest / squares).sqrt()
         return spread.clamp(min=1e-12), torch.nan_to_num(size, nan=1.0).clamp(min=1.0)
 
-    def settled(self) -> bool:
-        """Whether all restarts have been still for a while, and none has grown all the time in a flat direction."""
+    def settled(self, steps: int) -> bool:
+        """Whether all restarts have been still for so many steps, and none has grown all the time in a flat direction."""
         if self.calm == 1:
             self.calm_sd = self.sd
-        if self.calm < CALM_STEPS:
+        if self.calm < steps:
             return False
         still = bool((self.sd < 10 * self.calm_sd).all())
         if not still:

@@ -6,7 +6,7 @@ leave the posterior invariant, so the draws can only come closer to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ class Refined:
     acceptance: Tensor
     divergence_rate: float
     stuck: float
+
+    def first(self, count: int) -> Refined:
+        """The same with the first draws of each chain only."""
+        fewer = {
+            name: getattr(self, name)[:, :count] for name in ("draws", "log_density", "log_density_before")
+        }
+        return replace(self, **fewer)
 
 
 def whitening(draws: Tensor, fallback: Tensor) -> Tensor:

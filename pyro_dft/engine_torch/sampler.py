@@ -148,7 +148,7 @@ class Sampler:
             chains, dim = mean.shape
             generator = _empty(chains, dim, width, depth, own, dtype, torch.device(device))
             generator.load_state_dict(weights)
-            generator.requires_grad_(False).eval()
+            generator.eval()
         return cls(mean, scale, generator)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_dft import wording
 from pyro_dft.checkpoint import part
 from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
@@ -27,6 +28,8 @@ SETTLING_RATE = 1 / 30
 SETTLING_SCORE = 0.3
 # A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
 MIN_SIGMA = 0.02
+# Draws for each chain on which minibatch noise is measured, with and without a control variate.
+ANCHOR_DRAWS = 64
 
 
 def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
@@ -74,10 +77,14 @@ class NetworkTrainer:
         self.mean, self.scale = sampler.mean, sampler.scale
         self.levels = settings.noise_mode == "levels"
         self.generator, self.score_network = self._networks(networks)
+        self.generator.train()
+        self.score_network.train()
         self.generator.log_sigma.requires_grad_(settings.noise_mode == "learned")
         self.distance = objectives.Distance(settings.distance, settings.huber_scale)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
         self.kl_distance = objectives.Distance("pseudo-huber", settings.huber_scale)
+        if not self.levels:
+            target.anchor(self.mean, self.scale, sampler.draw(ANCHOR_DRAWS, rng))
         chains, device = len(self.mean), target.device
         self._generator_weights = Trained(self.generator, chains, GENERATOR_BETAS, device)
         self._score_weights = Trained(self.score_network, chains, SCORE_BETAS, device)
@@ -101,7 +108,7 @@ class NetworkTrainer:
 
     def sampler(self) -> Sampler:
         """The sampler as trained so far (a copy)."""
-        generator = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        generator = copy.deepcopy(self.generator).eval()
         return Sampler(self.mean, self.scale, generator)
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -217,7 +224,8 @@ class NetworkTrainer:
         score_q2 = self._target_score(u if full else u.detach(), sigma, full) if again else None
         score_p = self.score_network(u if differentiable else u.detach(), sigma)
         delta = score_p - score_q
-        weight = sigma.square().squeeze(-1) if self.levels else 1.0
+        # The square of the difference of two denoised points, of one size at all levels.
+        weight = sigma.pow(4).squeeze(-1) if self.levels else 1.0
         if phase == "kl":
             if score_q2 is not None:
                 delta = 0.5 * (delta + score_p - score_q2)
@@ -257,6 +265,8 @@ class Trained:
         self.parameters = [p for _, p in named]
         self.owners = [owner(name) for name, _ in named]
         self.chains = chains
+        if not self.parameters:
+            raise wording.nothing_to_train(type(network).__name__)
         self.adam = torch.optim.Adam(
             self.parameters, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda")
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from pyro_dft import storage, wording
 from pyro_dft.arguments import same_objects
 from pyro_dft.engine_jax import functional, noise
-from pyro_dft.engine_jax.custom import Own
+from pyro_dft.engine_jax.custom import Own, TrainedNetwork
 from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
 from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.refine import refine
@@ -287,25 +286,36 @@ class DFT(Inference):
         return DrawsGuide(self._posterior.constrain(_rows(self._kept), include_deterministic=False))
 
     @property
-    def generator(self) -> Callable[[Any], Any] | list[Callable[[Any], Any]]:
-        """The trained generator of the user's own: latent points (n, d) to noise-free draws (n, d), flat.
+    def generator(self) -> TrainedNetwork | list[TrainedNetwork]:
+        """The trained generator of your own: latent points (n, d) to noise-free draws (n, d), flat.
 
-        A list of them where there are several chains or modes; they are in the coordinates of the training, which are those
-        of the posterior with `precondition="never"`.
+        They are in the coordinates of the training, which are those of the posterior with `precondition="never"`. A list where
+        there are several chains or modes. Each is called with points, has its `params`,
+        and may be given to another `DFT`, to go on with.
 
         Raises:
-            NotFittedError: before `run`.
+            NotFittedError: before the training.
             SettingsError: no generator was given, or the Gaussian alone was kept.
         """
         self._require_fit()
-        weights = self._fit.sampler.generator
+        return self._trained("generator", self._fit.sampler.generator, self._own_generator)
+
+    @property
+    def score_network(self) -> TrainedNetwork | list[TrainedNetwork]:
+        """The trained score network of your own, as `generator`; files do not keep it.
+
+        Raises:
+            NotFittedError: before the training.
+            SettingsError: none was given, or none was trained.
+        """
+        self._require_fit()
+        return self._trained("score_network", self._fit.score_network, self._own_score_network)
+
+    @staticmethod
+    def _trained(option: str, weights: Any, given: Any) -> TrainedNetwork | list[TrainedNetwork]:
         if weights is None or "own" not in weights:
-            raise wording.no_own_generator(self._own_generator is not None)
-        own = weights["own"]
-        made: list[Callable[[Any], Any]] = [
-            partial(own.own.network.apply, jax.tree.map(lambda value, c=c: value[c], own.values))
-            for c in range(self._fit.sampler.chains)
-        ]
+            raise wording.no_own_network(option, given is not None)
+        made = weights["own"].each()
         return made[0] if len(made) == 1 else made
 
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale sites,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_dft import storage, wording
-from pyro_dft.engine_torch.custom import CustomGenerator, Networks
+from pyro_dft.engine_torch.custom import CustomGenerator, CustomScore, Networks
 from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
 from pyro_dft.engine_torch.refine import refine
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
@@ -124,22 +124,35 @@ class DFT(Inference):
 
     @property
     def generator(self) -> torch.nn.Module | list[torch.nn.Module]:
-        """The trained generator of the user's own: latent points (n, d) to noise-free draws (n, d), flat.
+        """The trained generator of your own: latent points (n, d) to noise-free draws (n, d), flat.
 
-        A list of them where there are several chains or modes; they are in the coordinates of the training, which are those
-        of the posterior with `precondition="never"`. Between single steps, the modules as they are trained.
+        They are in the coordinates of the training, which are those of the posterior with `precondition="never"`. A list where
+        there are several chains or modes. Between single steps, the modules as they
+        are trained; they may be given to another `DFT`, to go on with.
 
         Raises:
-            NotFittedError: before `run`.
+            NotFittedError: before the training.
             SettingsError: no generator was given, or the Gaussian alone was kept.
         """
-        own = None if self._trainer is None else self._trainer.generator
-        if own is None:
+        return self._trained("generator", self._own_generator)
+
+    @property
+    def score_network(self) -> torch.nn.Module | list[torch.nn.Module]:
+        """The trained score network of your own, as `generator`; files do not keep it.
+
+        Raises:
+            NotFittedError: before the training.
+            SettingsError: none was given, or none was trained.
+        """
+        return self._trained("score_network", self._own_score_network)
+
+    def _trained(self, option: str, given: Any) -> torch.nn.Module | list[torch.nn.Module]:
+        if self._fit is None and self._trainer is None:
             self._require_fit()
-            own = self._fit.sampler.generator
-        if not isinstance(own, CustomGenerator):
-            raise wording.no_own_generator(self._own_generator is not None)
-        return own.nets[0] if len(own.nets) == 1 else list(own.nets)
+        found = (self._fit or self._trainer).networks_so_far[option]
+        if not isinstance(found, CustomGenerator | CustomScore):
+            raise wording.no_own_network(option, given is not None)
+        return found.nets[0] if len(found.nets) == 1 else list(found.nets)
 
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale
     # sites, in non-centred ones.
