@@ -22,7 +22,7 @@ class Covertype:
 
 
 def _raw() -> tuple[np.ndarray, np.ndarray]:
-    """Features (581012, 54) and classes 1 to 7, from a local file, or else as scikit-learn fetches them."""
+    """Features (n, 54) and classes 1 to 7, from a local file, or else all 581,012 rows as scikit-learn fetches them."""
     folder = Path(os.environ.get("PYRO_DFT_DATA", ROOT.parent / "shared" / "data"))
     if (folder / "covertype.npz").exists():
         with np.load(folder / "covertype.npz") as data:
@@ -42,8 +42,13 @@ def load(train: int, test: int, seed: int = 0) -> Covertype:
 
     Returns:
         float32 arrays of shapes (train, 55), (train,), (test, 55), (test,).
+
+    Raises:
+        ValueError: the data have fewer rows.
     """
     features, classes = _raw()
+    if len(features) < train + test:
+        raise ValueError(f"{train} training and {test} test rows asked for, but the data have {len(features)}")
     rows = np.random.default_rng(seed).permutation(len(features))[: train + test]
     x = features[rows].astype(np.float64)
     y = (classes[rows] == 2).astype(np.float32)

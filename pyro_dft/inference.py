@@ -234,6 +234,10 @@ class Inference(Files):
         """Where the training is: `step` of `total` iterations, the `phase` and the `loss` of the last one; None before it.
 
         Fewer iterations than `total` are made where a phase ends early.
+
+        Example:
+            >>> dft.progress.step == dft.diagnostics()["iterations"]
+            True
         """
         return self._trainer.history[-1] if self._trainer is not None and self._trainer.history else None
 

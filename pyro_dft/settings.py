@@ -74,6 +74,13 @@ class Settings:
         modes: `"auto"` trains a sampler for each of several separate modes that the restarts of the Gaussian ended at, and
             draws from them by weights from importance sampling; `"never"` takes the best one for each chain.
         seed: Seed of everything random in the fit, or None to draw one from the framework's generator.
+
+    Example:
+        >>> from pyro_dft import Settings
+        >>> settings = Settings(num_steps=3000, width=192)
+        >>> dft = DFT(model, settings=settings)  # the same as DFT(model, num_steps=3000, width=192)
+        >>> dft.settings.num_steps
+        3000
     """
 
     objective: str = "dft"
@@ -161,7 +168,12 @@ class Settings:
 
     @property
     def preconditioned(self) -> bool:
-        """Whether a Gaussian is fitted first."""
+        """Whether a Gaussian is fitted first.
+
+        Example:
+            >>> Settings(precondition="never").preconditioned
+            False
+        """
         return self.precondition == "auto" and self.objective != "dft-paper"
 
     @classmethod
@@ -170,12 +182,21 @@ class Settings:
 
         Raises:
             SettingsError: a name is unknown (the message lists the known ones) or a value is out of range.
+
+        Example:
+            >>> Settings.from_kwargs(noise=0.05).noise
+            0.05
         """
         check_names(kwargs)
         return cls(**kwargs)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the settings as a plain dictionary."""
+        """Returns the settings as a plain dictionary.
+
+        Example:
+            >>> Settings().to_json()["objective"]
+            'dft'
+        """
         return dataclasses.asdict(self)
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from backends import BACKENDS
 
+from pyro_dft import Settings
 from pyro_dft.density import ImportanceResult
 from pyro_dft.summary import Summary
 from pyro_dft.verdict import Diagnostics
 
-# What calls of `DFT` return: public as well, although nobody imports them.
-RESULTS = (ImportanceResult, Diagnostics, Summary)
+# What calls of `DFT` take and return: public as well, although nobody imports some of them.
+RESULTS = (ImportanceResult, Diagnostics, Settings, Summary)
 # Inherited from the frameworks or plain data.
 NOT_OURS = {"__version__"}
 FLAGS = doctest.IGNORE_EXCEPTION_DETAIL
@@ -70,7 +71,16 @@ def names_of(backend):
 
     dft = backend.DFT(model, seed=0, disable_progbar=True)
     backend.run(dft, y)
-    return {"DFT": backend.DFT, "model": model, "y": y, "dft": dft, "jax": jax, "jnp": jnp, "np": np}
+    return {
+        "DFT": backend.DFT,
+        "model": model,
+        "y": y,
+        "dft": dft,
+        "jax": jax,
+        "jnp": jnp,
+        "np": np,
+        "Settings": Settings,
+    }
 
 
 @pytest.mark.parametrize(("backend", "name"), CASES, ids=[f"{b}-{n}" for b, n in CASES])

@@ -20,6 +20,12 @@ class Network(NamedTuple):
     Attributes:
         init: init(key, x) -> parameters, any pytree of arrays, for points x (n, d).
         apply: apply(parameters, x) -> (n, d). A score network at varying noise gets the noise (n, 1) behind x in both.
+
+    Example:
+        >>> from pyro_dft.numpyro import Network
+        >>> shift = Network(lambda key, z: jnp.zeros(z.shape[1]), lambda weights, z: z + weights)
+        >>> shift.apply(shift.init(jax.random.key(0), jnp.ones((5, 2))), jnp.ones((5, 2))).shape
+        (5, 2)
     """
 
     init: Callable[..., Any]

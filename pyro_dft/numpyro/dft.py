@@ -296,6 +296,14 @@ class DFT(Inference):
         Raises:
             NotFittedError: before the training.
             SettingsError: no generator was given, or the Gaussian alone was kept.
+
+        Example:
+            >>> from pyro_dft.numpyro import Network
+            >>> shift = Network(lambda key, z: jnp.zeros(1), lambda weights, z: z + weights)
+            >>> dft = DFT(model, generator=shift, train="always", num_steps=50)
+            >>> dft.run(jax.random.key(0), y)
+            >>> dft.generator(jnp.zeros((5, 1))).shape
+            (5, 1)
         """
         self._require_fit()
         return self._trained("generator", self._fit.sampler.generator, self._own_generator)

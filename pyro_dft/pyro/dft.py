@@ -133,6 +133,15 @@ class DFT(Inference):
         Raises:
             NotFittedError: before the training.
             SettingsError: no generator was given, or the Gaussian alone was kept.
+
+        Example:
+            >>> import torch
+            >>> straight = torch.nn.Linear(1, 1)
+            >>> _ = torch.nn.init.eye_(straight.weight)
+            >>> dft = DFT(model, generator=straight, train="always", num_steps=100, seed=0)
+            >>> dft.run(y)
+            >>> dft.generator(torch.zeros(5, 1)).shape
+            torch.Size([5, 1])
         """
         return self._trained("generator", self._own_generator)
 
