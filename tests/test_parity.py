@@ -17,6 +17,7 @@ from pyro_dft.engine_torch import objectives as torch_objectives
 from pyro_dft.engine_torch import precondition as torch_precondition
 from pyro_dft.engine_torch import refine as torch_refine
 from pyro_dft.engine_torch import train as torch_train
+from pyro_dft.engine_torch.networks import LevelScoreNetwork
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.engine_torch.target import Target as TorchTarget
 from pyro_dft.settings import Settings
@@ -122,6 +123,7 @@ FORMULAS = {
     "fisher_full_two_minibatches": (5, ()),
     "fisher_partial": (1, ("distance",)),
     "kl": (2, ("distance",)),
+    "kl_levels": (3, ("distance",)),
     "fisher_gap": (4, ()),
 }
 
@@ -143,6 +145,7 @@ def test_objectives_and_their_gradients_agree(name, distance):
         "fisher_full",
         "fisher_full_two_minibatches",
         "fisher_gap",
+        "kl_levels",
     ):
         arrays[-1] = np.exp(0.3 * numbers(C, 1, D, seed=9))  # sigma
     options = [("distance", distance)] if extra else []
@@ -161,6 +164,40 @@ def test_objectives_and_their_gradients_agree(name, distance):
     )
     for a, b in zip(gradients, found, strict=True):
         assert close(torch.zeros(b.shape, dtype=torch.float64) if a is None else a, b)
+
+
+@pytest.mark.parametrize("name", ["denoising", "fisher_full", "fisher_partial", "fisher_gap"])
+def test_levels_are_weighted_alike(name):
+    """A weight for each point, which multiplies what that point adds."""
+    count, extra = FORMULAS[name]
+    arrays = [numbers(C, B, D, seed=k) for k in range(count)]
+    if name != "fisher_partial":
+        arrays[-1] = np.exp(0.3 * numbers(C, B, 1, seed=9))
+    weight = np.exp(numbers(C, B, seed=8))
+    one = torch_objectives.Distance("pseudo-huber", 2.0)
+    two = jax_objectives.Distance("pseudo-huber", 2.0)
+    left = [torch.as_tensor(a) for a in arrays] + ([one] if extra else [])
+    right = [jnp.asarray(a) for a in arrays] + ([two] if extra else [])
+    weighted = getattr(torch_objectives, name)(*left, weight=torch.as_tensor(weight))
+    assert close(weighted, getattr(jax_objectives, name)(*right, weight=jnp.asarray(weight)))
+    # By hand: the same function of one point at a time.
+    each = [
+        getattr(torch_objectives, name)(
+            *(v[:, i : i + 1] if isinstance(v, torch.Tensor) else v for v in left)
+        )
+        for i in range(B)
+    ]
+    assert close(weighted, (torch.stack(each, 1) * torch.as_tensor(weight)).mean(1))
+
+
+def test_score_networks_of_levels_agree():
+    rng = torch.Generator().manual_seed(0)
+    network = LevelScoreNetwork(C, D, 7, 2, rng=rng, dtype=torch.float64)
+    x, sigma = numbers(C, B, D, seed=1), np.exp(numbers(C, B, 1, seed=2))
+    found = jax_networks.score(weights_of(network), x, jnp.asarray(sigma), levels=True)
+    assert close(network(torch.as_tensor(x), torch.as_tensor(sigma)), found)
+    started = jax_networks.init_mlp(jnp.zeros(2, jnp.uint32), C, D, 7, 2, np.float64, 1)
+    assert {k: v.shape for k, v in started.items()} == {k: v.shape for k, v in weights_of(network).items()}
 
 
 @pytest.mark.parametrize("done", [0.0, 0.4, 0.79, 0.8, 0.9, 0.999])
