@@ -15,7 +15,7 @@ from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
-from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.engine_torch.train import NetworkTrainer, Trained
 from pyro_dft.settings import Settings
 
 SMALL = {"num_steps": 60, "dft_fraction": 0.2, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
@@ -351,19 +351,23 @@ def test_training_of_one_chain_does_not_depend_on_another(dtype, device):
 
 def test_gradients_are_clipped_for_each_chain_on_its_own(dtype, device):
     """A gradient a million times too long is cut to the limit, the other chain's is left as it is."""
-    target = Target(banana, 2, dtype=dtype, device=device)
-    eye = torch.eye(2, dtype=dtype, device=device).expand(2, 2, 2)
-    sampler = Sampler(torch.zeros(2, 2, dtype=dtype, device=device), eye)
-    network = NetworkTrainer(
-        target, sampler, Settings(width=4), torch.Generator(device=device).manual_seed(0)
-    )
-    parameter = torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype, device=device))
+    network = torch.nn.Module()
+    parameter = network.stacked = torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype, device=device))
+    # A user's modules have parameters for each chain in place of a leading axis.
+    network.nets = torch.nn.ModuleList(torch.nn.Linear(1, 1, bias=False) for _ in range(2)).to(device, dtype)
+    weights = Trained(network, 2, (0.9, 0.99), torch.device(device))
+    weights.adam = torch.optim.SGD(weights.parameters, lr=1.0)
+    before = [net.weight.item() for net in network.nets]
     gradient = torch.ones(2, 3, dtype=dtype, device=device)
     gradient[1] *= 1e6
-    adam = torch.optim.SGD([parameter], lr=1.0)
-    network._apply(adam, [parameter], (gradient,), 1.0)
+    own = [torch.full((1, 1), size, dtype=dtype, device=device) for size in (2.0, 0.0)]
+    weights.apply([gradient, *own], 1.0)
     torch.testing.assert_close(parameter[0], -gradient[0])
     assert parameter[1].norm().item() == pytest.approx(train.MAX_GRADIENT_NORM, rel=1e-5)
+    after = [net.weight.item() for net in network.nets]
+    assert [b - a for a, b in zip(after, before, strict=True)] == pytest.approx([2.0, 0.0], abs=1e-5)
+    weights.apply([gradient * torch.nan, *own], 1.0)  # not finite: no step
+    assert [net.weight.item() for net in network.nets] == after
 
 
 # Noise.

@@ -511,8 +511,9 @@ def trainer_gradients(problem: Affine, phase: str, **settings) -> tuple[Tensor, 
     trainer.score_network = lambda u, sigma: problem.score_p(u)
     caught = {}
     names = {p: n for n, p in generator.named_parameters()}
-    trainer._apply = lambda _adam, parameters, gradients, _rate: caught.update(
-        {names[p]: g for p, g in zip(parameters, gradients, strict=True)}
+    weights = trainer._generator_weights
+    weights.apply = lambda gradients, _rate: caught.update(
+        {names[p]: g for p, g in zip(weights.parameters, gradients, strict=True)}
     )
     torch.manual_seed(6)
     trainer._generator_step(phase, 0.0, options.batch_size)

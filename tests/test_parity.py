@@ -245,10 +245,10 @@ def test_a_training_step_agrees(phase, distance, feed):
         )[0].sum()  # fmt: skip
 
     seen = []
-    monkey = trainer._apply
-    trainer._apply = lambda adam, parameters, gradients, rate: (
-        seen.append(gradients) or monkey(adam, parameters, gradients, rate)
-    )
+    for weights in (trainer._score_weights, trainer._generator_weights):
+        weights.apply = lambda gradients, rate, own=weights.apply: (
+            seen.append(gradients) or own(gradients, rate)
+        )
     score_gradient = jax.grad(lambda w: jax_train.score_loss(w, generator, noise[0, 0], noise[0, 1]).sum())(
         score
     )
@@ -287,6 +287,50 @@ def test_a_training_step_agrees(phase, distance, feed):
         assert close(gradient, expected[name])
 
 
+@pytest.mark.parametrize("phase", ["kl", "dft-paper", "fisher-partial"])
+def test_gradients_at_noise_levels_agree(phase, feed):
+    def torch_smoothed(x, sigma):
+        return torch_potential(x) / (1 + sigma**2)
+
+    def jax_smoothed(x, sigma, data):
+        return jax_potential(x, data) / (1 + sigma**2)
+
+    settings = Settings(
+        **SETTINGS, objective=phase, precondition="never", noise_mode="levels", noise_start=2.0
+    )
+    sampler = TorchSampler(
+        torch.as_tensor(numbers(C, D, seed=4)), torch.eye(D, dtype=torch.float64).expand(C, D, D)
+    )
+    target = TorchTarget(
+        torch_potential, D, dtype=torch.float64, trace=False, smoothed_potential=torch_smoothed
+    )
+    trainer = torch_train.NetworkTrainer(target, sampler, settings, torch.Generator().manual_seed(0))
+    share, z, eps = (
+        np.random.default_rng(0).uniform(size=(C, B, 1)),
+        numbers(C, B, D, seed=1),
+        numbers(C, B, D, seed=2),
+    )
+    generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
+    seen = []
+    trainer._generator_weights.apply = lambda gradients, rate: seen.extend(gradients)
+    feed(z, eps, share)
+    trainer._generator_step(phase, 0.0, B)
+    spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", smoothed_potential=jax_smoothed).spec
+    level = jnp.asarray(settings.noise * (settings.noise_start / settings.noise) ** share)
+    mean, scale = (jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale))
+    distance = jax_objectives.Distance("squared", settings.huber_scale)
+
+    def loss(weights):
+        return jax_train.generator_loss(
+            spec, phase, distance, (), mean, scale, weights, score, z, eps, None, level
+        )[0].sum()  # fmt: skip
+
+    expected = jax.grad(loss)(generator)
+    names = [name for name, p in trainer.generator.named_parameters() if p.requires_grad]
+    for name, gradient in zip(names, seen, strict=True):
+        assert close(gradient, expected[name]), name
+
+
 @pytest.mark.parametrize("averaging", [None, 3])
 @pytest.mark.parametrize("full", [True, False])
 def test_preconditioner_steps_agree(full, averaging, feed):
@@ -302,7 +346,7 @@ def test_preconditioner_steps_agree(full, averaging, feed):
     for k in range(6):
         half = numbers(4, 32, D, seed=20 + k)
         feed(half)
-        own.advance(torch_target(), 32, torch.Generator(), averaging)
+        own.advance(torch_target(), 32, torch.Generator(), averaging, minibatch=False)
         noise = jnp.concatenate([half, -half], 1)
         log_q, score = spec.evaluate(jax_precondition.draw(state, noise), ())
         state = jax_precondition.advance(

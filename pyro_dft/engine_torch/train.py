@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -273,7 +274,10 @@ class Trained:
 
     def step(self, loss: Tensor, rate: float) -> None:
         """One step down the gradient of a loss."""
-        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.apply(torch.autograd.grad(loss, self.parameters, materialize_grads=True), rate)
+
+    def apply(self, gradients: Sequence[Tensor], rate: float) -> None:
+        """One step of Adam."""
         squares: Tensor = sum(map(self._squares, gradients, self.owners))  # type: ignore[assignment]
         factor = (MAX_GRADIENT_NORM / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0)
         # A sampler whose gradient is not finite skips the step.
