@@ -63,6 +63,7 @@ class Diagnostics(dict[str, Any]):
         r_hat, r_hat_limit: Largest R-hat between chains over all coordinates, and what it is held against: 1.01, or
             more where there are few draws; None with one chain.
         ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
+        preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each.
         modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
@@ -330,6 +331,12 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
         suspect["mode weights"] = (
             f"restarts ended at {optima['count']} optima with weights {_short(optima['weights'])}, and the draws visit them "
             f"with shares {_short(optima['shares'])}: where these are separate modes, their weights are doubtful."
+        )
+    if not facts.get("preconditioned", True):
+        suspect["no search"] = (
+            'nothing looked for separate modes, as there was no preconditioner (precondition="never", or objective '
+            '"dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
+            "chains (num_chains=4), or a fit with the default settings."
         )
     if facts["divergence_rate"] > DIVERGENCE_LIMIT:
         suspect["divergences"] = (

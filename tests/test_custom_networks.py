@@ -224,6 +224,14 @@ def test_noise_levels_find_modes_and_their_weights(backend):
     assert abs(right - 0.7) < 0.05
 
 
+def test_without_a_search_for_modes_a_fit_is_doubted(backend):
+    """The weights of far modes are wrong here, and no transition shows it."""
+    dft = mixture(backend, **{**LEVELS, "objective": "dft-paper", "num_steps": 5, "width": 4})
+    backend.run(dft)
+    assert "no search" in dft.diagnostics()["alarms"]
+    assert dft.diagnostics()["status"] != "converged"
+
+
 def test_own_score_network_is_told_the_noise(backend):
     own = {"score_network": NETS[backend.name]["score_network"]}
     dft = mixture(backend, **own, **{**LEVELS, "num_steps": 5})

@@ -61,6 +61,7 @@ def facts(
         "r_hat": float(np.nanmax(rhat(original.reshape(chains, count, dim)))) if chains > 1 else None,
         "r_hat_limit": verdict.rhat_limit(chains, count, dim) if chains > 1 else None,
         "ksd": verdict.ksd_entry(whitened, scores, seed=settings.seed or 0),
+        "preconditioned": settings.preconditioned,
         "optima": verdict.optima_entry(
             _numpy(fit.optima.mean),
             _numpy(fit.optima.scale),
