@@ -175,6 +175,36 @@ def covertype_counts(n: int = 100) -> dict[str, np.ndarray]:
     return {"counts": counts}
 
 
+def covertype(sample: bool = False) -> dict[str, np.ndarray]:
+    """Forest cover: X (n, 54) in raw units, y (n,) 1 = lodgepole pine (class 2), and which set it is.
+
+    Columns 0 to 9 are numbers, 10 to 13 the wilderness area and 14 to 53 the soil type, one-hot. All 581,012 rows come from
+    scikit-learn, which downloads them once; where that cannot be, ``covertype.npz``, a stratified 16 % of them.
+
+    Args:
+        sample: Take ``covertype.npz`` in any case.
+
+    Returns:
+        ``x`` float64, ``y`` float64, ``source`` a sentence.
+
+    Raises:
+        FileNotFoundError: neither can be had.
+    """
+    if not sample:
+        from sklearn.datasets import fetch_covtype
+
+        try:
+            full = fetch_covtype(n_retries=0)
+        except OSError:  # no network, or no folder to write to
+            pass
+        else:
+            source = np.asarray(f"all {len(full.target):,} rows (sklearn.datasets.fetch_covtype)")
+            return {"x": full.data.astype(float), "y": (full.target == 2).astype(float), "source": source}
+    with np.load(data_path("covertype.npz")) as f:
+        x, y = f["X"].astype(float), (f["y7"] == 2).astype(float)
+    return {"x": x, "y": y, "source": np.asarray(f"covertype.npz, {len(y):,} rows: a 16 % sample of Covertype")}
+
+
 def linnerud() -> dict[str, np.ndarray]:
     """Linnerud's exercises: x (20, 3) weight, waist, pulse, standardised; counts (20, 3).
 

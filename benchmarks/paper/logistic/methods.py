@@ -1,0 +1,83 @@
+"""Which methods run, with which settings and seeds: the lines of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Rows of a minibatch in the literature, and a larger one.
+BATCH, LARGE = 100, 1000
+# The rows of the training set that all methods read: with all 74,369 a default NUTS chain takes more than half an hour here.
+TRAIN_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method with its settings.
+
+    Attributes:
+        key: Name of its cells.
+        label: Name in table and figure.
+        function: Name of the function, in `mcmc`, `rivals` or `samplers`.
+        settings: Its settings.
+        seeds: How many seeds it gets in the full run.
+        curve: Whether it is drawn.
+    """
+
+    key: str
+    label: str
+    function: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 5
+    curve: bool = True
+
+
+def lines(backend: str = "numpyro", quick: bool = False) -> list[Line]:
+    """All methods, in the order of the table.
+
+    Args:
+        backend: "numpyro", or "pyro" for DFT and KL with Pyro; NUTS and the reference are NumPyro's either way.
+        quick: Small settings, one seed.
+    """
+    small = {"num_steps": 40, "precondition_steps": 40, "restarts": 2, "refine_steps": 1, "width": 16} if quick else {}
+
+    def dft(key: str, label: str, function: str, batch: int | None, seeds: int = 5, **options: Any) -> Line:
+        settings: dict[str, Any] = {"batch": batch, "options": {**options, **small}}
+        if function == "whole":
+            settings["backend"] = backend
+        return Line(key, label, function, settings, seeds)
+
+    warmup, draws = (60, 100) if quick else (500, 1000)
+    steps = 300 if quick else None
+    nuts = [
+        Line("reference", "reference: NUTS, full mass matrix, 3,000 draws", "nuts",
+             {"warmup": 100 if quick else 700, "draws": 200 if quick else 3000, "dense": True}, 1, False),
+        Line("nuts", "NUTS", "nuts", {"warmup": warmup, "draws": draws, "dense": quick}, 1),
+    ]  # fmt: skip
+    if backend == "pyro":
+        return [
+            *nuts,
+            dft("pyro-dft", f"DFT-NS, default recipe, {BATCH} rows", "whole", BATCH, 1),
+            dft("pyro-kl", f"KL-NS, {BATCH} rows", "whole", BATCH, 1, objective="kl", train="always"),
+        ]
+    rivals = [
+        Line("nuts-dense", "NUTS, full mass matrix", "nuts", {"warmup": warmup, "draws": draws, "dense": True}, 2),
+        Line("hmcecs", "HMCECS", "hmcecs", {
+            "batch": BATCH, "blocks": 10, "warmup": warmup, "draws": draws, "mode_steps": steps or 10_000,
+            "mode_rate": 0.005}, 3),
+        Line("svgd", "SVGD", "svgd", {
+            "particles": 100, "steps": steps or 3000, "batch": BATCH, "rate": 0.05, "decay": 0.9}),
+        Line("sgld", "SGLD", "sgld", {
+            "steps": 2000 if quick else 40_000, "batch": BATCH, "rate": 1e-4, "delay": 1000, "power": 0.33}),
+        Line("advi", "mean-field VI", "advi", {"steps": steps or 10_000, "batch": BATCH, "rate": 0.02}),
+    ]  # fmt: skip
+    own = [
+        dft("dft", f"DFT-NS, default recipe, {BATCH} rows", "whole", BATCH, 3),
+        dft("dft-large", f"DFT-NS, default recipe, {LARGE} rows", "whole", LARGE, 2),
+        dft("dft-phase", f"DFT-NS, 20 % DFT steps, {BATCH} rows", "stepwise", BATCH, dft_fraction=0.2),
+        dft("kl", f"KL-NS, {BATCH} rows", "stepwise", BATCH, objective="kl"),
+        dft("fisher", f"Fisher-NS, {BATCH} rows", "stepwise", BATCH, objective="fisher-partial"),
+        dft("kl-large", f"KL-NS, {LARGE} rows", "stepwise", LARGE, 2, objective="kl"),
+    ]
+    return [*nuts, *own, *rivals]
