@@ -202,7 +202,11 @@ def covertype(sample: bool = False) -> dict[str, np.ndarray]:
             return {"x": full.data.astype(float), "y": (full.target == 2).astype(float), "source": source}
     with np.load(data_path("covertype.npz")) as f:
         x, y = f["X"].astype(float), (f["y7"] == 2).astype(float)
-    return {"x": x, "y": y, "source": np.asarray(f"covertype.npz, {len(y):,} rows: a 16 % sample of Covertype")}
+    return {
+        "x": x,
+        "y": y,
+        "source": np.asarray(f"covertype.npz, {len(y):,} rows: a 16 % sample of Covertype"),
+    }
 
 
 def linnerud() -> dict[str, np.ndarray]:

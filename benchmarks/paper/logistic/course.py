@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.methods import code_hash
 from benchmarks.paper.logistic import judge
 from benchmarks.paper.logistic.problem import Split
 
@@ -61,11 +62,18 @@ class Course:
         """Keeps draws that are not the final ones: raw draws before refinement."""
         self.raw = judge.coordinates(alpha, w).astype(np.float32)
 
-    def mark(self, passes: float, w: Any, thin: bool = True) -> None:
-        """Notes costs so far and what the weights (n, 55) predict; `w` may be a function that makes them."""
+    def mark(self, passes: float, w: Any, thin: bool = True, share: float = 1.0) -> None:
+        """Notes costs so far and what weights predict.
+
+        Args:
+            passes: Data passes so far.
+            w: Weights (n, 55), or a function that makes them while the clock stands still.
+            thin: Whether `judge.CURVE_DRAWS` of them are enough.
+            share: Of the time so far, what was needed for these weights.
+        """
         with self.paused():
-            self.wall.append(self._spent[0])
-            self.cpu.append(self._spent[1])
+            self.wall.append(share * self._spent[0])
+            self.cpu.append(share * self._spent[1])
             self.passes.append(float(passes))
             draws = np.asarray(w() if callable(w) else w)
             draws = judge.thinned(draws) if thin else draws
@@ -109,6 +117,12 @@ def cell(folder: Path, method: str, seed: int, settings: Mapping[str, Any], spli
     return folder / f"{method}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def exists(folder: Path, method: str, seed: int, settings: Mapping[str, Any], split: Split) -> bool:
+    """Whether a run is on the disk."""
+    stem = cell(folder, method, seed, settings, split)
+    return all(stem.with_suffix(suffix).exists() for suffix in (".npz", ".json"))
+
+
 def run(
     folder: Path, name: str, method: Method, seed: int, settings: Mapping[str, Any], split: Split, fresh: bool = False
 ) -> Run:  # fmt: skip
@@ -125,7 +139,7 @@ def run(
     """
     stem = cell(folder, name, seed, settings, split)
     npz, meta = stem.with_suffix(".npz"), stem.with_suffix(".json")
-    if fresh or not (npz.exists() and meta.exists()):
+    if fresh or not exists(folder, name, seed, settings, split):
         folder.mkdir(parents=True, exist_ok=True)
         course = Course(split)
         alpha, w, notes = method(course, seed, settings)
@@ -135,7 +149,8 @@ def run(
             npz, wall=course.wall, cpu=course.cpu, passes=course.passes, probability=course.probability, draws=draws,
             raw=raw,
         )  # fmt: skip
-        meta.write_text(json.dumps({"settings": dict(settings), "notes": notes}, default=str))
+        kept = {"settings": dict(settings), "notes": notes, "code": code_hash()}
+        meta.write_text(json.dumps(kept, default=str))
     with np.load(npz) as f:
         arrays = {key: f[key] for key in f.files}
     return Run(name, seed, **arrays, notes=json.loads(meta.read_text())["notes"])

@@ -27,7 +27,12 @@ def function(line: Line) -> course.Method:
 
 
 def collect(
-    lines: list[Line], split: problem.Split, seeds: int, folder: Path, fresh: bool = False
+    lines: list[Line],
+    split: problem.Split,
+    seeds: int,
+    folder: Path,
+    fresh: bool = False,
+    finished: bool = False,
 ) -> dict[str, list[Run]]:
     """All runs by key, seed by seed over all methods, so that an early end leaves complete seeds.
 
@@ -37,11 +42,13 @@ def collect(
         seeds: Seeds for each line, at most.
         folder: Of the cells.
         fresh: Whether to run finished cells again.
+        finished: Whether to take finished cells only, and run nothing.
     """
     runs: dict[str, list[Run]] = {line.key: [] for line in lines}
     for seed in range(seeds):
         for line in lines:
-            if seed >= line.seeds:
+            there = course.exists(folder, line.key, seed, line.settings, split)
+            if seed >= line.seeds or (finished and not there):
                 continue
             run = course.run(folder, line.key, function(line), seed, line.settings, split, fresh)
             runs[line.key].append(run)
@@ -61,9 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--backend", choices=("numpyro", "pyro"), default="numpyro")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each method, at most")
     parser.add_argument("--rows", type=int, default=methods.TRAIN_ROWS, help="training rows; 0 for all")
-    parser.add_argument("--sample", action="store_true", help="take covertype.npz even where there is a network")
-    parser.add_argument("--methods", default="", help="comma-separated keys: run these only, and write no page")
+    parser.add_argument(
+        "--sample", action="store_true", help="take covertype.npz even where there is a network"
+    )
+    parser.add_argument(
+        "--methods", default="", help="comma-separated keys: run these only, and write no page"
+    )
     parser.add_argument("--fresh", action="store_true", help="run finished cells again")
+    parser.add_argument("--page", action="store_true", help="run nothing; write the page from finished cells")
     options = parser.parse_args(arguments)
     lines = methods.lines(options.backend, options.quick)
     if options.quick:
@@ -77,8 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"unknown methods {unknown}; known: {', '.join(line.key for line in lines)}")
     folder = page.folder(options.quick) / "cells" if options.quick else page.CACHE / "logistic"
     some = [line for line in lines if line.key in wanted]
-    runs = collect(some, split, options.seeds, folder, options.fresh)
+    runs = collect(some, split, options.seeds, folder, options.fresh, options.page)
     if not options.methods:
+        lines = [line for line in lines if runs[line.key]]
         given = " ".join(sys.argv[1:] if arguments is None else ["logistic", *arguments])
         write(lines, runs, split, options.backend, options.quick, f"python -m benchmarks.paper {given}")
 
@@ -99,8 +112,17 @@ def write(
         "Bayesian logistic regression on Covertype" + (" (Pyro)" if backend == "pyro" else ""),
         rows,
         report.COLUMNS,
-        [*report.about(split, lines, runs), *report.musts(lines, runs, split), *page.provenance(command, range(most))],
-        [(picture.name, "Test accuracy and log likelihood, mean and sd over seeds, against wall time and data passes")],
+        [
+            *report.about(split, lines, runs),
+            *report.musts(lines, runs, split),
+            *page.provenance(command, range(most)),
+        ],
+        [
+            (
+                picture.name,
+                "Test accuracy and log likelihood, mean and sd over seeds, against wall time and data passes",
+            )
+        ],
     )
     for note in report.musts(lines, runs, split):
         print(note)

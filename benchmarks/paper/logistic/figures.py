@@ -11,11 +11,24 @@ from benchmarks.paper.logistic.course import Run
 from benchmarks.paper.logistic.judge import Score
 
 # Colours that can be told apart; the paper's own methods in warm ones.
-COLOURS = ("#d62728", "#ff7f0e", "#8c564b", "#1f77b4", "#17becf", "#2ca02c", "#9467bd", "#111111", "#7f7f7f", "#e377c2")
+COLOURS = (
+    "#d62728",
+    "#ff7f0e",
+    "#8c564b",
+    "#1f77b4",
+    "#17becf",
+    "#2ca02c",
+    "#9467bd",
+    "#111111",
+    "#7f7f7f",
+    "#e377c2",
+)
 DASHES = ("-", "-", "-", "--", "--", "--", "-.", "-", ":", "-.")
 
 
-def curve(runs: Sequence[Run], labels: np.ndarray, axis: str, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def curve(
+    runs: Sequence[Run], labels: np.ndarray, axis: str, value: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and sd over seeds of a score at each mark, at the mean cost of it.
 
     Args:
@@ -29,7 +42,9 @@ def curve(runs: Sequence[Run], labels: np.ndarray, axis: str, value: str) -> tup
     """
     marks = min(len(run.wall) for run in runs)
     cost = np.mean([getattr(run, axis)[:marks] for run in runs], 0)
-    scores = np.array([[getattr(Score.of(p, labels), value) for p in run.probability[:marks]] for run in runs])
+    scores = np.array(
+        [[getattr(Score.of(p, labels), value) for p in run.probability[:marks]] for run in runs]
+    )
     known = np.isfinite(cost)
     return cost[known], scores.mean(0)[known], scores.std(0)[known]
 
@@ -53,7 +68,10 @@ def draw(path: Path, groups: Mapping[str, Sequence[Run]], labels: np.ndarray, re
         ("accuracy", "test accuracy", reference.accuracy, reference.accuracy_error),
         ("log_likelihood", "test log likelihood (nats a row)", reference.log_likelihood, reference.log_likelihood_error),
     )  # fmt: skip
-    columns = (("wall", "wall seconds, compilation included"), ("passes", "data passes (gradients x rows / N)"))
+    columns = (
+        ("wall", "wall seconds, compilation included"),
+        ("passes", "data passes (gradients x rows / N)"),
+    )
     for line, (value, name, middle, error) in zip(axes, rows, strict=True):
         for ax, (axis, _) in zip(line, columns, strict=True):
             ax.axhspan(middle - error, middle + error, color="0.85", zorder=0, label="NUTS ± 1 s.e.")

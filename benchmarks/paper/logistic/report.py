@@ -39,7 +39,9 @@ def score(run: Run, labels: np.ndarray, mark: int = -1) -> Score:
     return Score.of(run.probability[mark], labels)
 
 
-def reached(run: Run, labels: np.ndarray, goal: Score, axis: str = "wall", paired: bool = False) -> float | None:
+def reached(
+    run: Run, labels: np.ndarray, goal: Score, axis: str = "wall", paired: bool = False
+) -> float | None:
     """Cost of the first mark from which on the log likelihood is within one standard error of the goal's, or better.
 
     Args:
@@ -52,7 +54,11 @@ def reached(run: Run, labels: np.ndarray, goal: Score, axis: str = "wall", paire
     good = []
     for p in run.probability:
         now = Score.of(p, labels)
-        error = judge.paired_error(now.log_likelihoods, goal.log_likelihoods) if paired else goal.log_likelihood_error
+        error = (
+            judge.paired_error(now.log_likelihoods, goal.log_likelihoods)
+            if paired
+            else goal.log_likelihood_error
+        )
         good.append(now.log_likelihood >= goal.log_likelihood - error)
     late = [k for k, g in enumerate(good) if not g]
     first = late[-1] + 1 if late else 0
@@ -84,7 +90,10 @@ def rows(lines: Sequence[Line], runs: Mapping[str, list[Run]], split: Split) -> 
                     "accuracy_sd": _sd([s.accuracy for s in scores]),
                     "log_likelihood": _mean([s.log_likelihood for s in scores]),
                     "log_likelihood_sd": _sd([s.log_likelihood for s in scores]),
-                    **{key: _mean([e[key] for e in errors]) for key in ("worst_mean", "average_mean", "average_sd")},
+                    **{
+                        key: _mean([e[key] for e in errors])
+                        for key in ("worst_mean", "average_mean", "average_sd")
+                    },
                     "sd_low": min((e["sd_low"] for e in errors), default=None),
                     "sd_high": max((e["sd_high"] for e in errors), default=None),
                     "passes": _mean([run.passes[mark] for run in found]),
@@ -120,24 +129,30 @@ def about(split: Split, lines: Sequence[Line], runs: Mapping[str, list[Run]]) ->
     """What was run on what."""
     reference = runs["reference"][0]
     nuts = judge.posterior_errors(runs["nuts"][0].draws.astype(float), reference.draws.astype(float))
+    settings = "; ".join(
+        f"{line.label} {dict(line.settings)}" for line in lines if line.function not in ("whole", "stepwise")
+    )
     return [
-        f"data: {split.source}; 80/20 split, numeric columns scaled by the training rows, intercept; {split.rows:,} training "
-        f"rows (the same for all methods) and {len(split.y_test):,} test rows",
-        "model: alpha ~ Gamma(1, 0.01), w ~ N(0, 1/alpha) (55 weights), Bernoulli logits; the one-hot columns are collinear "
-        "with the intercept, so only the prior holds the sum of their weights",
-        "mean errors are in posterior sds, sd columns are ratios to the posterior sds, over log alpha and 55 weights, against "
-        f"the reference ({len(reference.draws):,} draws of NUTS with a full mass matrix); average over seeds, and the extremes of "
-        f"the ratios over seeds. Draws of NUTS itself: worst mean {nuts['worst_mean']:.2f}",
-        "wall and CPU seconds (one thread, a busy machine: wall seconds depend on who else worked) include compilation and leave "
-        "out predictions for the curves; 'CPU s until' is from the first mark on the curve from which on the test log likelihood is "
-        "at most one standard error (over test rows) below NUTS' final one; for the default recipe, which has no curve, from the "
-        "end of `run`",
-        "`default recipe` is `DFT(model).run(...)`; the others are trained by `init` and `update`, in the model's own "
-        "coordinates, and judged by raw one-step draws",
-        "rivals: SVGD and SGLD of BlackJAX, mean-field VI (SVI, AutoNormal, Adam), HMCECS (second-order control variate at the mode, "
-        "NUTS with a full mass matrix inside) and NUTS of NumPyro; settings: "
-        + "; ".join(f"{line.label} {dict(line.settings)}" for line in lines if line.function not in ("whole", "stepwise")),
-    ]  # fmt: skip
+        f"data: {split.source}; 80/20 split, numeric columns scaled by the training rows, intercept; {split.rows:,} "
+        f"training rows, the same for all methods, and {len(split.y_test):,} test rows",
+        "model: alpha ~ Gamma(1, 0.01), w ~ N(0, 1/alpha) (55 weights), Bernoulli logits; the one-hot columns are "
+        "collinear with the intercept, so only the prior holds the sum of their weights",
+        "mean errors are in posterior sds, sd columns are ratios to the posterior sds, over log alpha and 55 weights, "
+        f"against the reference ({len(reference.draws):,} draws of NUTS with a full mass matrix); averages over seeds, and "
+        f"the extremes of the ratios over seeds. The draws of NUTS itself: worst mean {nuts['worst_mean']:.2f}",
+        "wall and CPU seconds include compilation and leave out predictions for the curves; one thread, on a busy machine: "
+        "wall seconds depend on who else worked, CPU seconds less so",
+        "'CPU s until' is from the first mark on the curve from which on the test log likelihood is no more than one standard "
+        "error (over test rows) below NUTS' final one. For `run` a mark stands where the sampler was trained: its time but "
+        "for the share that its drift test took",
+        "DFT-NS, KL-NS and Fisher-NS are `DFT(model, ...).run(key, x, y, batch=...)`: raw one-step draws and refined ones. "
+        "Rows with `init` and `update` are the pure functions, raw draws. `default recipe` keeps the Gaussian where that "
+        "is right already; the others train a network in any case",
+        "rivals: SVGD and SGLD of BlackJAX, mean-field VI (SVI, AutoNormal, Adam), HMCECS (second-order control variate at "
+        f"the mode, NUTS with a full mass matrix inside) and NUTS of NumPyro; settings: {settings}",
+        "data passes of `run` are not known (it counts gradients on minibatches and on all rows alike), so it is missing from "
+        "these panels",
+    ]
 
 
 def musts(lines: Sequence[Line], runs: Mapping[str, list[Run]], split: Split) -> list[str]:
@@ -150,7 +165,9 @@ def musts(lines: Sequence[Line], runs: Mapping[str, list[Run]], split: Split) ->
         f"± {nuts.log_likelihood_error:.4f} (standard errors over test rows), after {nuts_run.wall[-1]:.0f} wall s and "
         f"{nuts_run.cpu[-1]:.0f} CPU s"
     ]
-    rivals = [(line.label, runs[line.key]) for line in lines if line.key in ("kl", "pyro-kl") and runs[line.key]]
+    rivals = [
+        (line.label, runs[line.key]) for line in lines if line.key in ("kl", "pyro-kl") and runs[line.key]
+    ]
     for line in lines:
         if not line.label.startswith("DFT-NS") or not runs[line.key]:
             continue
@@ -176,7 +193,9 @@ def musts(lines: Sequence[Line], runs: Mapping[str, list[Run]], split: Split) ->
     return notes
 
 
-def _speed(line: Line, found: Sequence[Run], nuts_run: Run, nuts: Score, labels: np.ndarray, paired: bool) -> str:
+def _speed(
+    line: Line, found: Sequence[Run], nuts_run: Run, nuts: Score, labels: np.ndarray, paired: bool
+) -> str:
     """How much sooner than the end of NUTS the log likelihood is NUTS'."""
     what = "the strict standard error, of the difference" if paired else "NUTS' standard error"
     times = {axis: [reached(run, labels, nuts, axis, paired) for run in found] for axis in ("wall", "cpu")}

@@ -107,9 +107,7 @@ def sgld(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nda
     w = alpha = np.empty(0)
     done, size = 0, every * max(1, 2 * DRAWS // MARKS)
     while done < settings["steps"]:
-        point, path = go(
-            point, jnp.asarray(done), jax.random.split(jax.random.fold_in(key, 1 + done), size)
-        )
+        point, path = go(point, jnp.asarray(done), jax.random.split(jax.random.fold_in(key, 1 + done), size))
         kept.append({name: np.asarray(value) for name, value in path.items()})
         done += size
         w = np.concatenate([k["w"] for k in kept])
@@ -133,9 +131,7 @@ def advi(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nda
     state = svi.init(key, *data, batch=settings["batch"])
 
     def chunk(now: Any, count: Any, x: jax.Array, y: jax.Array) -> Any:
-        return jax.lax.fori_loop(
-            0, count, lambda _, s: svi.update(s, x, y, batch=settings["batch"])[0], now
-        )
+        return jax.lax.fori_loop(0, count, lambda _, s: svi.update(s, x, y, batch=settings["batch"])[0], now)
 
     go = jax.jit(chunk)
     done, draws = 0, {}

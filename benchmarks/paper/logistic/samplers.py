@@ -19,12 +19,22 @@ STRIDE = 75
 
 def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a fit said of itself."""
-    kept = ("status", "warnings", "objective", "refine_steps", "gradient_evaluations", "acceptance", "phase_seconds")
+    kept = (
+        "status",
+        "warnings",
+        "objective",
+        "refine_steps",
+        "gradient_evaluations",
+        "acceptance",
+        "phase_seconds",
+    )
     facts = {name: report[name] for name in kept if name in report}
     for name in ("drift_raw", "drift_refined"):
         drift = report.get(name)
         if isinstance(drift, Mapping):
-            facts[name] = {key: float(v) for key, v in drift.items() if isinstance(v, int | float | np.number)}
+            facts[name] = {
+                key: float(v) for key, v in drift.items() if isinstance(v, int | float | np.number)
+            }
     return facts
 
 
@@ -45,7 +55,11 @@ def _data(split: Any, backend: str) -> tuple[Any, Any]:
 
 
 def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, dict]:
-    """`run`, then raw one-step draws (first mark), then refined ones (second mark).
+    """`run` and raw draws, then refined ones.
+
+    Marks: raw draws when the sampler was trained (the time of `run` but for the share that its drift test took), the same
+    at the end of `run`, and refined draws. How many data passes that was is not known: full data and minibatches are
+    counted alike.
 
     Settings: ``backend``, ``batch`` (rows of a minibatch, None for all) and ``options`` of `DFT`.
     """
@@ -69,6 +83,9 @@ def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nd
             dft.run(jax.random.key(seed), *data, **batch)
         raw = _arrays(dft.get_samples(DRAWS, refine_steps=0))
         course.keep(*raw)
+        report = dft.diagnostics()
+        testing = report["phase_seconds"].get("refinement", 0.0) / max(report["seconds"], 1e-9)
+        course.mark(np.nan, raw[1], thin=False, share=1 - testing)
         course.mark(np.nan, raw[1], thin=False)
         refined = _arrays(dft.get_samples(DRAWS))
         course.mark(np.nan, refined[1], thin=False)
