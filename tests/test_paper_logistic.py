@@ -17,7 +17,6 @@ import torch
 from numpyro.infer.util import log_density
 from pyro import poutine
 
-from benchmarks.paper import page
 from benchmarks.paper.logistic import course, experiment, judge, methods, models, problem, report, rivals
 from benchmarks.paper.logistic.course import Course, Run
 from benchmarks.paper.logistic.judge import Score
@@ -205,13 +204,12 @@ def test_the_page_says_what_was_found(tmp_path, monkeypatch):
         line("kl", "KL-NS", 0.05, 2, {"status": "suspect"}),
         line("dft", "DFT-NS", 2.0, 2),
     ]
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(experiment, "function", lambda _: gaussian_method)
     split = made_up()
     assert experiment.collect(lines, split, 2, tmp_path / "cells", finished=True)["kl"] == []
     runs = experiment.collect(lines, split, 2, tmp_path / "cells")
     assert [len(runs[line.key]) for line in lines] == [1, 1, 2, 2]
-    experiment.write(lines, runs, split, "numpyro", False, "the command")
+    experiment.write(lines, runs, split, tmp_path / "logistic", "the command")
     text = (tmp_path / "logistic.md").read_text()
     for piece in ("| NUTS |", "3 divergences", "suspect 2", "the command", "500 training rows", "made up"):
         assert piece in text

@@ -92,38 +92,44 @@ def main(arguments: list[str] | None = None) -> None:
     runs = collect(some, split, options.seeds, folder, options.fresh, options.page)
     if not options.methods:
         lines = [line for line in lines if runs[line.key]]
-        given = " ".join(sys.argv[1:] if arguments is None else ["logistic", *arguments])
-        write(lines, runs, split, options.backend, options.quick, f"python -m benchmarks.paper {given}")
+        given = ["logistic", *(sys.argv[1:] if arguments is None else arguments)]
+        command = "python -m benchmarks.paper " + " ".join(word for word in given if word != "--page")
+        stem = page.folder(options.quick) / "logistic"
+        if options.backend == "pyro":
+            stem = stem.with_name(f"{stem.name}_pyro")
+        if options.rows != methods.TRAIN_ROWS:
+            stem = stem.with_name(f"{stem.name}_{options.rows or 'all'}")
+        write(lines, runs, split, stem, command)
 
 
 def write(
-    lines: list[Line], runs: Mapping[str, list[Run]], split: problem.Split, backend: str, quick: bool, command: str
-) -> None:  # fmt: skip
-    """Table, CSV, figure and page."""
-    stem = page.folder(quick) / ("logistic" if backend == "numpyro" else "logistic_pyro")
+    lines: list[Line], runs: Mapping[str, list[Run]], split: problem.Split, stem: Path, command: str
+) -> None:
+    """Table, CSV, figure and page.
+
+    Args:
+        lines: Those that have runs.
+        runs: By key.
+        split: The data.
+        stem: Path without suffix.
+        command: What makes it all.
+    """
     nuts = report.score(runs["nuts"][0], split.y_test)
-    rows = report.rows(lines, runs, split)
     groups = {line.label: runs[line.key] for line in lines if line.curve}
     picture = stem.with_suffix(".png")
     figures.draw(picture, groups, split.y_test, nuts)
-    most = max(len(found) for found in runs.values())
+    found = report.musts(lines, runs, split)
+    most = max(len(seeds) for seeds in runs.values())
+    notes = [*report.about(split, lines, runs), *found, *page.provenance(command, range(most))]
+    caption = "Test accuracy and log likelihood, mean and sd over seeds, against wall time and data passes"
+    pyro = " (Pyro)" if any(line.key.startswith("pyro-") for line in lines) else ""
     page.write(
         stem,
-        "Bayesian logistic regression on Covertype" + (" (Pyro)" if backend == "pyro" else ""),
-        rows,
+        f"Bayesian logistic regression on Covertype{pyro}",
+        report.rows(lines, runs, split),
         report.COLUMNS,
-        [
-            *report.about(split, lines, runs),
-            *report.musts(lines, runs, split),
-            *page.provenance(command, range(most)),
-        ],
-        [
-            (
-                picture.name,
-                "Test accuracy and log likelihood, mean and sd over seeds, against wall time and data passes",
-            )
-        ],
+        notes,
+        [(picture.name, caption)],
     )
-    for note in report.musts(lines, runs, split):
-        print(note)
+    print("\n".join(found))
     print(f"wrote {stem}.md")
