@@ -214,12 +214,12 @@ def further_starts(
     promise = np.where(np.isfinite(log_p), log_p - known, -np.inf)
     picked: list[int] = []
     for i in np.argsort(-promise, kind="stable")[: max(candidates // 10, count)]:
+        if len(picked) >= count // 2:
+            break
         # Not several for one mode: as far from each other as the known modes are wide.
         gaps = np.square((points[picked] - points[i]) / np.sqrt(within)).sum(-1)
         if not picked or gaps.min() > 9.0 + d:
             picked.append(int(i))
-        if len(picked) == count // 2:
-            break
     rest = [i for i in range(len(points)) if i not in picked][: count - len(picked)]
     return points[[*picked, *rest]]
 

@@ -215,6 +215,13 @@ class TestModes:
             Modes.from_arrays("x", arrays, 3 if spoil == "chains" else 2)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_further_starts_are_as_many_as_were_asked_for(count):
+    centre, eye = np.zeros((1, 8)), np.eye(8)[None]
+    log_density = log_mixture(centre, np.ones(1))
+    assert further_starts(centre, eye, count, log_density, np.random.default_rng(0)).shape == (count, 8)
+
+
 def test_further_starts_find_the_mode_that_is_missing():
     """Two of three modes are known; the points that look best lie at the third, and there is but one start for it."""
     centres = 2 * corners(3)
