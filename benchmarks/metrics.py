@@ -45,6 +45,20 @@ class Errors:
         return asdict(self)
 
 
+def projected_quantiles(x: np.ndarray, covariance: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Quantiles of draws along random directions, (1000, 64).
+
+    Args:
+        x: Draws (n, d).
+        covariance: (d, d); the draws are whitened by its Cholesky factor.
+        seed: Of the directions.
+    """
+    chol = np.linalg.cholesky(covariance)
+    directions = np.random.default_rng(seed).normal(size=(x.shape[1], PROJECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    return np.quantile(x @ np.linalg.solve(chol.T, directions), GRID, axis=0)
+
+
 def sliced_wasserstein2(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, seed: int = 0) -> float:
     """Sliced W2: root mean square over random directions of the 1-D W2 distance, on a quantile grid.
 
@@ -54,11 +68,7 @@ def sliced_wasserstein2(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, se
         covariance: (d, d); both samples are whitened by its Cholesky factor.
         seed: Of the 64 directions.
     """
-    chol = np.linalg.cholesky(covariance)
-    directions = np.random.default_rng(seed).normal(size=(x.shape[1], PROJECTIONS))
-    directions /= np.linalg.norm(directions, axis=0)
-    project = np.linalg.solve(chol.T, directions)
-    a, b = np.quantile(x @ project, GRID, axis=0), np.quantile(y @ project, GRID, axis=0)
+    a, b = projected_quantiles(x, covariance, seed), projected_quantiles(y, covariance, seed)
     return float(np.sqrt(((a - b) ** 2).mean()))
 
 

@@ -62,9 +62,9 @@ def complete(rows: Sequence[Row]) -> list[Row]:
     return out
 
 
-def line(row: Row) -> str:
+def line(row: Row, columns: Columns = COLUMNS[3:]) -> str:
     """One printed row."""
-    return "  ".join(f"{h}={text(row, f, form)}" for h, f, form in COLUMNS[3:] if row.get(f) is not None)
+    return "  ".join(f"{h}={text(row, f, form)}" for h, f, form in columns if row.get(f) is not None)
 
 
 def plain(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:

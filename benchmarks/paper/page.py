@@ -45,6 +45,7 @@ def processor() -> str:
 def write(
     stem: Path, title: str, rows: Sequence[table.Row], columns: table.Columns, notes: Sequence[str],
     figures: Sequence[tuple[str, str]] = (),
+    tables: Sequence[tuple[str, Sequence[table.Row], table.Columns]] = (),
 ) -> None:  # fmt: skip
     """Write ``stem``.md and ``stem``.csv.
 
@@ -55,8 +56,13 @@ def write(
         columns: (heading, field, format) of the Markdown table; the CSV holds all fields.
         notes: Sentences below the table: what was found, then the `provenance`.
         figures: (file name in the same folder, caption).
+        tables: (heading, rows, columns) of shorter tables that are shown above the notes; the long one goes to the end then.
     """
     table.write(rows, [], stem, columns)
     pictures = "".join(f"![{caption}]({name})\n\n{caption}\n\n" for name, caption in figures)
-    body = table.markdown(rows, columns) + "\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    points = "\n".join(f"- {note}" for note in notes) + "\n"
+    body = f"{table.markdown(rows, columns)}\n{points}"
+    if tables:
+        short = "".join(f"## {heading}\n\n{table.markdown(own, form)}\n" for heading, own, form in tables)
+        body = f"{short}## Notes\n\n{points}\n## All figures\n\n{table.markdown(rows, columns)}"
     stem.with_suffix(".md").write_text(f"# {title}\n\n{pictures}{body}", encoding="utf-8")
