@@ -41,7 +41,9 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "at
 myst_heading_anchors = 4
 nb_execution_mode = os.environ.get("PYRO_DFT_DOCS_EXECUTE", "cache")  # "off" for a look at the prose
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
-nb_execution_timeout = 900  # for a cell that hangs; tests/test_notebooks.py bounds the CPU seconds of each notebook
+nb_execution_timeout = (
+    900  # for a cell that hangs; tests/test_notebooks.py bounds the CPU seconds of each notebook
+)
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

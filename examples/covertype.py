@@ -48,7 +48,9 @@ def load(train: int, test: int, seed: int = 0) -> Covertype:
     """
     features, classes = _raw()
     if len(features) < train + test:
-        raise ValueError(f"{train} training and {test} test rows asked for, but the data have {len(features)}")
+        raise ValueError(
+            f"{train} training and {test} test rows asked for, but the data have {len(features)}"
+        )
     rows = np.random.default_rng(seed).permutation(len(features))[: train + test]
     x = features[rows].astype(np.float64)
     y = (classes[rows] == 2).astype(np.float32)
