@@ -114,8 +114,9 @@ def notes(densities: Sequence[str], size: Size) -> list[str]:
         f"SVGD: Pyro's, RBF kernel, Adagrad with rate {STEP['svgd']}, {n} particles. Langevin: unadjusted, step "
         f"{STEP['langevin']}. HMC: NumPyro's, each transition with 5 leapfrog steps of {STEP['hmc']}. All start uniformly on "
         "(-2, 2)^2; each draw of Langevin and HMC is a chain of its own. NUTS: NumPyro's, 4 chains, 1,000 warm-up steps.",
-        "tuned once for all densities, on three of them: rate, noise, score steps and distance of DFT-NS (Fisher-NS takes the "
-        "same), rate of KL-NS, step sizes of SVGD, Langevin and HMC ([what was tried](toy2d_tuning.md)). The default recipe "
+        "tuned once for all densities, on some: step sizes of SVGD, Langevin and HMC ([what was tried](toy2d_tuning.md)); "
+        "rate (3e-4, 1e-3), noise (0.1, 0.05, annealed from 1) of DFT-NS, and the rate (1e-3, 3e-3) of KL-NS, in trials that "
+        "`python -m benchmarks.paper.toy2d.tuning` makes again. Fisher-NS takes the settings of DFT-NS. The default recipe "
         "and NUTS are as they come.",
         "CPU s: for one training seed, run or group of sets, compilation included, on a shared machine.",
         *(f"{name}: U = {TOYS[name].formula}" for name in densities),

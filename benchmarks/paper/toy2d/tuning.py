@@ -44,7 +44,7 @@ COLUMNS: table.Columns = (
     ("method", "method", "{}"),
     ("setting", "setting", "{}"),
     *((f"{name}: {what}", f"{name}_{field}", form) for name in DENSITIES
-      for what, field, form in (("KSD^2, V", "ksd_v", "{:.3f}"), ("sliced W2", "sw2", "{:.3f}"))),
+      for what, field, form in (("KSD^2, V", "ksd_v", "{:.3g}"), ("sliced W2", "sw2", "{:.3g}"))),
     ("score", "score", "{:.2f}"),
     ("taken", "taken", "{}"),
 )  # fmt: skip
@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(tried(method, setting) | {"taken": setting == taken})
     stem = page.folder(False) / "toy2d_tuning"
     notes = page.provenance("python -m benchmarks.paper.toy2d.tuning", SIZE.seeds)
+    if asked.finished:
+        notes.insert(0, "settings that this command has not run to the end are missing")
     page.write(
         stem, "What was tried for the methods of toy2d", rows, COLUMNS, [" ".join(__doc__.split()), *notes]
     )
