@@ -152,6 +152,13 @@ class DFT(Inference):
         Raises:
             NotFittedError: before the training.
             SettingsError: none was given, or none was trained.
+
+        Example:
+            >>> import torch
+            >>> dft = DFT(model, score_network=torch.nn.Linear(1, 1), train="always", num_steps=100, seed=0)
+            >>> dft.run(y)
+            >>> dft.score_network(torch.zeros(5, 1)).shape
+            torch.Size([5, 1])
         """
         return self._trained("score_network", self._own_score_network)
 
