@@ -51,11 +51,11 @@ def lines(backend: str = "numpyro", quick: bool = False) -> list[Line]:
             settings["backend"] = backend
         return Line(f"pyro-{key}" if backend == "pyro" else key, label, function, settings)
 
-    warmup, draws = (100, 100) if quick else (500, 1000)
+    warmup, draws = (100, 200) if quick else (500, 1000)
     steps = 300 if quick else None
     nuts = [
         Line("reference", "reference: NUTS, full mass matrix, 3,000 draws", "nuts",
-             {"warmup": 100 if quick else 700, "draws": 200 if quick else 3000, "dense": True}, 1, False),
+             {"warmup": warmup if quick else 700, "draws": draws if quick else 3000, "dense": True}, 1, False),
         Line("nuts", "NUTS", "nuts", {"warmup": warmup, "draws": draws, "dense": quick}, 1),
     ]  # fmt: skip
     # A network even where the Gaussian is right already: the paper's methods have one. A shorter drift test.
