@@ -24,6 +24,8 @@ MAX_ENERGY_ERROR = 1000.0
 # The step size is tuned on this many draws at most, over this many transitions.
 TUNING_DRAWS = 200
 TUNING_STEPS = 15
+# Draws of one compiled call where the full data are many (the model subsamples them).
+FULL_DATA_ROWS = 128
 
 
 @dataclass
@@ -221,8 +223,9 @@ def _run_block(
     return moves._replace(position=moves.position._replace(score=jnp.zeros(())))
 
 
-def _block_size(chains: int) -> int:
-    return max(32, block_rows() // chains)
+def _block_size(chains: int, target: Target) -> int:
+    """Draws of each chain in one compiled call; fewer where each reads many rows of data, as the last block is padded."""
+    return max(32, (FULL_DATA_ROWS if target.minibatch else block_rows()) // chains)
 
 
 def _padded(part: np.ndarray, size: int) -> np.ndarray:
@@ -251,7 +254,7 @@ def refine(
         rng: Gives the random keys.
     """
     c, n, d = draws.shape
-    size = _block_size(c)
+    size = _block_size(c, target)
     x, log_q = np.empty_like(draws), np.empty((c, n), draws.dtype)
     moved, acceptance, divergences = np.empty((c, n), bool), np.empty((c, n)), np.empty((c, n))
     for start in range(0, n, size):
@@ -279,7 +282,7 @@ def tune_step_size(
     """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
     some = draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS]
-    size = _block_size(c)
+    size = _block_size(c, target)
     # The block's other rows repeat draws in turn (and so weigh them alike, but for a remainder).
     x = some[:, np.arange(size) % some.shape[1]]
     words = rng.integers(2**32, size=2, dtype=np.uint32)

@@ -315,6 +315,14 @@ class DFT(Inference):
         Raises:
             NotFittedError: before the training.
             SettingsError: none was given, or none was trained.
+
+        Example:
+            >>> from pyro_dft.numpyro import Network
+            >>> slope = Network(lambda key, x: -jnp.ones(1), lambda weights, x: x * weights)
+            >>> dft = DFT(model, score_network=slope, train="always", num_steps=50)
+            >>> dft.run(jax.random.key(0), y)
+            >>> dft.score_network(jnp.zeros((5, 1))).shape
+            (5, 1)
         """
         self._require_fit()
         return self._trained("score_network", self._fit.score_network, self._own_score_network)

@@ -137,7 +137,7 @@ class DFT(Inference):
         Example:
             >>> import torch
             >>> straight = torch.nn.Linear(1, 1)
-            >>> _ = torch.nn.init.eye_(straight.weight)
+            >>> _ = torch.nn.init.eye_(straight.weight), torch.nn.init.zeros_(straight.bias)
             >>> dft = DFT(model, generator=straight, train="always", num_steps=100, seed=0)
             >>> dft.run(y)
             >>> dft.generator(torch.zeros(5, 1)).shape
