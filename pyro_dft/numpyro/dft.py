@@ -319,7 +319,7 @@ class DFT(Inference):
         Example:
             >>> from pyro_dft.numpyro import Network
             >>> slope = Network(lambda key, x: -jnp.ones(1), lambda weights, x: x * weights)
-            >>> dft = DFT(model, score_network=slope, train="always", num_steps=50)
+            >>> dft = DFT(model, score_network=slope, train="always", num_steps=400)
             >>> dft.run(jax.random.key(0), y)
             >>> dft.score_network(jnp.zeros((5, 1))).shape
             (5, 1)

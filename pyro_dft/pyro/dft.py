@@ -155,7 +155,9 @@ class DFT(Inference):
 
         Example:
             >>> import torch
-            >>> dft = DFT(model, score_network=torch.nn.Linear(1, 1), train="always", num_steps=100, seed=0)
+            >>> slope = torch.nn.Linear(1, 1)
+            >>> _ = torch.nn.init.constant_(slope.weight, -1.0), torch.nn.init.zeros_(slope.bias)
+            >>> dft = DFT(model, score_network=slope, train="always", num_steps=400, seed=0)
             >>> dft.run(y)
             >>> dft.score_network(torch.zeros(5, 1)).shape
             torch.Size([5, 1])
