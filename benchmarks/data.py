@@ -26,6 +26,8 @@ SOURCES = {
     "pyro_datasets/LynxHare.txt": "github.com/pyro-ppl/datasets, LynxHare.txt",
     "pyro_datasets/rugged_data.csv": "github.com/pyro-ppl/datasets, rugged_data.csv",
     "covertype.npz": "sklearn.datasets.fetch_covtype() saved as X (n, 54) and y7 (classes 1..7)",
+    "mnist.npz": "x_train uint8 (60000, 28, 28), y_train, x_test (10000, 28, 28), y_test; sklearn.datasets."
+    "fetch_openml('mnist_784') has the same images, the first 60,000 for training",
 }
 
 
@@ -226,3 +228,42 @@ def diabetes() -> dict[str, np.ndarray]:
 
     raw = load_diabetes()
     return {"x": standardise(raw.data), "y": standardise(raw.target)}
+
+
+def mnist(size: int = 28) -> dict[str, np.ndarray]:
+    """MNIST digits: images x_train (60000, size, size) and x_test (10000, size, size), float32 in [0, 1], and labels.
+
+    Read from ``mnist.npz`` where the data folder has it, else from OpenML through scikit-learn.
+
+    Args:
+        size: 28, or 14 for means over 2 x 2 pixels.
+
+    Raises:
+        FileNotFoundError: there is neither the file nor a network; the message says where the data come from.
+        ValueError: another size.
+    """
+    if size not in (14, 28):
+        raise ValueError(f"size={size}: MNIST is read with 28 x 28 pixels or as their 2 x 2 means, 14 x 14")
+    try:
+        with np.load(data_path("mnist.npz")) as f:
+            raw = {name: f[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    except FileNotFoundError as missing:
+        raw = _openml_mnist(missing)
+    out = {}
+    for part in ("train", "test"):
+        x = raw[f"x_{part}"].astype(np.float32) / np.float32(255.0)
+        out[f"x_{part}"] = x if size == 28 else x.reshape(-1, 14, 2, 14, 2).mean((2, 4))
+        out[f"y_{part}"] = raw[f"y_{part}"].astype(np.int64)
+    return out
+
+
+def _openml_mnist(missing: FileNotFoundError) -> dict[str, np.ndarray]:
+    """The same arrays from OpenML; raises ``missing`` where that cannot be reached."""
+    from sklearn.datasets import fetch_openml
+
+    try:
+        x, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
+    except OSError as unreachable:
+        raise missing from unreachable
+    x = x.astype(np.uint8).reshape(-1, 28, 28)
+    return {"x_train": x[:60000], "y_train": y[:60000], "x_test": x[60000:], "y_test": y[60000:]}

@@ -1,0 +1,114 @@
+"""One-step samplers of an energy-based model of MNIST: ``python -m benchmarks.paper mnist [--quick] [--size 14|28]``.
+
+Parts, each kept when it is done and resumed where it was killed: the classifier whose features FID is taken on,
+the energy, the gate (does the energy hold data at temperature 1?), annealed Langevin with 50 to 200 steps, and the
+one-step samplers, trained through `pyro_dft.DFT` from the energy alone. ``--methods`` names those to train;
+methods that are neither named nor finished are missing from the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import data
+from benchmarks.paper import page
+from benchmarks.paper.mnist import contrast, features, onestep, report, rivals
+from benchmarks.paper.mnist import energy as energies
+from benchmarks.paper.mnist.cells import cell, key
+from benchmarks.paper.mnist.plan import Plan, plan
+
+Data = dict[str, Tensor]
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what is missing and writes the page.
+
+    Args:
+        arguments: Of the command line, behind ``mnist``.
+    """
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.paper mnist", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny networks and few images; no result")
+    parser.add_argument("--size", type=int, choices=(14, 28), default=14, help="pixels on a side")
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(onestep.METHODS), default=tuple(onestep.METHODS)
+    )
+    options = parser.parse_args(arguments)
+    setup = plan(options.size, options.quick)
+    folder = page.CACHE / "mnist" / f"{options.size}{'-quick' if options.quick else ''}"
+    results = run(setup, folder, options.methods)
+    command = f"python -m benchmarks.paper mnist --size {options.size}{' --quick' if options.quick else ''}"
+    seeds = (setup.classifier.seed, setup.energy.seed, onestep.SEED)
+    stem = page.folder(options.quick) / f"mnist{options.size}"
+    report.write(results, stem, notes(setup) + page.provenance(command, seeds))
+    print(f"written: {stem}.md")
+
+
+def images(setup: Plan) -> Data:
+    """Flat images (n, d) in [0, 1] and labels, cut to the plan's counts; both parts of MNIST are in random order."""
+    raw = data.mnist(setup.size)
+    counts = {"train": setup.train, "test": setup.test}
+    out = {f"x_{k}": torch.from_numpy(raw[f"x_{k}"][:n].reshape(n, -1).copy()) for k, n in counts.items()}
+    return out | {f"y_{k}": torch.from_numpy(raw[f"y_{k}"][:n].copy()) for k, n in counts.items()}
+
+
+def run(setup: Plan, folder: Path, methods: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """All parts; see `benchmarks.paper.mnist.report.write` for what comes back."""
+    digits = images(setup)
+    train, test = digits["x_train"], digits["x_test"]
+    path = folder / f"classifier-{key(setup.to_json('classifier'))}.safetensors"
+    classifier = features.fit(setup.classifier, train, digits["y_train"], path)
+    fid = features.Fid(classifier, test)
+    path = folder / f"energy-{key(setup.to_json('energy'))}.safetensors"
+    energy = energies.fit(setup.energy, train, path)
+    path = folder / f"contrast-{key(setup.to_json('energy', 'contrast'))}.safetensors"
+    energy = contrast.fit(setup.contrast, energy, setup.energy.largest, train, path)
+
+    known = ("classifier", "energy", "contrast")
+    counts = setup.to_json("classifier", "count", "curve", "tune", "gate_count")
+    results: dict[str, Any] = {
+        "plan": setup.to_json(*setup.__dataclass_fields__),
+        "accuracy": features.accuracy(classifier, test, digits["y_test"]),
+        "floors": cell(folder, "floors", counts, lambda: rivals.floors(setup, fid, train, test)),
+    }
+    print(f"classifier: {100 * results['accuracy']:.2f} % of test images right", flush=True)
+    settings = setup.to_json(*known, "gate_count", "gate_steps", "gate_share")
+    results["gate"] = cell(folder, "gate", settings, lambda: rivals.gate(setup, energy, fid, train))
+    results["langevin"] = {}
+    for steps in setup.steps:
+        settings = setup.to_json(*known, "count", "tune", "shares", "starts") | {"langevin": steps}
+        results["langevin"][steps] = cell(
+            folder,
+            f"langevin{steps}",
+            settings,
+            lambda steps=steps: rivals.annealed(setup, energy, fid, steps),
+        )
+    results["samplers"] = onestep.run(setup, folder, energy, fid, methods)
+    return results
+
+
+def notes(setup: Plan) -> list[str]:
+    """How it was made, in sentences."""
+    e, c = setup.energy, setup.contrast
+    out = [
+        f"energy: residual convolutions ({', '.join(map(str, e.widths))} channels) with a quadratic head, trained by multi-scale "
+        f"denoising score matching: {e.iterations:,} iterations of {e.batch} images, noise levels {e.reference} to {e.largest} "
+        f"(log-uniform), temperature 1 at {e.reference}; then {c.rounds} x {c.iterations:,} iterations in which persistent chains at "
+        "temperature 1 are held where the data are (contrastive divergence beside the matching loss); moving averages of the "
+        "weights",
+        f"one-step samplers: {setup.start_steps:,} generator steps of KL from a random start, which all have in common, and "
+        f"{setup.end_steps} of each one's own objective, at the same rates; one score step a generator step, {2 * setup.latents} "
+        "draws a step, at all noise levels at once; from the energy alone, without data. An image is g(z): one forward pass of "
+        "the generator, with no noise added and no denoising step (`DFT.get_samples` adds the noise of the lowest level)",
+        "costs: seconds of one thread on a machine with other work; those of the one-step samplers are the least of five calls "
+        "for 1,000 images",
+    ]
+    if setup.size != 28:
+        out.append("28 x 28 pixels (`--size 28`, the same code) have not been run")
+    return out

@@ -1,0 +1,200 @@
+"""The one-step samplers, trained from the energy alone through the public API: DFT-NS, KL-NS and Fisher-NS.
+
+All begin with the same KL training from a random start, as `pyro_dft`'s own recipe does, and then go on for some hundred
+steps with their own objective at the same rates: Theorem 1 of the paper, KL, or the first term of Theorem 1 alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.paper.mnist.cells import cell, key
+from benchmarks.paper.mnist.energy import Energy
+from benchmarks.paper.mnist.features import Fid
+from benchmarks.paper.mnist.plan import Plan
+from benchmarks.paper.mnist.rivals import digits, shown
+from benchmarks.paper.mnist.samplers import Generator, ScoreNetwork
+from pyro_dft import DFT
+
+SEED = 3
+START = "kl"
+METHODS = {"DFT-NS": "dft-paper", "KL-NS": "kl", "Fisher-NS": "fisher-partial"}
+PARTS = ("classifier", "energy", "contrast", "every", "curve", "width", "start_steps", "latents", "rate")
+
+
+def sampler(
+    setup: Plan,
+    energy: Energy,
+    networks: tuple[nn.Module, nn.Module],
+    objective: str,
+    start: bool,
+    **more: Any,
+) -> DFT:
+    """The library's sampler for this energy, not trained yet.
+
+    Args:
+        setup: Steps and rates.
+        energy: The model of images; its smoothed potentials train the sampler at all noise levels.
+        networks: Generator and score network to begin with.
+        objective: Of `pyro_dft.Settings`.
+        start: Whether this is the training that all methods begin with.
+        **more: Further arguments of `DFT`.
+    """
+
+    def potential(params: dict[str, Tensor]) -> Tensor:
+        return energy(params["image"][None])[0]
+
+    def smoothed(params: dict[str, Tensor], sigma: Tensor) -> Tensor:
+        return (energy.reference / sigma) ** 2 * potential(params)
+
+    rate = setup.rate if start else setup.end_rate
+    return DFT(
+        potential_fn=potential,
+        smoothed_potential_fn=smoothed,
+        initial_params={"image": energy.mean},
+        generator=networks[0],
+        score_network=networks[1],
+        objective=objective,
+        precondition="never",
+        train="always",
+        modes="never",
+        noise_mode="levels",
+        noise=energy.reference,
+        noise_start=setup.energy.largest,
+        num_steps=2 * setup.start_steps if start else setup.end_steps,
+        batch_size=setup.latents,
+        score_steps=1,
+        settle_fraction=0.0,
+        learning_rate=rate,
+        dft_learning_rate=rate,
+        score_learning_rate=rate if start else setup.rate * 0.3,
+        refine_steps=0,
+        seed=SEED,
+        num_draws=10,
+        disable_progbar=True,
+        checkpoint_every=setup.every,
+        **more,
+    )
+
+
+def draw(generator: nn.Module, count: int, seed: int) -> Tensor:
+    """Images (count, d): one forward pass of the generator, and nothing behind it."""
+    rng = torch.Generator().manual_seed(seed)
+    d = len(generator.logits)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return torch.cat([generator(z) for z in torch.randn(count, d, generator=rng).split(250)])
+
+
+def train(
+    dft: DFT, setup: Plan, fid: Fid, name: str, log: Path, steps: int, first: int = 0
+) -> dict[str, Any]:
+    """Trains for so many generator steps, or goes on from the checkpoint.
+
+    Args:
+        dft: See `sampler`.
+        setup: How often FID is taken, on how many images.
+        fid: The distance.
+        name: Of the method, for the printed lines.
+        log: File with the curve and the CPU seconds so far, for a run that was killed.
+        steps: Generator steps.
+        first: Those before this training.
+
+    Returns:
+        The curve (generator step, FID) and the CPU seconds of training and FID.
+    """
+    curve: list[list[float]] = []
+    before, began = 0.0, time.process_time()
+    while dft.progress is None or dft.progress.step < steps:
+        resumes = dft.progress is None and log.exists()
+        dft.step()
+        step = dft.progress.step
+        if resumes and step > 1:
+            known = json.loads(log.read_text())
+            curve, before = [point for point in known["curve"] if point[0] < first + step], known["cpu"]
+        if step % setup.every == 0 or step == steps:
+            curve.append([first + step, fid(draw(dft.generator, setup.curve, seed=7))])
+            spent = before + time.process_time() - began
+            log.write_text(json.dumps({"curve": curve, "cpu": spent}))
+            print(f"{name}: step {first + step}, FID {curve[-1][1]:.1f}, {spent:.0f} CPU s", flush=True)
+    return {"curve": curve, "cpu": before + time.process_time() - began}
+
+
+def cost(generator: nn.Module, repeats: int = 5) -> tuple[float, float]:
+    """Wall and CPU seconds for 1,000 images: the least of some repeats, as for any quick call."""
+    found = []
+    for seed in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        draw(generator, 1000, seed)
+        found.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return min(w for w, _ in found), min(c for _, c in found)
+
+
+def load(setup: Plan, mean: Tensor, path: Path) -> tuple[Generator, ScoreNetwork]:
+    """New networks, with the weights of a file where there is one."""
+    torch.manual_seed(SEED)
+    nets = Generator(mean, setup.width), ScoreNetwork(mean, setup.width)
+    if path.exists():
+        weights = load_file(path)
+        for prefix, net in zip(("generator.", "score."), nets, strict=True):
+            net.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            )
+    return nets
+
+
+def save(dft: DFT, path: Path) -> None:
+    """Writes the weights of both networks."""
+    nets = {"generator": dft.generator, "score": dft.score_network}
+    state = {f"{name}.{k}": v.contiguous() for name, net in nets.items() for k, v in net.state_dict().items()}
+    save_file(state, path)
+
+
+def run(
+    setup: Plan, folder: Path, energy: Energy, fid: Fid, methods: tuple[str, ...] | list[str]
+) -> dict[str, Any]:
+    """The results of those methods that are named, or finished already: name -> result, with the curve from step 0."""
+    settings = setup.to_json(*PARTS)
+    stem = folder / f"start-{key(settings)}"
+    weights = stem.with_suffix(".safetensors")
+
+    def beginning() -> dict[str, Any]:
+        nets = load(setup, energy.mean, Path("none"))
+        dft = sampler(setup, energy, nets, START, True, checkpoint=stem.with_suffix(".checkpoint"))
+        result = train(dft, setup, fid, "KL start", stem.with_suffix(".log"), setup.start_steps)
+        save(dft, weights)
+        return result
+
+    start = cell(folder, "start", settings, beginning)
+    results = {}
+    for name, objective in METHODS.items():
+        own = settings | setup.to_json("end_steps", "end_rate", "count") | {"objective": objective}
+        path = folder / f"{name}-{key(own)}"
+
+        def ending(name: str = name, objective: str = objective, path: Path = path) -> dict[str, Any]:
+            nets = load(setup, energy.mean, weights)
+            dft = sampler(setup, energy, nets, objective, False, checkpoint=path.with_suffix(".checkpoint"))
+            trained = train(
+                dft, setup, fid, name, path.with_suffix(".log"), setup.end_steps, setup.start_steps
+            )
+            save(dft, path.with_suffix(".safetensors"))
+            images = draw(dft.generator, setup.count, seed=8)
+            wall, cpu = cost(dft.generator)
+            return {
+                "curve": trained["curve"], "fid": fid(images), "evaluations": 1, "wall": wall, "cpu": cpu,
+                "training": trained["cpu"], "digits": digits(fid.classifier, images), "images": shown(images),
+            }  # fmt: skip
+
+        if name in methods or path.with_suffix(".json").exists():
+            result = cell(folder, name, own, ending)
+            results[name] = result | {
+                "curve": start["curve"] + result["curve"],
+                "training": start["cpu"] + result["training"],
+            }
+    return results

@@ -1,0 +1,115 @@
+"""The page, the table and the pictures of the experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import table
+from benchmarks.paper import page
+from benchmarks.paper.mnist import figures
+
+COLUMNS: table.Columns = (
+    ("method", "method", "{}"),
+    ("FID", "fid", "{:.1f}"),
+    ("network evaluations per image", "evaluations", "{}"),
+    ("wall s / 1,000 images", "wall", "{:.3f}"),
+    ("CPU s / 1,000 images", "cpu", "{:.3f}"),
+    ("Langevin-longest CPU s / these", "times", "{:.0f}"),
+    ("rarest digit, share", "rarest", "{:.3f}"),
+    ("commonest digit, share", "commonest", "{:.3f}"),
+    ("training CPU s", "training", "{:.0f}"),
+)
+
+
+def row(method: str, result: dict[str, Any]) -> table.Row:
+    """A line of the table of one method's result."""
+    counts = np.asarray(result["digits"]) / sum(result["digits"])
+    keep = {k: result[k] for k in ("fid", "evaluations", "wall", "cpu", "training") if k in result}
+    return {"method": method, **keep, "rarest": counts.min(), "commonest": counts.max()}
+
+
+def rows(results: dict[str, Any]) -> list[table.Row]:
+    """All lines: real images, annealed Langevin, one-step samplers; cost ratios against the longest Langevin run."""
+    count = str(results["plan"]["count"])
+    real = {"fid": results["floors"][count], "digits": results["floors"]["digits"]}
+    out = [row("real training images (floor)", real)]
+    chains = {f"Langevin, {k} steps": v for k, v in results["langevin"].items()}
+    out += [row(name, result) for name, result in (chains | results["samplers"]).items()]
+    longest = list(results["langevin"].values())[-1]["cpu"]
+    return [{**r, "times": longest / r["cpu"]} if "cpu" in r else r for r in out]
+
+
+def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
+    """What was found, against what was asked for, one sentence each."""
+    gate, plan, floors = results["gate"], results["plan"], results["floors"]
+    count, few = plan["count"], plan["gate_count"]
+    trail = ", ".join(f"{value:.1f} after {steps:,}" for steps, value in gate["points"])
+    tried = len(plan["shares"]) * len(plan["starts"])
+    best = ", ".join(
+        f"{k} steps: a = {v['share']}, start at temperature {v['start']:.0f}"
+        for k, v in results["langevin"].items()
+    )
+    out = [
+        f"classifier: {100 * results['accuracy']:.2f} % of test images right; FID is taken on its 64 features against "
+        f"{plan['test']:,} test images, with {count:,} images a method. It is **not** Inception FID. As many real training "
+        f"images have {floors[str(count)]:.1f}, the two halves of the test images {floors['halves']:.2f}, uniform noise "
+        f"{floors['noise']:.0f}",
+        f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID {trail} "
+        f"steps, where as many real images have {floors[str(few)]:.1f}; last over first {gate['ratio']:.2f}, where at most 2 is "
+        f"asked for: **{'passed' if gate['passes'] else 'failed'}**",
+        f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
+        f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy",
+    ]
+    longest = next(r for r in reversed(lines) if r["method"].startswith("Langevin"))
+    for name in results["samplers"]:
+        mine = next(r for r in lines if r["method"] == name)
+        good, cheap = mine["fid"] <= longest["fid"], mine["times"] >= 100
+        out.append(
+            f"{name}: FID {mine['fid']:.1f} against {longest['fid']:.1f} of {longest['method']} "
+            f"(**{'at or below' if good else 'above'}**), {mine['times']:.0f} times cheaper in CPU seconds (at least 100 are asked "
+            f"for: **{'met' if cheap else 'not met'}**)"
+        )
+    return out
+
+
+def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
+    """Writes ``stem``.md, .csv and the two pictures.
+
+    Args:
+        results: plan (JSON), accuracy, floors, gate, langevin (steps -> result) and samplers (name -> result).
+        stem: Path without suffix.
+        notes: Further sentences, the provenance last.
+    """
+    lines = rows(results)
+    longest = list(results["langevin"])[-1]
+    panels = {
+        "training images": results["floors"]["images"],
+        f"annealed Langevin, {longest} steps": results["langevin"][longest]["images"],
+        f"gate: {results['plan']['gate_steps'][-1]:,} steps at temperature 1 from data": results["gate"][
+            "images"
+        ],
+        **{f"{name}, one step": result["images"] for name, result in results["samplers"].items()},
+    }
+    grid, curve = f"{stem.name}_samples.png", f"{stem.name}_fid.png"
+    figures.grids({k: np.asarray(v) for k, v in panels.items()}, stem.with_name(grid))
+    figures.curves(
+        {name: result["curve"] for name, result in results["samplers"].items()},
+        {f"Langevin {k}": v["fid"] for k, v in results["langevin"].items()}
+        | {"real": results["floors"][str(results["plan"]["curve"])]},
+        stem.with_name(curve),
+    )
+    size = results["plan"]["size"]
+    page.write(
+        stem,
+        f"MNIST, {size} x {size} pixels: one-step samplers of an energy beside annealed Langevin",
+        lines,
+        COLUMNS,
+        verdicts(results, lines) + notes,
+        [
+            (grid, "Uncurated images of each method."),
+            (curve, "FID of one-step images while the samplers train."),
+        ],
+    )
