@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from benchmarks.paper.mnist import langevin, training
 from benchmarks.paper.mnist.energy import Energy, levels, matching_loss
 
+EVERY = 200  # iterations between checkpoints
+
 
 @dataclass(frozen=True)
 class ContrastSettings:
@@ -118,6 +120,6 @@ def fit(settings: ContrastSettings, energy: Energy, largest: float, images: Tens
     for number in range(settings.rounds):
         training.run(
             module, loss, path.with_stem(f"{path.stem}-{number + 1}"), settings.iterations,
-            settings.rate / 2**number, seed=settings.seed + number, decay=settings.decay, every=200,
+            settings.rate / 2**number, seed=settings.seed + number, decay=settings.decay, every=EVERY,
         )  # fmt: skip
     return energy.eval().requires_grad_(False)

@@ -99,8 +99,8 @@ def notes(setup: Plan) -> list[str]:
     out = [
         f"energy: residual convolutions ({', '.join(map(str, e.widths))} channels) with a quadratic head, trained by multi-scale "
         f"denoising score matching: {e.iterations:,} iterations of {e.batch} images, noise levels {e.reference} to {e.largest} "
-        f"(log-uniform), temperature 1 at {e.reference}; then {c.rounds} x {c.iterations:,} iterations in which persistent chains at "
-        "temperature 1 are held where the data are (contrastive divergence beside the matching loss); moving averages of the "
+        f"(log-uniform), temperature 1 at {e.reference}; then {c.rounds} x {c.iterations:,} iterations in which persistent "
+        "chains at temperature 1 are held where the data are (contrastive divergence beside the matching loss); moving averages of the "
         "weights",
         f"one-step samplers: {setup.start_steps:,} generator steps of KL from a random start, which all have in common, and "
         f"{setup.end_steps} of each one's own objective, at the same rates; one score step a generator step, {2 * setup.latents} "

@@ -69,8 +69,8 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         good, cheap = mine["fid"] <= longest["fid"], mine["times"] >= 100
         out.append(
             f"{name}: FID {mine['fid']:.1f} against {longest['fid']:.1f} of {longest['method']} "
-            f"(**{'at or below' if good else 'above'}**), {mine['times']:.0f} times cheaper in CPU seconds (at least 100 are asked "
-            f"for: **{'met' if cheap else 'not met'}**)"
+            f"(**{'at or below' if good else 'above'}**), {mine['times']:.0f} times cheaper in CPU seconds (at least 100 are "
+            f"asked for: **{'met' if cheap else 'not met'}**)"
         )
     return out
 
