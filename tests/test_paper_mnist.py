@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks import data
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import page
-from benchmarks.paper.mnist import cells, contrast, energy, features, figures, langevin, onestep, training
+from benchmarks.paper.mnist import cells, energy, features, figures, langevin, onestep, training
 
 
 class Quadratic(nn.Module):
@@ -130,37 +130,6 @@ def test_a_killed_training_resumes_to_the_same_weights(stopped_at):
     assert torch.equal(stopped_at("killed"), whole)
     assert torch.equal(stopped_at("killed", kill=0), whole)  # nothing left to train
     assert not torch.equal(stopped_at("short", iterations=10), whole)
-
-
-def test_the_second_training_resumes_with_its_chains(tmp_path, monkeypatch):
-    settings = contrast.ContrastSettings(rounds=2, iterations=6, batch=4, chains=8)
-    images = torch.rand(20, 196, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(contrast, "EVERY", 2)
-
-    def run(name, kill=None):
-        torch.manual_seed(0)
-        small = energy.EnergySettings(widths=(4,), strides=(2,))
-        model = energy.Energy(small, images.mean(0))
-        calls = []
-
-        def loss(*arguments):
-            calls.append(1)
-            if len(calls) == kill:
-                raise KeyboardInterrupt
-            return energy.matching_loss(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(contrast, "matching_loss", loss)
-            contrast.fit(settings, model, 1.0, images, tmp_path / f"{name}.safetensors")
-        return model.stem.weight.clone(), len(calls)
-
-    whole, calls = run("whole")
-    assert calls == 12
-    with pytest.raises(KeyboardInterrupt):
-        run("killed", kill=10)  # the fourth iteration of the second round; there is a checkpoint after two
-    resumed, calls = run("killed")
-    assert calls == 4
-    assert torch.equal(resumed, whole)
 
 
 def test_cells_are_made_once_for_the_same_settings(tmp_path):

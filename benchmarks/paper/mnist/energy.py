@@ -28,7 +28,8 @@ class EnergySettings:
         widths: Channels of the residual blocks.
         strides: Of the same blocks; the stem has halved the side before.
         reference: Noise level s0 at which the energy has temperature 1, in units of the pixels' range [0, 1].
-        largest: Largest noise level.
+        smallest: Smallest noise level of the training.
+        largest: Largest one.
         iterations: Adam steps.
         batch: Images for each step, each with a noise level of its own (log-uniform).
         rate: Largest learning rate; it falls to a hundredth along a cosine.
@@ -40,6 +41,7 @@ class EnergySettings:
     widths: tuple[int, ...] = (32, 32, 64, 64)
     strides: tuple[int, ...] = (1, 1, 2, 1)
     reference: float = 0.1
+    smallest: float = 0.1
     largest: float = 2.0
     iterations: int = 12_000
     batch: int = 64
@@ -143,7 +145,7 @@ def fit(settings: EnergySettings, images: Tensor, path: Path, every: int = 500) 
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(images), (settings.batch,), generator=generator)
-        sigma = levels(settings.batch, settings.reference, settings.largest, generator)
+        sigma = levels(settings.batch, settings.smallest, settings.largest, generator)
         noise = torch.randn(settings.batch, images.shape[1], generator=generator)
         return matching_loss(energy, images[rows], sigma, noise)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import data
 from benchmarks.paper import page
-from benchmarks.paper.mnist import contrast, features, onestep, report, rivals
+from benchmarks.paper.mnist import features, onestep, report, rivals
 from benchmarks.paper.mnist import energy as energies
 from benchmarks.paper.mnist.cells import cell, key
 from benchmarks.paper.mnist.plan import Plan, plan
@@ -67,10 +67,8 @@ def run(setup: Plan, folder: Path, methods: tuple[str, ...] | list[str]) -> dict
     fid = features.Fid(classifier, test)
     path = folder / f"energy-{key(setup.to_json('energy'))}.safetensors"
     energy = energies.fit(setup.energy, train, path)
-    path = folder / f"contrast-{key(setup.to_json('energy', 'contrast'))}.safetensors"
-    energy = contrast.fit(setup.contrast, energy, setup.energy.largest, train, path)
 
-    known = ("classifier", "energy", "contrast")
+    known = ("classifier", "energy")
     counts = setup.to_json("classifier", "count", "curve", "tune", "gate_count")
     results: dict[str, Any] = {
         "plan": setup.to_json(*setup.__dataclass_fields__),
@@ -79,7 +77,13 @@ def run(setup: Plan, folder: Path, methods: tuple[str, ...] | list[str]) -> dict
     }
     print(f"classifier: {100 * results['accuracy']:.2f} % of test images right", flush=True)
     settings = setup.to_json(*known, "gate_count", "gate_steps", "gate_share")
-    results["gate"] = cell(folder, "gate", settings, lambda: rivals.gate(setup, energy, fid, train))
+    results["gate"] = [
+        cell(
+            folder, f"gate{level}", settings | {"level": level},
+            lambda level=level: rivals.gate(setup, energy, fid, train, level),
+        )
+        for level in setup.gate_levels
+    ]  # fmt: skip
     results["langevin"] = {}
     for steps in setup.steps:
         settings = setup.to_json(*known, "count", "tune", "shares", "starts") | {"langevin": steps}
@@ -95,13 +99,11 @@ def run(setup: Plan, folder: Path, methods: tuple[str, ...] | list[str]) -> dict
 
 def notes(setup: Plan) -> list[str]:
     """How it was made, in sentences."""
-    e, c = setup.energy, setup.contrast
+    e = setup.energy
     out = [
         f"energy: residual convolutions ({', '.join(map(str, e.widths))} channels) with a quadratic head, trained by multi-scale "
-        f"denoising score matching: {e.iterations:,} iterations of {e.batch} images, noise levels {e.reference} to {e.largest} "
-        f"(log-uniform), temperature 1 at {e.reference}; then {c.rounds} x {c.iterations:,} iterations in which persistent "
-        "chains at temperature 1 are held where the data are (contrastive divergence beside the matching loss); moving averages of the "
-        "weights",
+        f"denoising score matching: {e.iterations:,} iterations of {e.batch} images, noise levels {e.smallest} to {e.largest} "
+        f"(log-uniform), temperature 1 at {e.reference}; the moving average of the weights is used",
         f"one-step samplers: {setup.start_steps:,} generator steps of KL from a random start, which all have in common, and "
         f"{setup.end_steps} of each one's own objective, at the same rates; one score step a generator step, {2 * setup.latents} "
         "draws a step, at all noise levels at once; from the energy alone, without data. An image is g(z): one forward pass of "

@@ -76,22 +76,25 @@ def anneal(model: Model, mean: Tensor, count: int, schedule: Schedule, seed: int
 
 
 def relax(
-    model: Model, images: Tensor, steps: list[int], share: float, seed: int
+    model: Model, images: Tensor, steps: list[int], share: float, seed: int, temperature: float = 1.0
 ) -> Iterator[tuple[int, Tensor]]:
-    """Langevin at temperature 1 from noised data: the chain's state after each of the counts of steps, denoised.
+    """Langevin at a fixed temperature from noised data: the chain's state after so many steps, denoised.
 
     Args:
         model: The energy.
-        images: Clean images (n, d); noise of s0 is added, so that the chain starts where data of level s0 are.
+        images: Clean images (n, d); noise of sqrt(temperature) s0 is added, so that the chain starts where data of that
+            level are.
         steps: Counts at which to look, increasing.
         share: Step size a.
         seed: Of the noise.
+        temperature: 1 for data with noise s0.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = images + model.reference * torch.randn(images.shape, generator=generator)
+    level = math.sqrt(temperature) * model.reference
+    x = images + level * torch.randn(images.shape, generator=generator)
     done = 0
     for count in steps:
         for _ in range(count - done):
-            x = step(model, x, share, 1.0, generator)
+            x = step(model, x, share, temperature, generator)
         done = count
         yield count, model.denoise(x)

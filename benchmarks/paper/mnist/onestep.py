@@ -26,7 +26,7 @@ from pyro_dft import DFT
 SEED = 3
 START = "kl"
 METHODS = {"DFT-NS": "dft-paper", "KL-NS": "kl", "Fisher-NS": "fisher-partial"}
-PARTS = ("classifier", "energy", "contrast", "every", "curve", "width", "start_steps", "latents", "rate")
+PARTS = ("classifier", "energy", "every", "curve", "width", "start_steps", "latents", "rate")
 
 
 def sampler(
@@ -66,7 +66,7 @@ def sampler(
         train="always",
         modes="never",
         noise_mode="levels",
-        noise=energy.reference,
+        noise=setup.energy.smallest,
         noise_start=setup.energy.largest,
         num_steps=2 * setup.start_steps if start else setup.end_steps,
         batch_size=setup.latents,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.paper.mnist.contrast import ContrastSettings
 from benchmarks.paper.mnist.energy import EnergySettings
 from benchmarks.paper.mnist.features import ClassifierSettings
 
@@ -17,15 +16,15 @@ class Plan:
     Attributes:
         size: Pixels on a side.
         quick: Whether this is the small version.
-        energy: Of the energy-based model, by score matching.
-        contrast: Of its second training, by contrast with chains at temperature 1.
+        energy: Of the energy-based model.
         classifier: Of the network whose features FID is taken on.
         train: Training images used.
         test: Test images that FID is taken against.
         count: Images for each FID of the results.
         tune: Images for each FID of the search for Langevin's step size and start temperature.
         gate_count: Images of the gate.
-        gate_steps: Steps of Langevin at temperature 1, at which FID is taken; the gate compares the last with the first.
+        gate_steps: Steps of Langevin at a fixed temperature, at which FID is taken; the gate compares the last with the first.
+        gate_levels: Noise levels whose temperatures these are; the gate is that of the first, s0, at temperature 1.
         gate_share: Step size a there; 0.02 is that of Li, Chen and Sommer.
         steps: Of annealed Langevin.
         shares: Step sizes tried.
@@ -44,14 +43,14 @@ class Plan:
     size: int = 14
     quick: bool = False
     energy: EnergySettings = field(default_factory=EnergySettings)
-    contrast: ContrastSettings = field(default_factory=ContrastSettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     train: int = 60_000
     test: int = 10_000
     count: int = 2000
     tune: int = 200
-    gate_count: int = 300
+    gate_count: int = 200
     gate_steps: tuple[int, ...] = (200, 1000, 2500, 5000)
+    gate_levels: tuple[float, ...] = (0.1, 0.25)
     gate_share: float = 0.02
     steps: tuple[int, ...] = (50, 100, 150, 200)
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
@@ -59,7 +58,7 @@ class Plan:
     curve: int = 1000
     every: int = 100
     width: int = 32
-    start_steps: int = 2400
+    start_steps: int = 4000
     end_steps: int = 400
     latents: int = 32
     rate: float = 1e-3
@@ -79,7 +78,6 @@ def plan(size: int, quick: bool) -> Plan:
         size,
         quick=True,
         energy=EnergySettings(size=size, widths=(8, 16), strides=(1, 2), iterations=60, batch=32),
-        contrast=ContrastSettings(iterations=10, batch=16, chains=32),
         classifier=ClassifierSettings(size=size, iterations=80, batch=64),
         train=2000,
         test=1000,

@@ -44,9 +44,9 @@ def rows(results: dict[str, Any]) -> list[table.Row]:
 
 def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
     """What was found, against what was asked for, one sentence each."""
-    gate, plan, floors = results["gate"], results["plan"], results["floors"]
+    gates, plan, floors = results["gate"], results["plan"], results["floors"]
     count, few = plan["count"], plan["gate_count"]
-    trail = ", ".join(f"{value:.1f} after {steps:,}" for steps, value in gate["points"])
+    trails = [", ".join(f"{value:.1f} after {steps:,}" for steps, value in g["points"]) for g in gates]
     tried = len(plan["shares"]) * len(plan["starts"])
     best = ", ".join(
         f"{k} steps: a = {v['share']}, start at temperature {v['start']:.0f}"
@@ -57,9 +57,14 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{plan['test']:,} test images, with {count:,} images a method. It is **not** Inception FID. As many real training "
         f"images have {floors[str(count)]:.1f}, the two halves of the test images {floors['halves']:.2f}, uniform noise "
         f"{floors['noise']:.0f}",
-        f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID {trail} "
-        f"steps, where as many real images have {floors[str(few)]:.1f}; last over first {gate['ratio']:.2f}, where at most 2 is "
-        f"asked for: **{'passed' if gate['passes'] else 'failed'}**",
+        f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID {trails[0]} "
+        f"steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, where at most 2 is "
+        f"asked for: **{'passed' if gates[0]['passes'] else 'failed'}**",
+        *(
+            f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
+            f"first {g['ratio']:.2f}"
+            for g, trail in zip(gates[1:], trails[1:], strict=True)
+        ),
         f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
         f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy",
     ]
@@ -79,7 +84,7 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     """Writes ``stem``.md, .csv and the two pictures.
 
     Args:
-        results: plan (JSON), accuracy, floors, gate, langevin (steps -> result) and samplers (name -> result).
+        results: plan (JSON), accuracy, floors, gate (for each level), langevin (by steps) and samplers (by name).
         stem: Path without suffix.
         notes: Further sentences, the provenance last.
     """

@@ -54,17 +54,19 @@ def floors(plan: Plan, fid: Fid, train: Tensor, test: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gate(plan: Plan, energy: Energy, fid: Fid, train: Tensor) -> dict[str, Any]:
-    """FID along Langevin at temperature 1 that starts at data: does the energy hold them?"""
+def gate(plan: Plan, energy: Energy, fid: Fid, train: Tensor, level: float) -> dict[str, Any]:
+    """FID along Langevin at the temperature of a noise level, from data: does the energy hold them?"""
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(4))[: plan.gate_count]
     points, images = [], torch.empty(0)
-    for count, images in langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, seed=4):
+    temperature = (level / energy.reference) ** 2
+    chain = langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, 4, temperature)
+    for count, images in chain:
         points.append([count, fid(images)])
-        print(f"gate: {count} steps at temperature 1, FID {points[-1][1]:.2f}", flush=True)
+        print(f"gate: {count} steps at temperature {temperature:.2f}, FID {points[-1][1]:.2f}", flush=True)
     ratio = points[-1][1] / points[0][1]
     return {
-        "points": points, "ratio": ratio, "passes": ratio <= 2, "digits": digits(fid.classifier, images),
-        "images": shown(images),
+        "level": level, "temperature": temperature, "points": points, "ratio": ratio, "passes": ratio <= 2,
+        "digits": digits(fid.classifier, images), "images": shown(images),
     }  # fmt: skip
 
 
