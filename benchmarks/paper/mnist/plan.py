@@ -59,10 +59,10 @@ class Plan:
     every: int = 100
     width: int = 32
     start_steps: int = 4000
-    end_steps: int = 400
+    end_steps: int = 800
     latents: int = 32
     rate: float = 1e-3
-    end_rate: float = 2e-4
+    end_rate: float = 3e-4
 
     def to_json(self, *names: str) -> dict[str, Any]:
         """Those fields as plain values, with size and counts of data, which everything depends on."""

@@ -93,7 +93,7 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     panels = {
         "training images": results["floors"]["images"],
         f"annealed Langevin, {longest} steps": results["langevin"][longest]["images"],
-        f"gate: {results['plan']['gate_steps'][-1]:,} steps at temperature 1 from data": results["gate"][
+        f"gate: {results['plan']['gate_steps'][-1]:,} steps at temperature 1 from data": results["gate"][0][
             "images"
         ],
         **{f"{name}, one step": result["images"] for name, result in results["samplers"].items()},
