@@ -79,6 +79,8 @@ class Energy(nn.Module):
         mean: Mean image (d,), d = size^2.
     """
 
+    mean: Tensor
+
     def __init__(self, settings: EnergySettings, mean: Tensor):
         super().__init__()
         self.size, self.reference = settings.size, settings.reference

@@ -9,6 +9,7 @@ methods that are neither named nor finished are missing from the page.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from benchmarks import data
 from benchmarks.paper import page
-from benchmarks.paper.mnist import features, onestep, report, rivals
 from benchmarks.paper.mnist import energy as energies
+from benchmarks.paper.mnist import features, onestep, report, rivals
 from benchmarks.paper.mnist.cells import cell, key
 from benchmarks.paper.mnist.plan import Plan, plan
 
@@ -77,22 +78,15 @@ def run(setup: Plan, folder: Path, methods: tuple[str, ...] | list[str]) -> dict
     }
     print(f"classifier: {100 * results['accuracy']:.2f} % of test images right", flush=True)
     settings = setup.to_json(*known, "gate_count", "gate_steps", "gate_share")
-    results["gate"] = [
-        cell(
-            folder, f"gate{level}", settings | {"level": level},
-            lambda level=level: rivals.gate(setup, energy, fid, train, level),
-        )
-        for level in setup.gate_levels
-    ]  # fmt: skip
+    results["gate"] = []
+    for level in setup.gate_levels:
+        make = partial(rivals.gate, setup, energy, fid, train, level)
+        results["gate"].append(cell(folder, f"gate{level}", settings | {"level": level}, make))
     results["langevin"] = {}
     for steps in setup.steps:
         settings = setup.to_json(*known, "count", "tune", "shares", "starts") | {"langevin": steps}
-        results["langevin"][steps] = cell(
-            folder,
-            f"langevin{steps}",
-            settings,
-            lambda steps=steps: rivals.annealed(setup, energy, fid, steps),
-        )
+        make = partial(rivals.annealed, setup, energy, fid, steps)
+        results["langevin"][steps] = cell(folder, f"langevin{steps}", settings, make)
     results["samplers"] = onestep.run(setup, folder, energy, fid, methods)
     return results
 

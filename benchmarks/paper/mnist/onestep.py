@@ -87,9 +87,16 @@ def sampler(
 def draw(generator: nn.Module, count: int, seed: int) -> Tensor:
     """Images (count, d): one forward pass of the generator, and nothing behind it."""
     rng = torch.Generator().manual_seed(seed)
-    d = len(generator.logits)  # type: ignore[arg-type]
+    assert isinstance(generator, Generator)
+    d = len(generator.logits)
     with torch.no_grad():
         return torch.cat([generator(z) for z in torch.randn(count, d, generator=rng).split(250)])
+
+
+def one(network: nn.Module | list[nn.Module]) -> nn.Module:
+    """The network of the only chain."""
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def train(
@@ -119,7 +126,7 @@ def train(
             known = json.loads(log.read_text())
             curve, before = [point for point in known["curve"] if point[0] < first + step], known["cpu"]
         if step % setup.every == 0 or step == steps:
-            curve.append([first + step, fid(draw(dft.generator, setup.curve, seed=7))])
+            curve.append([first + step, fid(draw(one(dft.generator), setup.curve, seed=7))])
             spent = before + time.process_time() - began
             log.write_text(json.dumps({"curve": curve, "cpu": spent}))
             print(f"{name}: step {first + step}, FID {curve[-1][1]:.1f}, {spent:.0f} CPU s", flush=True)
@@ -151,7 +158,7 @@ def load(setup: Plan, mean: Tensor, path: Path) -> tuple[Generator, ScoreNetwork
 
 def save(dft: DFT, path: Path) -> None:
     """Writes the weights of both networks."""
-    nets = {"generator": dft.generator, "score": dft.score_network}
+    nets = {"generator": one(dft.generator), "score": one(dft.score_network)}
     state = {f"{name}.{k}": v.contiguous() for name, net in nets.items() for k, v in net.state_dict().items()}
     save_file(state, path)
 
@@ -184,8 +191,8 @@ def run(
                 dft, setup, fid, name, path.with_suffix(".log"), setup.end_steps, setup.start_steps
             )
             save(dft, path.with_suffix(".safetensors"))
-            images = draw(dft.generator, setup.count, seed=8)
-            wall, cpu = cost(dft.generator)
+            images = draw(one(dft.generator), setup.count, seed=8)
+            wall, cpu = cost(one(dft.generator))
             return {
                 "curve": trained["curve"], "fid": fid(images), "evaluations": 1, "wall": wall, "cpu": cpu,
                 "training": trained["cpu"], "digits": digits(fid.classifier, images), "images": shown(images),

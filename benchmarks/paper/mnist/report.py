@@ -26,9 +26,11 @@ COLUMNS: table.Columns = (
 
 def row(method: str, result: dict[str, Any]) -> table.Row:
     """A line of the table of one method's result."""
-    counts = np.asarray(result["digits"]) / sum(result["digits"])
-    keep = {k: result[k] for k in ("fid", "evaluations", "wall", "cpu", "training") if k in result}
-    return {"method": method, **keep, "rarest": counts.min(), "commonest": counts.max()}
+    shares = np.asarray(result["digits"]) / sum(result["digits"])
+    keep: dict[str, Any] = {
+        k: result[k] for k in ("fid", "evaluations", "wall", "cpu", "training") if k in result
+    }
+    return {"method": method, **keep, "rarest": float(shares.min()), "commonest": float(shares.max())}
 
 
 def rows(results: dict[str, Any]) -> list[table.Row]:
@@ -57,9 +59,9 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{plan['test']:,} test images, with {count:,} images a method. It is **not** Inception FID. As many real training "
         f"images have {floors[str(count)]:.1f}, the two halves of the test images {floors['halves']:.2f}, uniform noise "
         f"{floors['noise']:.0f}",
-        f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID {trails[0]} "
-        f"steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, where at most 2 is "
-        f"asked for: **{'passed' if gates[0]['passes'] else 'failed'}**",
+        f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID "
+        f"{trails[0]} steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, "
+        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**",
         *(
             f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
             f"first {g['ratio']:.2f}"

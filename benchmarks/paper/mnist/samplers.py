@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from benchmarks.paper.mnist.energy import Block
 
 
+def _shrink(layer: nn.Conv2d, factor: float) -> None:
+    """Scales a new last layer down and takes its bias away."""
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.mul_(factor)
+        layer.bias.zero_()
+
+
 class Generator(nn.Module):
     """Latent points (n, d) to images (n, d) in (0, 1): a linear layer, residual blocks at a quarter and half of the side.
 
@@ -25,6 +33,8 @@ class Generator(nn.Module):
         width: Channels at half of the side; twice as many at a quarter.
     """
 
+    logits: Tensor
+
     def __init__(self, mean: Tensor, width: int = 32):
         super().__init__()
         d = len(mean)
@@ -35,9 +45,7 @@ class Generator(nn.Module):
         self.coarse = Block(2 * width, 2 * width)
         self.fine = nn.Sequential(Block(2 * width, width), Block(width, width))
         self.last = nn.Conv2d(width, 4, 3, padding=1)
-        with torch.no_grad():
-            self.last.weight.mul_(0.5)
-            self.last.bias.zero_()
+        _shrink(self.last, 0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         """Images (n, d) of latent points (n, d)."""
@@ -75,6 +83,8 @@ class ScoreNetwork(nn.Module):
         spread: Standard deviation of pixels around the mean image.
     """
 
+    mean: Tensor
+
     def __init__(self, mean: Tensor, width: int = 32, spread: float = 0.25):
         super().__init__()
         self.size = math.isqrt(len(mean))
@@ -90,9 +100,7 @@ class ScoreNetwork(nn.Module):
         self.middle_again = LevelBlock(2 * width, 2 * width, embedding)
         self.up = LevelBlock(3 * width, width, embedding)
         self.last = nn.Conv2d(width, 4, 3, padding=1)
-        with torch.no_grad():
-            self.last.weight.mul_(0.1)
-            self.last.bias.zero_()
+        _shrink(self.last, 0.1)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Clean images (n, d) expected given noisy ones (n, d) of levels sigma (n, 1)."""
