@@ -197,6 +197,7 @@ def test_quick_run_measures_every_method(quick):
     assert [r["evaluations"] for n, r in rows.items() if n.startswith("Langevin")] == ["11", "21"]
     for name in onestep.METHODS:
         assert rows[name]["evaluations"] == "1"
+        assert rows[f"{name} + denoising step"]["evaluations"] == "2"
         assert float(rows[name]["times"]) > 1
     # Real digits are far nearer to real digits than anything made by networks that were trained for seconds.
     floor = float(rows["real training images (floor)"]["fid"])

@@ -101,7 +101,9 @@ def notes(setup: Plan) -> list[str]:
         f"one-step samplers: {setup.start_steps:,} generator steps of KL from a random start, which all have in common, and "
         f"{setup.end_steps} of each one's own objective, at the same rates; one score step a generator step, {2 * setup.latents} "
         "draws a step, at all noise levels at once; from the energy alone, without data. An image is g(z): one forward pass of "
-        "the generator, with no noise added and no denoising step (`DFT.get_samples` adds the noise of the lowest level)",
+        "the generator, with no noise added (`DFT.get_samples` adds that of the lowest level) and no denoising step; the lines "
+        "with a denoising step are x - s0^2 grad E(x) at x = g(z), one evaluation of the energy more, as Langevin has at its end",
+        "FID of the one-step samplers is the mean over five sets of images, that of Langevin is of one set; one training of each",
         "costs: seconds of one thread on a machine with other work; those of the one-step samplers are the least of five calls "
         "for 1,000 images",
     ]

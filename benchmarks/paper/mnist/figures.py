@@ -31,7 +31,7 @@ def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return out
 
 
-def grids(panels: Mapping[str, np.ndarray], path: Path, columns: int = 8, across: int = 3) -> None:
+def grids(panels: Mapping[str, np.ndarray], path: Path, columns: int = 8, across: int = 4) -> None:
     """A grid of images for each panel (title -> images (n, d)), all of one scale of grey."""
     plt = _pyplot()
     across = min(across, len(panels))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from benchmarks.paper.mnist.samplers import Generator, ScoreNetwork
 from pyro_dft import DFT
 
 SEED = 3
+SETS = range(8, 13)  # seeds of the sets of images that FID is averaged over
 START = "kl"
 METHODS = {"DFT-NS": "dft-paper", "KL-NS": "kl", "Fisher-NS": "fisher-partial"}
 PARTS = ("classifier", "energy", "every", "curve", "width", "start_steps", "latents", "rate")
@@ -133,20 +137,41 @@ def train(
     return {"curve": curve, "cpu": before + time.process_time() - began}
 
 
-def cost(generator: nn.Module, repeats: int = 5) -> tuple[float, float]:
-    """Wall and CPU seconds for 1,000 images: the least of some repeats, as for any quick call."""
+def cost(make: Callable[[int], Tensor], repeats: int = 5) -> tuple[float, float]:
+    """Wall and CPU seconds of a function of a seed: the least of some repeats, as for any quick call."""
     found = []
     for seed in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        draw(generator, 1000, seed)
+        make(seed)
         found.append((time.perf_counter() - wall, time.process_time() - cpu))
     return min(w for w, _ in found), min(c for _, c in found)
 
 
-def load(setup: Plan, mean: Tensor, path: Path) -> tuple[Generator, ScoreNetwork]:
+def denoised(setup: Plan, energy: Energy, fid: Fid, generator: Generator) -> dict[str, Any]:
+    """One-step images after the denoising step that ends Langevin too: one evaluation of the energy's gradient more.
+
+    FID is the mean over five sets of images, with their standard deviation; "plain" holds that of the images before
+    the step.
+    """
+
+    def make(count: int, seed: int) -> Tensor:
+        return torch.cat([energy.denoise(x) for x in draw(generator, count, seed).split(250)])
+
+    values = [fid(make(setup.count, seed)) for seed in SETS]
+    plain = [fid(draw(generator, setup.count, seed)) for seed in SETS]
+    images = make(setup.count, SETS[0])
+    wall, cpu = cost(partial(make, 1000))
+    return {
+        "fid": mean(values), "fid_sd": stdev(values), "evaluations": 2, "wall": wall, "cpu": cpu,
+        "digits": digits(fid.classifier, images), "images": shown(images),
+        "plain": {"fid": mean(plain), "fid_sd": stdev(plain)},
+    }  # fmt: skip
+
+
+def load(setup: Plan, average: Tensor, path: Path) -> tuple[Generator, ScoreNetwork]:
     """New networks, with the weights of a file where there is one."""
     torch.manual_seed(SEED)
-    nets = Generator(mean, setup.width), ScoreNetwork(mean, setup.width)
+    nets = Generator(average, setup.width), ScoreNetwork(average, setup.width)
     if path.exists():
         weights = load_file(path)
         for prefix, net in zip(("generator.", "score."), nets, strict=True):
@@ -166,7 +191,10 @@ def save(dft: DFT, path: Path) -> None:
 def run(
     setup: Plan, folder: Path, energy: Energy, fid: Fid, methods: tuple[str, ...] | list[str]
 ) -> dict[str, Any]:
-    """The results of those methods that are named, or finished already: name -> result, with the curve from step 0."""
+    """The results of those methods that are named, or finished already: name -> result, with the curve from step 0.
+
+    Each has the result of `denoised` within it.
+    """
     settings = setup.to_json(*PARTS)
     stem = folder / f"start-{key(settings)}"
     weights = stem.with_suffix(".safetensors")
@@ -192,7 +220,7 @@ def run(
             )
             save(dft, path.with_suffix(".safetensors"))
             images = draw(one(dft.generator), setup.count, seed=8)
-            wall, cpu = cost(one(dft.generator))
+            wall, cpu = cost(partial(draw, one(dft.generator), 1000))
             return {
                 "curve": trained["curve"], "fid": fid(images), "evaluations": 1, "wall": wall, "cpu": cpu,
                 "training": trained["cpu"], "digits": digits(fid.classifier, images), "images": shown(images),
@@ -200,7 +228,11 @@ def run(
 
         if name in methods or path.with_suffix(".json").exists():
             result = cell(folder, name, own, ending)
+            finished, _ = load(setup, energy.mean, path.with_suffix(".safetensors"))
+            after = cell(folder, f"{name}-denoised", own, partial(denoised, setup, energy, fid, finished))
             results[name] = result | {
+                **after.pop("plain"),
+                "denoised": after,
                 "curve": start["curve"] + result["curve"],
                 "training": start["cpu"] + result["training"],
             }

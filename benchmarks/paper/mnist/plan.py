@@ -50,7 +50,7 @@ class Plan:
     tune: int = 200
     gate_count: int = 200
     gate_steps: tuple[int, ...] = (200, 1000, 2500, 5000)
-    gate_levels: tuple[float, ...] = (0.1, 0.25)
+    gate_levels: tuple[float, ...] = (0.1,)
     gate_share: float = 0.02
     steps: tuple[int, ...] = (50, 100, 150, 200)
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
