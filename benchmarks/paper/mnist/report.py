@@ -50,7 +50,7 @@ def rows(results: dict[str, Any]) -> list[table.Row]:
 def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
     """What was found, against what was asked for, one sentence each."""
     gates, plan, floors = results["gate"], results["plan"], results["floors"]
-    count, few = plan["count"], plan["gate_count"]
+    count, few, digits = plan["count"], plan["gate_count"], gates[0]["digits"]
     trails = [", ".join(f"{value:.1f} after {steps:,}" for steps, value in g["points"]) for g in gates]
     tried = len(plan["shares"]) * len(plan["starts"])
     best = ", ".join(
@@ -64,7 +64,8 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{floors['noise']:.0f}",
         f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID "
         f"{trails[0]} steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, "
-        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**",
+        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. At the end {max(digits)} of "
+        f"{sum(digits)} images are the digit {digits.index(max(digits))}",
         *(
             f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
             f"first {g['ratio']:.2f}"
@@ -116,7 +117,12 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
         | {"real": results["floors"][str(results["plan"]["curve"])]},
         stem.with_name(curve),
     )
-    size = results["plan"]["size"]
+    size, each = results["plan"]["size"], results["plan"]["curve"]
+    caption = (
+        f"FID of one-step images, without a denoising step, while the samplers train ({each:,} images a point, which lifts all "
+        f"values a little; Langevin: {results['plan']['count']:,} images). The first {results['plan']['start_steps']:,} steps are "
+        "common to all."
+    )
     page.write(
         stem,
         f"MNIST, {size} x {size} pixels: one-step samplers of an energy beside annealed Langevin",
@@ -125,6 +131,6 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
         verdicts(results, lines) + notes,
         [
             (grid, "Uncurated images of each method."),
-            (curve, "FID of one-step images while the samplers train."),
+            (curve, caption),
         ],
     )
