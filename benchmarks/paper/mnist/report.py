@@ -120,8 +120,8 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     size, each = results["plan"]["size"], results["plan"]["curve"]
     caption = (
         f"FID of one-step images, without a denoising step, while the samplers train ({each:,} images a point, which lifts all "
-        f"values a little; Langevin: {results['plan']['count']:,} images). The first {results['plan']['start_steps']:,} steps are "
-        "common to all."
+        f"values a little; Langevin: {results['plan']['count']:,} images). The first {results['plan']['start_steps']:,} steps "
+        "are common to all."
     )
     page.write(
         stem,
