@@ -69,7 +69,8 @@ class Sampler:
 
     def blocks(self, n: int, rng: torch.Generator) -> Iterator[Tensor]:
         """N draws from each chain in blocks (C, at most 65,536 / C, d)."""
-        size = max(1, (CHUNK if self.generator is None else self.generator.rows) // self.chains)
+        rows = CHUNK if self.generator is None else min(CHUNK, self.generator.rows)
+        size = max(1, rows // self.chains)
         for start in range(0, n, size):
             yield self.transport(*self.whitened_noise(min(size, n - start), rng))
 
