@@ -6,24 +6,20 @@ how its engine trains, draws and refines.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyro_dft import density, links, plot, verdict, wording
-from pyro_dft.arguments import check_count, same_objects
-from pyro_dft.checkpoint import Checkpoint
+from pyro_dft import density, plot, verdict, wording
+from pyro_dft.arguments import check_count
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
-from pyro_dft.files import CHECK_POINTS, Files
-from pyro_dft.progress import ProgressBar
 from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
 from pyro_dft.settings import Settings, check_names
 from pyro_dft.summary import Summary, summary_table
+from pyro_dft.training import Training
 
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
 LIKELIHOOD_LIMIT = 1e8
@@ -39,7 +35,7 @@ NUTS_OPTIONS = frozenset(
 )  # fmt: skip
 
 
-class Inference(Files):
+class Inference(Training):
     """Base of the `DFT` classes; see `pyro_dft.DFT`."""
 
     def __init__(
@@ -101,219 +97,6 @@ class Inference(Files):
                 "checkpoint: give a seed as well, by which a later run goes on with the same training"
             )
         self._forget()
-
-    def _forget(self) -> None:
-        """Back to an untrained sampler."""
-        self._arguments = ((), {})
-        self._trainer = None
-        self._checkpoint: Checkpoint | None = None
-        self._whole = False  # whether the training was one `run`, and not single steps that may go on
-        self._failure = ""
-        self._seconds = self._cpu_seconds = 0.0
-        self._drop_results()
-
-    def _drop_results(self) -> None:
-        self._fit = None
-        self._kept = None
-        self._report = verdict.Diagnostics()
-
-    # Training
-
-    def run(self, *args: Any, **kwargs: Any) -> None:
-        """Trains the sampler for the posterior given the model's arguments, from the start.
-
-        Ctrl-C ends the training early and keeps the sampler trained so far; `diagnostics()` then says how
-        good it is.
-
-        Args:
-            *args: Arguments of the model.
-            **kwargs: Keyword arguments of the model.
-
-        Raises:
-            ModelError: the model or its data cannot be used; the message names the site or argument. Nothing
-                of an earlier fit is left then.
-
-        Warns:
-            FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
-
-        Example:
-            >>> dft = DFT(model, seed=0, disable_progbar=True)
-            >>> dft.run(y)
-            >>> sorted(dft.get_samples())
-            ['mu']
-        """
-        self._train(args, kwargs)
-
-    def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """All of `run`, which calls it; warnings name the line of the user's own call."""
-        planned = 0
-        with self._all_or_nothing(), self._timed():
-            self._prepare(args, kwargs)
-            self._whole = True
-            with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
-                try:
-                    self._resume()
-                    while not self._trainer.done:
-                        bar.update(self._trainer.step())
-                        if self._checkpoint is not None:
-                            self._checkpoint.after_step(self._trainer)
-                    bar.status("measuring")
-                    self._measure(self._trainer)
-                except KeyboardInterrupt:
-                    planned = self._trainer.total
-                    bar.status("interrupted, measuring")
-                    self._measure(self._trainer)
-        if planned:
-            warnings.warn(
-                f"training was interrupted after {len(self._trainer.history)} of {planned} iterations: the "
-                "sampler trained so far is kept; see diagnostics()",
-                FidelityWarning,
-                stacklevel=3,
-            )
-        self._warn(stacklevel=4)
-
-    def _resume(self) -> None:
-        """Takes up the training that the checkpoint holds, if there is one."""
-        if self.checkpoint is None:
-            return
-        owner = {
-            "framework": self._framework,
-            "settings": self.settings.to_json(),
-            "seed": self._seed(),
-            "num_chains": self.num_chains,
-            "layout": self._layout().to_json(),
-        }
-        points = self._trainer.problems[0].starts.reshape(-1, self._layout().dim)[:CHECK_POINTS]
-        values = self._potential_at(self._numpy(points))
-        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, values, self._close)
-        self._checkpoint.resume(self._trainer)
-
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        """One training iteration on the given arguments, as `SVI.step`, for users who write their own loop.
-
-        The first call sets the training up (also the first one after `run` or `load`). Later calls may bring other data,
-        such as minibatches scaled by the model: each iteration sees the arguments of its own call. The learning rates
-        follow the plan of the settings; when the planned iterations are made, further calls train no more.
-
-        Draws may be taken after any number of steps, and training goes on after that. Refinement and diagnostics use the
-        arguments of the last call: end a loop over minibatches with a step on the full data. (With
-        `pyro.plate(..., subsample_size=...)` in the model, `run` draws the minibatches itself, and the DFT phase gets the
-        two independent ones that its loss needs.)
-
-        Returns:
-            The Fisher gap J(s_q) - J(s_phi) on fresh draws; minus the evidence bound while the Gaussian is
-            fitted.
-
-        Raises:
-            ModelError: as for `run`. Data that cannot be used leave the training as it was before the call.
-
-        Example:
-            >>> dft = DFT(model, seed=0, precondition_steps=50, train="never")
-            >>> losses = [dft.step(y) for _ in range(50)]
-            >>> losses[-1] < losses[0]
-            True
-        """
-        with self._timed():
-            if self._trainer is None or self._whole:
-                with self._all_or_nothing():
-                    self._prepare(args, kwargs)
-                    with self._session():
-                        self._resume()
-            with self._session():
-                if not same_objects(self._arguments, (args, kwargs)):
-                    self._replace_data(args, kwargs)
-                    self._arguments = (args, kwargs)
-                self._drop_results()
-                progress = self._trainer.step()
-                if self._checkpoint is not None:
-                    self._checkpoint.after_step(self._trainer)
-                return progress.loss
-
-    @property
-    def progress(self) -> Any:
-        """Where the training is: `step` of `total` iterations, the `phase` and the `loss` of the last one; None before it.
-
-        Fewer iterations than `total` are made where a phase ends early.
-
-        Example:
-            >>> dft.progress.step == dft.diagnostics()["iterations"]
-            True
-        """
-        return self._trainer.history[-1] if self._trainer is not None and self._trainer.history else None
-
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forgets an earlier fit and sets up a training that no step has been made of."""
-        self._forget()
-        self._read(args, kwargs)
-        with self._session():
-            self._trainer = self._start()
-        self._arguments = (args, kwargs)
-
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""
-        with self._all_or_nothing(), self._timed():
-            self._prepare(args, kwargs)
-
-    def _advance(self, until: float) -> float | None:
-        """Trains until that share of the plan is made; returns the last loss, None where no step was due."""
-        trainer, loss = self._trainer, None
-        with self._all_or_nothing(), self._timed(), self._session():
-            while not trainer.done and len(trainer.history) < until * trainer.total:
-                loss = trainer.step().loss
-        return loss
-
-    def _measure(self, trainer: Any) -> None:
-        """Ends the training, measures the sampler and keeps the draws of the measurement."""
-        try:
-            self._fit = trainer.finish()
-            self._kept = self._keep()
-            self._report = verdict.judge(self._facts())
-        except BaseException:
-            self._drop_results()
-            raise
-
-    def _require_fit(self) -> None:
-        if self._fit is not None:
-            return
-        if self._failure:
-            raise NotFittedError(
-                f"there is no trained sampler: the last run failed ({self._failure}); call run(...) again"
-            )
-        if self._trainer is None or not self._trainer.history:
-            raise NotFittedError("the sampler is not trained yet: call run(...) first")
-        with self._timed(), self._session():
-            # Between single steps: a copy is finished and measured, and the training can go on.
-            self._measure(self._trainer if self._trainer.done else self._trainer.branch())
-        self._warn(stacklevel=4)
-
-    def _warn(self, stacklevel: int) -> None:
-        if self._report["warnings"]:
-            lines = "\n".join(f"  - {line}" for line in self._report["warnings"])
-            see = f"What it means, and what to try: {links.alarm(self._report['alarms'][0])}"
-            warnings.warn(
-                f"the fit is {self._report['status']}:\n{lines}\n{see}",
-                FidelityWarning,
-                stacklevel=stacklevel,
-            )
-
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """A failure leaves no half-trained sampler that could pass for a good one."""
-        try:
-            yield
-        except Exception as error:
-            self._forget()
-            self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            raise
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            yield
-        finally:
-            self._seconds += time.perf_counter() - wall
-            self._cpu_seconds += time.process_time() - cpu
 
     # Draws
 

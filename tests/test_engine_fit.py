@@ -11,7 +11,8 @@ import torch
 
 from pyro_dft.diagnostics import distinct_optima, rhat
 from pyro_dft.engine_torch import train
-from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
+from pyro_dft.engine_torch.fit import Trainer
+from pyro_dft.engine_torch.result import FittedTrainer, Problem
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile

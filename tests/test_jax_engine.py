@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pyro_dft.engine_jax import functional, networks, noise, precondition, refine, train
-from pyro_dft.engine_jax.fit import Problem, Trainer
+from pyro_dft.engine_jax.fit import Trainer
+from pyro_dft.engine_jax.result import Problem
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import (
     Target,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
 from pyro_dft.engine_torch.measure import Measurement, affordable_draws, compare, measure
 from pyro_dft.engine_torch.precondition import GaussianFitter, Gaussians, polish
 from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
+from pyro_dft.engine_torch.result import Fit, Problem, Progress
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
@@ -33,86 +34,6 @@ from pyro_dft.settings import Settings
 # Draws (over all chains) on which the refinement compares two samplers, and its transitions.
 SELECTION_DRAWS = 2000
 SELECTION_STEPS = 10
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-@dataclass
-class Problem:
-    """A target in one set of coordinates.
-
-    Attributes:
-        target: The target.
-        starts: Starting points of every chain, (C, restarts, d).
-        original: Maps (n, d) points to the model's own unconstrained coordinates.
-    """
-
-    target: Target
-    starts: Tensor
-    original: Callable[[Tensor], Tensor] = _same
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one training iteration reports.
-
-    Attributes:
-        step: Iterations made so far.
-        total: Iterations planned; fewer are made where the Gaussian is right already.
-        phase: "gaussian", "kl", "dft", "dft-paper", "fisher-partial" or "done".
-        loss: The Fisher gap J(s_q) - J(s_phi) on fresh draws, mean over chains; minus the evidence bound in the
-            "gaussian" phase.
-    """
-
-    step: int
-    total: int
-    phase: str
-    loss: float
-
-
-@dataclass
-class Fit:
-    """A trained sampler and how it came about.
-
-    Where there are K separate modes, each of the C chains has K samplers, one behind the other.
-
-    Attributes:
-        sampler: The sampler.
-        problem: Index of the coordinates that it was trained in.
-        objective: What the returned samplers ended with: "gaussian", "kl", "dft", ...
-        history: `Progress` of every iteration.
-        movement: How far the refinement moved the draws of each candidate (root mean square over coordinates of the
-            shifts in mean and log sd, in sds, noise subtracted), by name, (C,) each.
-        optima: The Gaussians of all restarts, (C * restarts).
-        chosen: Index into `optima` of the one that each sampler started from.
-        elbos: Best evidence bound in each set of coordinates.
-        fisher_gap: Last smoothed Fisher gap, (C,); NaN without a network.
-        seconds: Wall seconds by phase.
-        measurement: The drift test of the returned sampler.
-        modes: How often each of several samplers of a chain serves; None where there is one for each.
-        score_network: The score network at the end of the training; None without one, and from a file.
-    """
-
-    sampler: Sampler
-    problem: int
-    objective: list[str]
-    optima: Gaussians
-    chosen: np.ndarray
-    elbos: list[float]
-    history: list[Progress] = field(default_factory=list)
-    movement: dict[str, np.ndarray] = field(default_factory=dict)
-    fisher_gap: np.ndarray = field(default_factory=lambda: np.array([math.nan]))
-    seconds: dict[str, float] = field(default_factory=dict)
-    measurement: Measurement | None = None
-    modes: Modes | None = None
-    score_network: Any = None
-
-    @property
-    def networks_so_far(self) -> dict[str, Any]:
-        """Generator and score network."""
-        return {"generator": self.sampler.generator, "score_network": self.score_network}
 
 
 class Trainer:
@@ -488,58 +409,3 @@ class Trainer:
         drifts = compare(before, after, problem.original, self.fit.modes)[1:]
         self.fit.movement[name] = np.array([d.rms for d in drifts])
         return self.fit.movement[name]
-
-
-class FittedTrainer:
-    """Stands in for a `Trainer` whose fit was read from a file: complete, with nothing left to train.
-
-    Args:
-        problems: As for `Trainer`.
-        index: Which of them the sampler is for.
-        sampler: The sampler.
-        objective: What it ended with, for each chain.
-        refine_steps: Transitions that its draws need.
-        kept: `raw`, `halfway` and `refined` draws, `scale` and `step_size` of its measurement.
-        modes: Weights of several samplers for each chain, or None.
-    """
-
-    done, phase, total = True, "done", 0
-
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        index: int,
-        sampler: Sampler,
-        objective: list[str],
-        refine_steps: int,
-        kept: dict[str, Tensor],
-        modes: Modes | None = None,
-    ):
-        self.problems = list(problems)
-        self.history: list[Progress] = []
-        nothing = compare(kept["refined"], kept["refined"], problems[index].original, modes)
-        log_density, _ = problems[index].target.evaluate(kept["refined"])
-        measurement = Measurement(
-            refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
-            kept["scale"], kept["step_size"], torch.ones(sampler.chains), 0.0, 0.0,
-        )  # fmt: skip
-        none = torch.zeros(0)
-        self.fit = Fit(
-            sampler,
-            index,
-            objective,
-            Gaussians(none, none, none, none),
-            np.zeros(0),
-            [],
-            measurement=measurement,
-            modes=modes,
-        )
-
-    @property
-    def target(self) -> Target:
-        """The target in the sampler's coordinates."""
-        return self.problems[self.fit.problem].target
-
-    def finish(self) -> Fit:
-        """The fit as it is."""
-        return self.fit

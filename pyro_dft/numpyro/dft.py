@@ -12,17 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyro_dft import storage, wording
-from pyro_dft.arguments import same_objects
-from pyro_dft.engine_jax import functional, noise
-from pyro_dft.engine_jax.custom import Own, TrainedNetwork
-from pyro_dft.engine_jax.fit import FittedTrainer, Problem, Trainer, adopted
-from pyro_dft.engine_jax.functional import FitState, Schedule
+from pyro_dft.engine_jax.custom import TrainedNetwork
+from pyro_dft.engine_jax.fit import Trainer
 from pyro_dft.engine_jax.refine import refine
-from pyro_dft.engine_jax.sampler import CHUNK, Sampler, draw
-from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import Hyper, OwnNetworks
+from pyro_dft.engine_jax.result import FittedTrainer, Problem
+from pyro_dft.engine_jax.sampler import CHUNK, Sampler
 from pyro_dft.errors import ModelError, StorageError
-from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
+from pyro_dft.inference import LIKELIHOOD_LIMIT
 from pyro_dft.layout import Layout
 from pyro_dft.modes import Modes
 from pyro_dft.numpyro.facts import facts
@@ -30,12 +26,13 @@ from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.numpyro.pure import PureTraining
 
 # What a file holds of the measurement, beside the sampler.
 _MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
 
 
-class DFT(Inference):
+class DFT(PureTraining):
     """Neural posterior sampler for NumPyro: trains an implicit sampler by Denoising Fisher Training, then draws.
 
     Args:
@@ -85,9 +82,6 @@ class DFT(Inference):
 
     _framework, _needs_seed = "numpyro", False
     _live = frozenset(("_posteriors", "_problems", "_rng", "_last", "_checked_networks"))
-    _last: tuple[Any, Posterior, Target] | None = None
-    _words: tuple[int, ...] = ()
-    _checked_networks: tuple[int, OwnNetworks] | None = None
 
     def run(self, rng_key: Any, *args: Any, **kwargs: Any) -> None:
         """Trains the sampler for the posterior given the model's arguments, from the start.
@@ -114,158 +108,6 @@ class DFT(Inference):
         """
         self._words = key_words(rng_key)
         self._train(args, kwargs)
-
-    # Training by pure functions, as with `numpyro.infer.SVI`.
-
-    @property
-    def step(self) -> Any:
-        """There is none here: training by steps is `init` and `update`."""
-        raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
-
-    def init(self, rng_key: Any, *args: Any, **kwargs: Any) -> FitState:
-        """The first state of a training by steps, for users who write their own loop, as `SVI.init`.
-
-        `init`, `update`, `fit` and `draw` are pure: they work under `jax.jit`, `jax.vmap` (over keys, or over data sets of
-        one shape) and `jax.lax.scan`. They follow the plan of the settings: `precondition_steps` of the Gaussian, then
-        `num_steps` of the network, always in the model's own coordinates. `run` decides more by itself: which coordinates
-        to train in, whether the network is needed, and which phase helped.
-
-        Args:
-            rng_key: Random key of the whole training.
-            *args: Arguments of the model.
-            **kwargs: Keyword arguments of the model.
-
-        Raises:
-            ModelError: the model or its data cannot be used; the message names the site or argument.
-
-        Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
-            >>> state = dft.init(jax.random.key(0), y)
-            >>> update = jax.jit(dft.update)
-            >>> for _ in range(100):
-            ...     state, loss = update(state, y)
-            >>> loss.shape
-            ()
-        """
-        posterior, target = self._pure(args, kwargs)
-        words = noise.words(rng_key)
-        count = self.num_chains * self.settings.restarts
-        starts = posterior.initial_points_traced(count, noise.fold(words, 0))
-        starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
-        schedule, hyper = self._schedule(target), Hyper.of(self.settings)
-        return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
-
-    def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
-        """One training iteration on the given arguments, as `SVI.update`.
-
-        Args:
-            state: From `init` or an earlier `update`.
-            *args: Arguments of the model, such as a minibatch scaled by the model.
-            **kwargs: Keyword arguments of the model.
-
-        Returns:
-            The next state; the Fisher gap J(s_q) - J(s_phi) on fresh draws, or minus the evidence bound while the
-            Gaussian is fitted.
-
-        Raises:
-            ModelError: as for `init`.
-
-        Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
-            >>> state, loss = dft.update(dft.init(jax.random.key(0), y), y)
-            >>> bool(jnp.isfinite(loss))
-            True
-        """
-        target = self._pure(args, kwargs)[1]
-        schedule = self._schedule(target)
-        return functional.compiled_update(schedule, Hyper.of(self.settings), state, target.data)
-
-    def fit(self, rng_key: Any, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
-        """`init` and all iterations of `update` as one compiled program.
-
-        Returns:
-            The last state, and the loss of each iteration.
-
-        Raises:
-            ModelError: as for `init`.
-
-        Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
-            >>> state, losses = dft.fit(jax.random.key(0), y)
-            >>> losses.shape
-            (100,)
-        """
-        state = self.init(rng_key, *args, **kwargs)
-        target = self._pure(args, kwargs)[1]
-        schedule = self._schedule(target)
-        return functional.compiled_rest(schedule, Hyper.of(self.settings), state, target.data)
-
-    def draw(
-        self, rng_key: Any, state: FitState, num_samples: int, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Draws of a trained state, one forward pass each, without refinement.
-
-        Args:
-            rng_key: Random key of the draws.
-            state: From `update` or `fit`.
-            num_samples: Draws for each chain.
-            *args: Arguments of the model.
-            **kwargs: Keyword arguments of the model.
-
-        Returns:
-            Site name -> array of shape (num_chains, num_samples, *site).
-
-        Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
-            >>> state, losses = dft.fit(jax.random.key(0), y)
-            >>> dft.draw(jax.random.key(1), state, 10, y)["mu"].shape
-            (1, 10)
-        """
-        posterior = self._pure(args, kwargs)[0]
-        words = noise.words(rng_key)
-        flat = draw(state.mean, state.scale, state.network.generator, words, num_samples)
-        values = posterior.constrain(flat.reshape(-1, posterior.dim))
-        return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}
-
-    def adopt(self, state: FitState, *args: Any, **kwargs: Any) -> None:
-        """Takes over a trained state, measures it, and serves its draws as after `run`.
-
-        Args:
-            state: From `update` or `fit`, not under a trace.
-            *args: Arguments of the model.
-            **kwargs: Keyword arguments of the model.
-
-        Raises:
-            ModelError: as for `init`.
-
-        Warns:
-            FidelityWarning: a diagnostic says that the fit is doubtful.
-
-        Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
-            >>> state, losses = dft.fit(jax.random.key(0), y)
-            >>> dft.adopt(state, y)
-            >>> dft.get_samples(10)["mu"].shape
-            (10,)
-        """
-        self._words = tuple(int(word) for word in np.asarray(state.key))
-        with self._all_or_nothing(), self._timed():
-            self._prepare(args, kwargs)
-            self._trainer = adopted(self._problems, self.settings, state, self._rng)
-            self._whole = True
-            self._measure(self._trainer)
-        self._warn(stacklevel=3)
-
-    def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
-        """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
-        if self._last is None or not same_objects(self._last[0], (args, kwargs)):
-            posterior = self._own_posterior(args, kwargs)
-            found = ((args, kwargs), posterior, posterior.target())
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
-            if traced:  # what a trace made must not outlive it
-                return found[1], found[2]
-            self._last = found
-        return self._last[1], self._last[2]
 
     @property
     def guide(self) -> DrawsGuide:
@@ -375,21 +217,6 @@ class DFT(Inference):
                 points[0] = given
             problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
         return Trainer(self._problems, self.settings, self._rng, self._networks(self._problems[0].target.dim))
-
-    def _networks(self, dim: int) -> OwnNetworks:
-        """The user's networks for d coordinates, checked once."""
-        if self._checked_networks is None or self._checked_networks[0] != dim:
-            generator, score_network = self._own_generator, self._own_score_network
-            levels = self.settings.noise_mode == "levels"
-            own = OwnNetworks(
-                None if generator is None else Own(generator, "generator", dim),
-                None if score_network is None else Own(score_network, "score_network", dim, levels),
-            )
-            self._checked_networks = dim, own
-        return self._checked_networks[1]
-
-    def _schedule(self, target: Target) -> Schedule:
-        return Schedule.of(target.spec, self.settings, self._networks(target.dim))
 
     def _seed(self) -> list[int]:
         return [*self._words, *([] if self.settings.seed is None else [self.settings.seed])]

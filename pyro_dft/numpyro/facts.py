@@ -9,9 +9,9 @@ import numpy as np
 
 from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
-from pyro_dft.engine_jax.fit import Fit, Problem
 from pyro_dft.engine_jax.measure import affordable_draws
 from pyro_dft.engine_jax.refine import whitening
+from pyro_dft.engine_jax.result import Fit, Problem
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.settings import Settings

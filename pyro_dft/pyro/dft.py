@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pyro_dft import storage, wording
 from pyro_dft.engine_torch.custom import CustomGenerator, CustomScore, Networks
-from pyro_dft.engine_torch.fit import FittedTrainer, Problem, Trainer
+from pyro_dft.engine_torch.fit import Trainer
 from pyro_dft.engine_torch.refine import refine
+from pyro_dft.engine_torch.result import FittedTrainer, Problem
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, SettingsError, StorageError

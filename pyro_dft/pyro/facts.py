@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
-from pyro_dft.engine_torch.fit import Fit, Problem
 from pyro_dft.engine_torch.measure import affordable_draws
 from pyro_dft.engine_torch.refine import whitening
+from pyro_dft.engine_torch.result import Fit, Problem
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.pyro.problem import Problem as Posterior
 from pyro_dft.settings import Settings
