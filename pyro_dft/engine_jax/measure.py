@@ -23,7 +23,7 @@ from pyro_dft.settings import Settings
 
 FIRST_STEPS = 2
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
-LEAST_DRAWS = 200
+LEAST_DRAWS = 500
 
 
 @dataclass
