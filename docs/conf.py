@@ -32,7 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "**/.ipynb_checkpoints", "results/README.md"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True
 
 # MyST and notebooks

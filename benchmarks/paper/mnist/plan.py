@@ -58,7 +58,7 @@ class Plan:
     curve: int = 1000
     every: int = 100
     width: int = 32
-    start_steps: int = 4000
+    start_steps: int = 8000
     end_steps: int = 800
     latents: int = 32
     rate: float = 1e-3
