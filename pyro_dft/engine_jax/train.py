@@ -444,6 +444,8 @@ class NetworkTrainer:
         like = {"state": self.state._asdict(), "mean": self.mean, "scale": self.scale}
         found = unnamed(arrays, like)
         self.state, self.mean, self.scale = NetworkState(**found["state"]), found["mean"], found["scale"]
+        if self.anchor is not None:  # it belongs to the means, which another machine may round differently
+            self.anchor = self.target.evaluate(np.asarray(self.mean, self.target.dtype))[1]
 
     def smoothed_gap(self) -> np.ndarray:
         """Moving average of the Fisher gap, (C,)."""
