@@ -164,6 +164,15 @@ def test_verdicts():
     assert lines[0].startswith("DFT-NS on donut: pass")
     assert any(line.startswith("default recipe, one step on donut: FAIL") for line in lines)
     assert any("FAIL (within one standard error of KL-NS or better on 0 of 1" in line for line in lines)
+    # The longer recipe is judged by the longer KL-NS, and not at all without it.
+    long = [*rows, *cells(default_long=(0.9, 0.9))]
+    assert not any("5,000 steps, KSD" in line for line in musts.judge(long))
+    lines = musts.judge([*long, *cells(kl_ns_long=(0.5, 0.8))])
+    assert any(
+        "5,000 steps, one step, KSD: FAIL (within one standard error of KL-NS, 5,000" in line
+        for line in lines
+    )
+    assert any("5,000 steps, one step, sliced W2: pass" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +231,17 @@ def test_toy2d_in_small(here, capsys, monkeypatch):
     monkeypatch.setattr(rivals, "svgd", None)
     command.main([*asked[:-1], f"{asked[-1]},kl-ns", "--finished"])
     assert "DFT-NS on donut" in capsys.readouterr().out
+
+
+def test_rows_are_added_to_a_table(here, capsys):
+    command.main(["toy2d", "--quick", "--methods", "exact,svgd-200"])
+    before, drawn = (here / "toy2d.csv").read_text().splitlines(), (here / "toy2d.png").read_bytes()
+    command.main(["toy2d", "--quick", "--add", "--methods", "langevin"])
+    after = (here / "toy2d.csv").read_text().splitlines()
+    assert after[:3] == before  # to the last digit
+    assert after[3].startswith('donut,"Langevin, 500 steps"')
+    assert "to a table that was there: Langevin, 500 steps" in (here / "toy2d.md").read_text()
+    assert (here / "toy2d.png").read_bytes() == drawn
 
 
 def test_gradients_in_small(here):

@@ -51,7 +51,11 @@ RECIPES: dict[str, Recipe] = {
     "fisher-ns": Recipe(
         "Fisher-NS", False, {**SHARED, "objective": "fisher-partial", "dft_learning_rate": 3e-4}
     ),
+    "kl-ns-long": Recipe(
+        "KL-NS, 5,000 steps", False, {**SHARED, "objective": "kl", "learning_rate": 3e-3, "num_steps": 5000}
+    ),
     "default": Recipe("DFT, default recipe", True, {}, refined=True),
+    "default-long": Recipe("DFT, default recipe, 5,000 steps", True, {"num_steps": 5000}, refined=True),
     "kl-then-dft": Recipe("KL, then DFT", True, {"dft_fraction": 0.2}),
 }
 

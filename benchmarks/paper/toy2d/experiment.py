@@ -38,9 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
             draws.update(shown)
             for r in found:
                 print(f"{density:12} {r['method']:30} {table.line(r, report.COLUMNS[3:])}", flush=True)
+    kept = report.others(rows, report.stem(asked)) if asked.add else []
     order = list(METHODS)
-    rows.sort(key=lambda r: (densities.index(r["density"]), order.index(r["key"])))
-    report.write(rows, draws, densities, asked, size)
+    rows = sorted([*rows, *kept], key=lambda r: (list(TOYS).index(r["density"]), order.index(r["key"])))
+    report.write(rows, draws, list(dict.fromkeys(r["density"] for r in rows)), asked, size)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,6 +50,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--fresh", action="store_true", help="run again what has been run")
     again.add_argument("--finished", action="store_true", help="run nothing; write what has been run")
+    parser.add_argument(
+        "--add", action="store_true", help="put the rows into the table that is there; its picture stays"
+    )
     parser.add_argument("--densities", help=f"with commas between; of {', '.join(TOYS)}")
     parser.add_argument("--methods", help=f"with commas between; of {', '.join(METHODS)}")
     parser.add_argument(
