@@ -42,6 +42,9 @@ def rows(results: dict[str, Any]) -> list[table.Row]:
     out = [row("real training images (floor)", real)]
     chains = {f"Langevin, {k} steps": v for k, v in results["langevin"].items()}
     denoised = {f"{name} + denoising step": v["denoised"] for name, v in results["samplers"].items()}
+    for seed, found in results["repeats"].items():
+        again = {f"{name}, seed {seed}": v for name, v in found.items()}
+        denoised |= again | {f"{name} + denoising step": v["denoised"] for name, v in again.items()}
     out += [row(name, result) for name, result in (chains | results["samplers"] | denoised).items()]
     longest = list(results["langevin"].values())[-1]["cpu"]
     return [{**r, "times": longest / r["cpu"]} if "cpu" in r else r for r in out]
@@ -50,7 +53,7 @@ def rows(results: dict[str, Any]) -> list[table.Row]:
 def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
     """What was found, against what was asked for, one sentence each."""
     gates, plan, floors = results["gate"], results["plan"], results["floors"]
-    count, few, digits = plan["count"], plan["gate_count"], gates[0]["digits"]
+    count, few = plan["count"], plan["gate_count"]
     trails = [", ".join(f"{value:.1f} after {steps:,}" for steps, value in g["points"]) for g in gates]
     tried = len(plan["shares"]) * len(plan["starts"])
     best = ", ".join(
@@ -64,21 +67,22 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{floors['noise']:.0f}",
         f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID "
         f"{trails[0]} steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, "
-        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. At the end {max(digits)} of "
-        f"{sum(digits)} images are the digit {digits.index(max(digits))}",
+        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. Digits 0 to 9 among the first: "
+        f"{', '.join(map(str, gates[0]['first']))}; the last: {', '.join(map(str, gates[0]['digits']))}",
         *(
             f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
             f"first {g['ratio']:.2f}"
             for g, trail in zip(gates[1:], trails[1:], strict=True)
         ),
         f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
-        f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy",
+        f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy (and of "
+        "its correction, where that acts)",
     ]
     longest = next(r for r in reversed(lines) if r["method"].startswith("Langevin"))
     ours = [r for r in lines if r["method"].startswith(tuple(results["samplers"]))]
     for mine in ours:
         good, cheap = mine["fid"] <= longest["fid"], mine["times"] >= 100
-        error = (mine["fid_sd"] ** 2 * (1 + 1 / len(SETS))) ** 0.5  # if Langevin's one set has the same sd
+        error = (mine["fid_sd"] ** 2 / len(SETS) + longest["fid_sd"] ** 2 / plan["sets"]) ** 0.5
         out.append(
             f"{mine['method']}: FID {mine['fid']:.1f} against {longest['fid']:.1f} of {longest['method']} "
             f"(**{'at or below' if good else 'above'}**; the difference has a standard error of {error:.1f}), "
@@ -91,7 +95,8 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     """Writes ``stem``.md, .csv and the two pictures.
 
     Args:
-        results: plan (JSON), accuracy, floors, gate (for each level), langevin (by steps) and samplers (by name).
+        results: plan (JSON), accuracy, floors, gate (for each level), langevin (by steps), samplers (by name) and repeats
+            (samplers by seed).
         stem: Path without suffix.
         notes: Further sentences, the provenance last.
     """
