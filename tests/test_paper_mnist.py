@@ -83,7 +83,9 @@ def test_correction_acts_below_its_cut_off_and_nowhere_else(corrected):
     x = torch.rand(3, 196, dtype=torch.float64)
     base, extra, s0 = corrected.energy, corrected.correction, corrected.reference
     for level in (s0, 1.5 * s0):  # in full
-        torch.testing.assert_close(corrected(x, level), base(x) + extra(base.features(x)))
+        torch.testing.assert_close(
+            corrected(x, level), base(x) + level**2 / s0**2 * extra(base.features(x), level)
+        )
     assert not torch.allclose(corrected.gradient(x, s0), base.gradient(x))
     between = extra.weight(torch.linspace(1.5, 4.0, 50)[:, None] * s0).squeeze()
     assert (between.diff() < 0).all()
@@ -146,7 +148,7 @@ def test_correction_is_lower_at_data_than_where_the_chains_went(corrects):
     away = torch.zeros_like(images)
     generator = torch.Generator().manual_seed(0)
     noise = 0.1 * torch.randn(images.shape, generator=generator)
-    assert model.correction(images + noise).mean() < model.correction(away + noise).mean() - 1
+    assert model.correction(images + noise, 0.1).mean() < model.correction(away + noise, 0.1).mean() - 1
 
 
 def test_a_killed_correction_resumes_to_the_same_bits(corrects):
@@ -157,7 +159,7 @@ def test_a_killed_correction_resumes_to_the_same_bits(corrects):
         make("killed", kill=13)  # the checkpoint is that of iteration 10
     again, calls = make("killed")
     assert calls == 30
-    assert torch.equal(again.correction(images), whole.correction(images))
+    assert torch.equal(again.correction(images, 0.1), whole.correction(images, 0.1))
 
 
 def test_langevin_reaches_the_variance_of_a_quadratic_energy():
