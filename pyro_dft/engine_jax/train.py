@@ -447,8 +447,10 @@ class NetworkTrainer:
                 return np.where(keep.reshape(-1, *[1] * (a.ndim - 1)), np.asarray(a), np.asarray(b))
 
             weights = jax.tree.map(choose, dict(weights), dict(otherwise))
-        name = "average" if self.state.average else "generator"
-        self.state = self.state._replace(**{name: dict(weights)})
+        if self.state.average:
+            self.state = self.state._replace(average=dict(weights))
+        else:
+            self.state = self.state._replace(generator=dict(weights))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that training goes on from, but for the random numbers."""

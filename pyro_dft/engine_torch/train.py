@@ -268,8 +268,8 @@ class NetworkTrainer:
         decay = min(self.settings.averaging, (1 + n) / (10 + n))
         for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(now)
+        for kept, last in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(last)
 
 
 def _blend(name: str, keep: Tensor, value: Tensor, otherwise: Tensor) -> Tensor:
