@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     folder = page.CACHE / "mnist" / f"{options.size}{'-quick' if options.quick else ''}"
     results = run(setup, folder, options.methods, options.trainings)
     command = f"python -m benchmarks.paper mnist --size {options.size}{' --quick' if options.quick else ''}"
-    seeds = (setup.classifier.seed, setup.energy.seed, onestep.SEED)
+    seeds = (setup.classifier.seed, setup.energy.seed, setup.correction.seed, onestep.SEED)
     stem = page.folder(options.quick) / f"mnist{options.size}"
     report.write(results, stem, notes(setup) + page.provenance(command, seeds))
     print(f"written: {stem}.md")
@@ -86,9 +86,9 @@ def run(
     print(f"classifier: {100 * results['accuracy']:.2f} % of test images right", flush=True)
     settings = setup.to_json(*known, "gate_count", "gate_steps", "gate_share")
     results["gate"] = []
-    for level in setup.gate_levels:
-        make = partial(rivals.gate, setup, energy, fid, train, level)
-        results["gate"].append(cell(folder, f"gate{level}", settings | {"level": level}, make))
+    for seed in setup.gate_seeds:
+        make = partial(rivals.gate, setup, energy, fid, train, seed)
+        results["gate"].append(cell(folder, f"gate{seed}", settings | {"seed": seed}, make))
     results["langevin"] = {}
     for steps in setup.steps:
         settings = setup.to_json(*known, "count", "sets", "tune", "shares", "starts") | {"langevin": steps}

@@ -27,7 +27,7 @@ class Plan:
         tune: Images for each FID of the search for Langevin's step size and start temperature.
         gate_count: Images of the gate.
         gate_steps: Steps of Langevin at a fixed temperature, at which FID is taken; the gate compares the last with the first.
-        gate_levels: Noise levels whose temperatures these are; the gate is that of the first, s0, at temperature 1.
+        gate_seeds: Of the images that the chains start at and of their noise; the gate is the first, the others say how sure.
         gate_share: Step size a there; 0.02 is that of Li, Chen and Sommer.
         steps: Of annealed Langevin.
         shares: Step sizes tried.
@@ -57,7 +57,7 @@ class Plan:
     tune: int = 200
     gate_count: int = 200
     gate_steps: tuple[int, ...] = (200, 1000, 2500, 5000)
-    gate_levels: tuple[float, ...] = (0.1,)
+    gate_seeds: tuple[int, ...] = (4, 14)
     gate_share: float = 0.02
     steps: tuple[int, ...] = (50, 100, 150, 200)
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)

@@ -70,8 +70,7 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. Digits 0 to 9 among the first: "
         f"{', '.join(map(str, gates[0]['first']))}; the last: {', '.join(map(str, gates[0]['digits']))}",
         *(
-            f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
-            f"first {g['ratio']:.2f}"
+            f"the same from {few} other images with other noise: FID {trail} steps; last over first {g['ratio']:.2f}"
             for g, trail in zip(gates[1:], trails[1:], strict=True)
         ),
         f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
@@ -95,7 +94,7 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     """Writes ``stem``.md, .csv and the two pictures.
 
     Args:
-        results: plan (JSON), accuracy, floors, gate (for each level), langevin (by steps), samplers (by name) and repeats
+        results: plan (JSON), accuracy, floors, gate (for each seed), langevin (by steps), samplers (by name) and repeats
             (samplers by seed).
         stem: Path without suffix.
         notes: Further sentences, the provenance last.

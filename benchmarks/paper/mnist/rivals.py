@@ -56,19 +56,18 @@ def floors(plan: Plan, fid: Fid, train: Tensor, test: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gate(plan: Plan, energy: Corrected, fid: Fid, train: Tensor, level: float) -> dict[str, Any]:
-    """FID along Langevin at the temperature of a noise level, from data: does the energy hold them?"""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(4))[: plan.gate_count]
+def gate(plan: Plan, energy: Corrected, fid: Fid, train: Tensor, seed: int) -> dict[str, Any]:
+    """FID along Langevin at temperature 1 from data: does the energy hold them?"""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: plan.gate_count]
     points, counts, images = [], [], torch.empty(0)
-    temperature = (level / energy.reference) ** 2
-    chain = langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, 4, temperature)
+    chain = langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, seed)
     for count, images in chain:
         points.append([count, fid(images)])
         counts.append(digits(fid.classifier, images))
-        print(f"gate: {count} steps at temperature {temperature:.2f}, FID {points[-1][1]:.2f}", flush=True)
+        print(f"gate: {count} steps at temperature 1, FID {points[-1][1]:.2f}", flush=True)
     ratio = points[-1][1] / points[0][1]
     return {
-        "level": level, "temperature": temperature, "points": points, "ratio": ratio, "passes": ratio <= 2,
+        "seed": seed, "points": points, "ratio": ratio, "passes": ratio <= 2,
         "first": counts[0], "digits": counts[-1], "images": shown(images),
     }  # fmt: skip
 
