@@ -48,9 +48,11 @@ def main(arguments: list[str]) -> None:
     folder = page.CACHE / "mnist" / f"{options.size}{'-quick' if options.quick else ''}"
     results = run(setup, folder, options.methods, options.trainings)
     command = f"python -m benchmarks.paper mnist --size {options.size}{' --quick' if options.quick else ''}"
+    if options.trainings != 2:
+        command += f" --trainings {options.trainings}"
     seeds = (setup.classifier.seed, setup.energy.seed, setup.correction.seed, onestep.SEED)
     stem = page.folder(options.quick) / f"mnist{options.size}"
-    report.write(results, stem, notes(setup) + page.provenance(command, seeds))
+    report.write(results, stem, notes(setup, bool(results["repeats"])) + page.provenance(command, seeds))
     print(f"written: {stem}.md")
 
 
@@ -99,8 +101,9 @@ def run(
     return results
 
 
-def notes(setup: Plan) -> list[str]:
-    """How it was made, in sentences."""
+def notes(setup: Plan, repeated: bool) -> list[str]:
+    """How it was made, in sentences; whether some methods were trained twice."""
+    trainings = "of which a line with a seed is another one" if repeated else "of which there is one each"
     e, c = setup.energy, setup.correction
     out = [
         f"energy: residual convolutions ({', '.join(map(str, e.widths))} channels) with a quadratic head, trained by multi-scale "
@@ -118,7 +121,7 @@ def notes(setup: Plan) -> list[str]:
         "the generator, with no noise added (`DFT.get_samples` adds that of the lowest level) and no denoising step; the lines "
         "with a denoising step are x - s0^2 grad E(x) at x = g(z), one evaluation of the energy more, as Langevin has at its end",
         f"FID of the one-step samplers is the mean over five sets of images, that of Langevin over {setup.sets}; the standard "
-        "errors are over these sets, and not over trainings, of which a line with a seed is another one",
+        f"errors are over these sets, and not over trainings, {trainings}",
         "costs: seconds of one thread on a machine with other work; those of the one-step samplers are the least of five calls "
         "for 1,000 images",
     ]
