@@ -126,10 +126,10 @@ class Corrected(nn.Module):
 
     Args:
         energy: Trained by score matching.
-        correction: Trained by `fit`, or to be.
+        correction: Trained by `fit`, or to be; None for the energy as it is.
     """
 
-    def __init__(self, energy: Energy, correction: Correction):
+    def __init__(self, energy: Energy, correction: Correction | None):
         super().__init__()
         self.energy, self.correction = energy, correction
         self.reference = energy.reference
@@ -143,8 +143,10 @@ class Corrected(nn.Module):
         """Energies (n,) of flat images (n, d) at a noise level."""
         h = self.energy.features(x)
         value = self.energy.value(x, h)
-        if isinstance(sigma, float) and sigma >= self.correction.cut * self.reference:
-            return value  # the same, at less cost
+        if self.correction is None or (
+            isinstance(sigma, float) and sigma >= self.correction.cut * self.reference
+        ):
+            return value  # above the cut-off the same, at less cost
         share = self.correction.share(sigma)
         return value + (share.squeeze(-1) if share.ndim else share) * self.correction(h, sigma)
 
@@ -173,6 +175,7 @@ class Contrast(nn.Module):
 
     def __init__(self, model: Corrected, settings: CorrectionSettings, images: Tensor):
         super().__init__()
+        assert model.correction is not None
         self.correction = model.correction
         self.settings, self.images = settings, images
         self._model = [model]  # in a list: the energy is no part of this module

@@ -74,9 +74,9 @@ def run(
     classifier = features.fit(setup.classifier, train, digits["y_train"], path)
     fid = features.Fid(classifier, test)
     path = folder / f"energy-{key(setup.to_json('energy'))}.safetensors"
-    bare = energies.fit(setup.energy, train, path)
+    matched = energies.fit(setup.energy, train, path)
     path = folder / f"correction-{key(setup.to_json('energy', 'correction'))}.safetensors"
-    energy = correction.fit(setup.correction, bare, train, path)
+    energy = correction.fit(setup.correction, matched, train, path)
 
     known = ("classifier", "energy", "correction")
     counts = setup.to_json("classifier", "count", "curve", "tune", "gate_count")
@@ -96,6 +96,16 @@ def run(
         settings = setup.to_json(*known, "count", "sets", "tune", "shares", "starts") | {"langevin": steps}
         make = partial(rivals.annealed, setup, energy, fid, steps)
         results["langevin"][steps] = cell(folder, f"langevin{steps}", settings, make)
+    # What the correction does to its rival, and to the gate.
+    bare = correction.Corrected(matched, None)
+    results["bare"] = {}
+    for steps in setup.steps:
+        settings = setup.to_json("classifier", "energy", "count", "sets", "tune", "shares", "starts")
+        make = partial(rivals.annealed, setup, bare, fid, steps)
+        results["bare"][steps] = cell(folder, f"bare{steps}", settings | {"langevin": steps}, make)
+    settings = setup.to_json("classifier", "energy", "gate_count", "gate_steps", "gate_share")
+    make = partial(rivals.gate, setup, bare, fid, train, setup.gate_seeds[0])
+    results["bare_gate"] = cell(folder, "bare-gate", settings | {"seed": setup.gate_seeds[0]}, make)
     results["samplers"] = onestep.run(setup, folder, energy, fid, methods)
     results["repeats"] = onestep.repeats(setup, folder, energy, fid, trainings)
     return results
