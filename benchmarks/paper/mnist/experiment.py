@@ -99,7 +99,7 @@ def run(
     # What the correction does to its rival, and to the gate.
     bare = correction.Corrected(matched, None)
     results["bare"] = {}
-    for steps in setup.steps:
+    for steps in setup.steps[-1:]:
         settings = setup.to_json("classifier", "energy", "count", "sets", "tune", "shares", "starts")
         make = partial(rivals.annealed, setup, bare, fid, steps)
         results["bare"][steps] = cell(folder, f"bare{steps}", settings | {"langevin": steps}, make)

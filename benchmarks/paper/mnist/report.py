@@ -90,7 +90,8 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         "its correction, where that acts)",
     ]
     chains = [r for r in lines if r["method"].startswith("Langevin")]
-    own, bare = chains[len(chains) // 2 - 1], chains[-1]  # the longest with and without the correction
+    # The longest with the correction, and without it.
+    own, bare = chains[len(results["langevin"]) - 1], chains[-1]
     ours = [r for r in lines if r["method"].startswith(tuple(results["samplers"]))]
     for mine in ours:
         beside = [f"{against(mine, r, plan['sets'])} of {r['method']}" for r in (own, bare)]
@@ -105,8 +106,8 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     """Writes ``stem``.md, .csv and the two pictures.
 
     Args:
-        results: plan (JSON), accuracy, floors, gate (for each seed), langevin (by steps), bare (as langevin, without
-            the correction) and bare_gate, samplers (by name) and repeats (samplers by seed).
+        results: plan (JSON), accuracy, floors, gate (for each seed), langevin (by steps), bare (the longest of langevin,
+            without the correction) and bare_gate, samplers (by name) and repeats (samplers by seed).
         stem: Path without suffix.
         notes: Further sentences, the provenance last.
     """
