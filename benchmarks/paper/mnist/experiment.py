@@ -122,8 +122,8 @@ def notes(setup: Plan, repeated: bool) -> list[str]:
         f"correction of the energy: {c.width} hidden units on the features before its head, added in full up to "
         f"noise {c.full * e.reference:.2g} and not at all from {c.cut * e.reference:.2g} on, where the energy is that of score "
         f"matching; trained by persistent contrastive divergence, {c.iterations:,} iterations of {c.moves} steps (a = {c.share}) "
-        f"of {c.batch} of {c.chains} chains, {c.lowest:.0%} of them at temperature 1. Gate, Langevin and one-step samplers all "
-        "use the sum",
+        f"of {c.batch} of {c.chains} chains, {c.lowest:.0%} of them at temperature 1 and {c.walking:.0%} coming "
+        "down to it. Gate, Langevin and one-step samplers all use the sum",
         f"one-step samplers: {setup.start_steps:,} generator steps of KL from a random start, which all have in common, and "
         f"{setup.end_steps} of each one's own objective, at the same rates; one score step a generator step, {2 * setup.latents} "
         f"draws a step, at all noise levels at once; from the energy alone, without data; the generator's weights are a moving "

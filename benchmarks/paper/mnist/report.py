@@ -80,11 +80,11 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{trails[0]} steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, "
         f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. Digits 0 to 9 among the first: "
         f"{', '.join(map(str, gates[0]['first']))}; the last: {', '.join(map(str, gates[0]['digits']))}",
-        f"the same without the correction: FID {bare} steps; last over first {results['bare_gate']['ratio']:.2f}",
         *(
-            f"the same from {few} other images with other noise: FID {trail} steps; last over first {g['ratio']:.2f}"
+            f"the gate from {few} other images with other noise: FID {trail} steps; last over first {g['ratio']:.2f}"
             for g, trail in zip(gates[1:], trails[1:], strict=True)
         ),
+        f"the first gate without the correction: FID {bare} steps; last over first {results['bare_gate']['ratio']:.2f}",
         f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
         f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy (and of "
         "its correction, where that acts)",
