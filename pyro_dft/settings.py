@@ -44,6 +44,8 @@ class Settings:
         dft_learning_rate: Adam rate of the generator under the DFT gradient, full or partial; three tenths of it where KL
             training came before.
         score_learning_rate: Adam rate of the score network.
+        averaging: Decay of a moving average of the generator's weights, which draws then come from, as 0.999; 0 takes the last
+            weights. The average is short at first: its decay is (1 + n) / (10 + n) after n steps, if that is less.
         distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
         huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.
         noise: Standard deviation sigma of the noise that is part of a draw.
@@ -95,6 +97,7 @@ class Settings:
     learning_rate: float = 3e-3
     dft_learning_rate: float = 3e-4
     score_learning_rate: float = 3e-3
+    averaging: float = 0.0
     distance: str = "squared"
     huber_scale: float = 3.0
     noise: float = 0.1
@@ -155,6 +158,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise SettingsError(f"{name}={value!r}: expected a number from 0 to 1")
+        decay = self.averaging
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+            raise SettingsError(f"averaging={decay!r}: expected a number from 0 to below 1")
         if self.precondition == "never" and self.train == "never":
             raise SettingsError('precondition="never" and train="never" leave nothing to draw from')
         if self.noise_mode == "levels" and self.preconditioned:

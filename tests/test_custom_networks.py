@@ -292,6 +292,7 @@ CHECKPOINTED = {
     "potential": lambda b, **k: gaussian(
         b, **NETS[b.name], **{**PLAIN, **PHASES, "checkpoint_every": 50, **k}
     ),
+    "averaged": lambda b, **k: CHECKPOINTED["potential"](b, **{"averaging": 0.95, **k}),
     "minibatched": lambda b, **k: b.dft("minibatched", **{**PHASES, "checkpoint_every": 50, **k}),
 }
 
@@ -301,7 +302,7 @@ def start(backend, dft):
     return dft
 
 
-@pytest.mark.parametrize(("which", "after"), [("potential", 60), ("minibatched", 150)])
+@pytest.mark.parametrize(("which", "after"), [("potential", 60), ("averaged", 150), ("minibatched", 150)])
 def test_a_killed_training_goes_on_to_the_same_end(backend, monkeypatch, tmp_path, which, after):
     path = tmp_path / "checkpoint.safetensors"
     whole = start(backend, CHECKPOINTED[which](backend))

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks import data
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import page
-from benchmarks.paper.mnist import cells, energy, features, figures, langevin, onestep, training
+from benchmarks.paper.mnist import cells, correction, energy, features, figures, langevin, onestep, training
 
 
 class Quadratic(nn.Module):
@@ -26,7 +26,7 @@ class Quadratic(nn.Module):
     def gradient(self, x, create_graph=False):
         return self.curvature * x / self.reference**2
 
-    def denoise(self, x):
+    def denoise(self, x, sigma):
         return (1 - self.curvature.detach()) * x
 
 
@@ -67,6 +67,99 @@ def test_energy_confines():
     model = energy.Energy(energy.EnergySettings(widths=(4, 8), strides=(1, 2)), torch.rand(196))
     far = torch.randn(8, 196) * 50
     assert (model(2 * far) > model(far)).all()
+
+
+@pytest.fixture
+def corrected():
+    """A small energy with a correction whose weights are not zero, as after training."""
+    torch.manual_seed(0)
+    base = energy.Energy(energy.EnergySettings(widths=(4, 8), strides=(1, 2)), torch.rand(196)).double()
+    extra = correction.Correction(correction.CorrectionSettings(width=4), base).double()
+    nn.init.normal_(extra.head.weight)
+    return correction.Corrected(base, extra).requires_grad_(False)
+
+
+def test_correction_acts_below_its_cut_off_and_nowhere_else(corrected):
+    x = torch.rand(3, 196, dtype=torch.float64)
+    base, extra, s0 = corrected.energy, corrected.correction, corrected.reference
+    for level in (s0, 1.5 * s0):  # in full
+        torch.testing.assert_close(
+            corrected(x, level), base(x) + level**2 / s0**2 * extra(base.features(x), level)
+        )
+    assert not torch.allclose(corrected.gradient(x, s0), base.gradient(x))
+    between = extra.weight(torch.linspace(1.5, 4.0, 50)[:, None] * s0).squeeze()
+    assert (between.diff() < 0).all()
+    above = torch.tensor([[4.0], [4.5], [20.0]], dtype=torch.float64) * s0
+    for level in (above, 4.0 * s0, 20.0 * s0):  # the energy itself, to the last bit
+        assert torch.equal(corrected(x, level), base(x))
+        assert torch.equal(corrected.gradient(x, level), base.gradient(x))
+        assert torch.equal(corrected.denoise(x, level), base.denoise(x))
+
+
+def test_corrected_energy_of_single_points_under_vmap_is_that_of_a_batch(corrected):
+    x = torch.rand(4, 196, dtype=torch.float64)
+    levels = torch.tensor([0.1, 0.2, 0.3, 0.5], dtype=torch.float64)
+    slope = torch.func.grad(lambda point, level: corrected(point[None], level)[0])
+    torch.testing.assert_close(torch.func.vmap(slope)(x, levels), corrected.gradient(x, levels[:, None]))
+
+
+class Flat(nn.Module):
+    """E = |x|^2 / (2 s0^2) about a mean of 0: chains of it stay at the mean, wherever the data are."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.reference = 14, 0.1
+        self.register_buffer("mean", torch.zeros(196))
+
+    def features(self, x):
+        return x
+
+    def value(self, x, h):
+        return 0.5 * (x**2).sum(1) / self.reference**2
+
+
+@pytest.fixture
+def corrects(tmp_path, monkeypatch):
+    """Corrects an energy whose chains leave the data; killed before an iteration if asked."""
+    monkeypatch.setattr(correction, "EVERY", 5)
+    images = torch.zeros(50, 196)
+    images[:, :98] = 0.3
+    settings = correction.CorrectionSettings(width=4, iterations=40, batch=16, chains=32, rate=1e-2)
+
+    def make(name, kill=None):
+        calls, whole = [], correction.Contrast.loss
+
+        def loss(self, generator):
+            calls.append(1)
+            if len(calls) == kill:
+                raise KeyboardInterrupt
+            return whole(self, generator)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(correction.Contrast, "loss", loss)
+            return correction.fit(settings, Flat(), images, tmp_path / f"{name}.safetensors"), len(calls)
+
+    return make, images
+
+
+def test_correction_is_lower_at_data_than_where_the_chains_went(corrects):
+    make, images = corrects
+    model, _ = make("whole")
+    away = torch.zeros_like(images)
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(images.shape, generator=generator)
+    assert model.correction(images + noise, 0.1).mean() < model.correction(away + noise, 0.1).mean() - 1
+
+
+def test_a_killed_correction_resumes_to_the_same_bits(corrects):
+    make, images = corrects
+    whole, calls = make("whole")
+    assert calls == 40
+    with pytest.raises(KeyboardInterrupt):
+        make("killed", kill=13)  # the checkpoint is that of iteration 10
+    again, calls = make("killed")
+    assert calls == 30
+    assert torch.equal(again.correction(images, 0.1), whole.correction(images, 0.1))
 
 
 def test_langevin_reaches_the_variance_of_a_quadratic_energy():
@@ -194,7 +287,7 @@ def test_quick_run_measures_every_method(quick):
     with open(folder / "quick" / "mnist14.csv", encoding="utf-8") as f:
         rows = {row["method"]: row for row in csv.DictReader(f)}
     assert set(onestep.METHODS) <= set(rows)
-    assert [r["evaluations"] for n, r in rows.items() if n.startswith("Langevin")] == ["11", "21"]
+    assert [r["evaluations"] for n, r in rows.items() if n.startswith("Langevin")] == ["11", "21", "21"]
     for name in onestep.METHODS:
         assert rows[name]["evaluations"] == "1"
         assert rows[f"{name} + denoising step"]["evaluations"] == "2"
@@ -218,7 +311,7 @@ def test_one_step_training_resumes_after_a_kill(quick, monkeypatch, tmp_path):
     folder = quick[0] / "mnist" / "14-quick"
     model = energy.Energy(setup.energy, torch.zeros(196))
     model.load_state_dict(training.weights(next(folder.glob("energy-*"))))
-    model.requires_grad_(False)
+    model = correction.Corrected(model, correction.Correction(setup.correction, model)).requires_grad_(False)
     classifier = features.Classifier(14)
     classifier.load_state_dict(training.weights(next(folder.glob("classifier-*"))))
     fid = features.Fid(classifier.eval().requires_grad_(False), torch.rand(100, 196))

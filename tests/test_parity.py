@@ -86,8 +86,9 @@ def feed(monkeypatch):
     return start
 
 
-def torch_trainer(phase, distance="squared"):
-    settings = Settings(**SETTINGS, objective="dft" if phase in ("kl", "dft") else phase, distance=distance)
+def torch_trainer(phase, distance="squared", averaging=0.0):
+    objective = "dft" if phase in ("kl", "dft") else phase
+    settings = Settings(**SETTINGS, objective=objective, distance=distance, averaging=averaging)
     scale = numbers(C, D, D, seed=3) * 0.3 + np.eye(D)
     sampler = TorchSampler(torch.as_tensor(numbers(C, D, seed=4)), torch.as_tensor(scale))
     rng = torch.Generator().manual_seed(0)
@@ -225,10 +226,14 @@ def test_learning_rates(phase, settle, done):
 
 
 @pytest.mark.parametrize("distance", ["squared", "pseudo-huber"])
-@pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper", "fisher-partial"])
-def test_a_training_step_agrees(phase, distance, feed):
-    trainer, settings = torch_trainer(phase, distance)
+@pytest.mark.parametrize(
+    ("phase", "averaging"),
+    [*((phase, 0.0) for phase in ("kl", "dft", "dft-paper", "fisher-partial")), ("kl", 0.1), ("dft", 0.9)],
+)
+def test_a_training_step_agrees(phase, averaging, distance, feed):
+    trainer, settings = torch_trainer(phase, distance, averaging)
     generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
+    average = weights_of(trainer.average) if averaging else ()
     target, hyper = jax_target(), jax_train.Hyper(*(float(v) for v in jax_train.Hyper.of(settings)))
     hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.dft_learning_rate,
                            score_learning_rate=settings.score_learning_rate,
@@ -262,7 +267,7 @@ def test_a_training_step_agrees(phase, distance, feed):
     plan = jax_train.Plan.of(settings)
     state = jax_train.NetworkState(
         generator, score, jax_train.GENERATOR_ADAM.init(generator), jax_train.SCORE_ADAM.init(score),
-        jnp.full(C, jnp.nan), jnp.zeros((), jnp.int32),
+        jnp.full(C, jnp.nan), jnp.zeros((), jnp.int32), average,
     )  # fmt: skip
     original = jax_train.random.normal
     jax_train.random.normal = lambda *_: jnp.asarray(noise[::-1])  # first the generator's, then the score's
@@ -277,6 +282,11 @@ def test_a_training_step_agrees(phase, distance, feed):
         assert close(value, state.generator[name]), name
     for name, value in trainer.score_network.state_dict().items():
         assert close(value, state.score[name]), name
+    for name, value in trainer.trained.state_dict().items():
+        assert close(value, state.trained[name]), name
+        keep = min(averaging, 2 / 11)  # the first step's
+        expected = keep * average[name] + (1 - keep) * state.generator[name] if averaging else value
+        assert close(value, expected), name
 
     # The generator's gradient, at the score network after its step.
     score = state.score

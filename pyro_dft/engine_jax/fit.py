@@ -402,7 +402,7 @@ def adopted(problems: Sequence[Problem], settings: Settings, state: Any, rng: np
         rng: Gives the random keys.
     """
     trainer = Trainer(problems, settings, rng)
-    generator = jax.tree.map(np.asarray, state.network.generator)
+    generator = jax.tree.map(np.asarray, state.network.trained)
     trained = bool(np.isfinite(np.asarray(state.network.gap)).any())
     sampler = Sampler(np.asarray(state.mean), np.asarray(state.scale), generator if trained else None)
     own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)

@@ -230,7 +230,7 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
     As `pyro_dft.engine_jax.measure.measure`, on the coordinates of the target itself.
     """
     spec, leapfrogs = schedule.spec, schedule.leapfrog_steps
-    raw = sampling.draw(state.mean, state.scale, state.network.generator, random.fold(words, 0), draws)
+    raw = sampling.draw(state.mean, state.scale, state.network.trained, random.fold(words, 0), draws)
     c, n, d = raw.shape
     some = raw[:, :: max(1, n // hmc.TUNING_DRAWS)][:, : hmc.TUNING_DRAWS]
 

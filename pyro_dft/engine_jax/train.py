@@ -72,6 +72,7 @@ class Plan:
     depth: int
     distance: str
     noise_mode: str
+    averaging: float = 0.0
     generator: Own | None = None
     score_network: Own | None = None
 
@@ -118,6 +119,7 @@ class NetworkState(NamedTuple):
         score_adam: Moments.
         gap: Moving average of the Fisher gap, (C,); NaN before the first step.
         nonfinite: Score evaluations that were not finite.
+        average: Moving average of the generator's weights; empty where none is taken.
     """
 
     generator: Weights
@@ -126,6 +128,12 @@ class NetworkState(NamedTuple):
     score_adam: Any
     gap: Array
     nonfinite: Array
+    average: Weights | tuple[()] = ()
+
+    @property
+    def trained(self) -> Weights:
+        """The weights that draws come from."""
+        return self.average or self.generator
 
 
 def start(key: Array, plan: Plan, hyper: Hyper, chains: int, dim: int, dtype: Any) -> NetworkState:
@@ -142,7 +150,8 @@ def start(key: Array, plan: Plan, hyper: Hyper, chains: int, dim: int, dtype: An
         score = {"own": plan.score_network.init(words, chains, dtype)}
     gap = jnp.full(chains, jnp.nan, double())
     return NetworkState(
-        generator, score, GENERATOR_ADAM.init(generator), SCORE_ADAM.init(score), gap, jnp.zeros((), jnp.int32)
+        generator, score, GENERATOR_ADAM.init(generator), SCORE_ADAM.init(score), gap, jnp.zeros((), jnp.int32),
+        generator if plan.averaging else (),
     )  # fmt: skip
 
 
@@ -295,7 +304,12 @@ def step(
         generator = generator | {"log_sigma": jnp.maximum(generator["log_sigma"], math.log(MIN_SIGMA))}
     gap = gap.astype(state.gap.dtype)
     smooth = jnp.where(jnp.isnan(state.gap), gap, 0.98 * state.gap + 0.02 * gap)
-    state = NetworkState(generator, score, adam, score_adam, smooth, state.nonfinite + nonfinite)
+    average = state.average
+    if average:
+        n = adam.count.astype(dtype)
+        decay = jnp.minimum(plan.averaging, (1 + n) / (10 + n))
+        average = jax.tree.map(lambda m, w: m + ((1 - decay) * (w - m)).astype(m.dtype), average, generator)
+    state = NetworkState(generator, score, adam, score_adam, smooth, state.nonfinite + nonfinite, average)
     return state, gap.mean()
 
 
@@ -419,13 +433,13 @@ class NetworkTrainer:
         return dict(self.state.score)
 
     def snapshot(self) -> Weights:
-        """The generator's weights."""
-        return dict(self.state.generator)
+        """The weights that draws come from."""
+        return dict(self.state.trained)
 
     def restore(
         self, weights: Weights, mask: np.ndarray | None = None, otherwise: Weights | None = None
     ) -> None:
-        """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
+        """Sets the weights that draws come from; with a mask (C,), those of `otherwise` where it is False."""
         if mask is not None and otherwise is not None:
             keep = mask
 
@@ -433,7 +447,10 @@ class NetworkTrainer:
                 return np.where(keep.reshape(-1, *[1] * (a.ndim - 1)), np.asarray(a), np.asarray(b))
 
             weights = jax.tree.map(choose, dict(weights), dict(otherwise))
-        self.state = self.state._replace(generator=dict(weights))
+        if self.state.average:
+            self.state = self.state._replace(average=dict(weights))
+        else:
+            self.state = self.state._replace(generator=dict(weights))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that training goes on from, but for the random numbers."""

@@ -168,6 +168,7 @@ class Trainer:
         if self._network is not None:
             other._network = copy.copy(self._network)
             other._network.generator = copy.deepcopy(self._network.generator)
+            other._network.average = copy.deepcopy(self._network.average)
         return other
 
     # The Gaussian phase: every set of coordinates in turn, each chain choosing among its own restarts.
@@ -284,7 +285,7 @@ class Trainer:
     def networks_so_far(self) -> dict[str, Any]:
         """Generator and score network, those in training or those that it ended with; None before."""
         if self._network is not None:
-            return {"generator": self._network.generator, "score_network": self._network.score_network}
+            return {"generator": self._network.trained, "score_network": self._network.score_network}
         return {"generator": None, "score_network": None} if self.fit is None else self.fit.networks_so_far
 
     # A training in progress, to go on with in another process.

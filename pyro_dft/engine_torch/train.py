@@ -90,6 +90,12 @@ class NetworkTrainer:
         self._generator_weights = Trained(self.generator, chains, GENERATOR_BETAS, device)
         self._score_weights = Trained(self.score_network, chains, SCORE_BETAS, device)
         self._gap = torch.full((chains,), math.nan, dtype=torch.float64, device=device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False) if settings.averaging else None
+
+    @property
+    def trained(self) -> Generator | CustomGenerator:
+        """The generator that draws come from: the one in training, or its moving average."""
+        return self.generator if self.average is None else self.average
 
     def _networks(
         self, own: Networks
@@ -109,12 +115,12 @@ class NetworkTrainer:
 
     def sampler(self) -> Sampler:
         """The sampler as trained so far (a copy)."""
-        generator = copy.deepcopy(self.generator).eval()
+        generator = copy.deepcopy(self.trained).eval()
         return Sampler(self.mean, self.scale, generator)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of the generator's weights."""
-        return copy.deepcopy(self.generator.state_dict())
+        """A copy of the weights that draws come from."""
+        return copy.deepcopy(self.trained.state_dict())
 
     def restore(
         self,
@@ -122,16 +128,18 @@ class NetworkTrainer:
         mask: np.ndarray | None = None,
         otherwise: dict[str, Tensor] | None = None,
     ) -> None:
-        """Sets the generator's weights; with a mask (C,), those of `otherwise` where it is False."""
+        """Sets the weights that draws come from; with a mask (C,), those of `otherwise` where it is False."""
         if mask is not None and otherwise is not None:
             keep = torch.as_tensor(mask, device=self.mean.device)
             state = {name: _blend(name, keep, value, otherwise[name]) for name, value in state.items()}
-        self.generator.load_state_dict(state)
+        self.trained.load_state_dict(state)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that training goes on from."""
         arrays = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
         arrays |= {f"score.{k}": v for k, v in self.score_network.state_dict().items()}
+        if self.average is not None:
+            arrays |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         arrays |= {f"generator_adam.{k}": v for k, v in self._generator_weights.moments().items()}
         arrays |= {f"score_adam.{k}": v for k, v in self._score_weights.moments().items()}
         arrays |= {"mean": self.mean, "scale": self.scale, "gap": self._gap}
@@ -145,6 +153,8 @@ class NetworkTrainer:
         own = {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
         self.generator.load_state_dict(part(own, "generator."))
         self.score_network.load_state_dict(part(own, "score."))
+        if self.average is not None:
+            self.average.load_state_dict(part(own, "average."))
         self._generator_weights.set_moments(part(own, "generator_adam."))
         self._score_weights.set_moments(part(own, "score_adam."))
         if own["mean"].shape != self.mean.shape:
@@ -244,10 +254,22 @@ class NetworkTrainer:
         if self.settings.noise_mode == "learned":
             with torch.no_grad():
                 self.generator.log_sigma.clamp_(min=math.log(MIN_SIGMA))
+        self._take_average()
         with torch.no_grad():
             gap = objectives.fisher_gap(score_q, score_p, eps, sigma, score_q2, weight).double()
             self._gap = torch.where(torch.isnan(self._gap), gap, 0.98 * self._gap + 0.02 * gap)
         return float(gap.mean())
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        if self.average is None:
+            return
+        n = self._generator_weights.steps
+        decay = min(self.settings.averaging, (1 + n) / (10 + n))
+        for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+        for kept, last in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(last)
 
 
 def _blend(name: str, keep: Tensor, value: Tensor, otherwise: Tensor) -> Tensor:
@@ -287,6 +309,12 @@ class Trained:
             parameter.grad = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0) * own
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
+
+    @property
+    def steps(self) -> int:
+        """Steps made."""
+        own = self.adam.state.get(self.parameters[0])
+        return 0 if not own else int(own["step"])
 
     def moments(self) -> dict[str, Tensor]:
         """Adam's state, by name."""

@@ -210,7 +210,7 @@ class DFTKernel(MCMCKernel):
         trained = Trained(
             last.mean[0],
             last.scale[0],
-            jax.tree.map(lambda value: value[0], last.network.generator),
+            jax.tree.map(lambda value: value[0], last.network.trained),
             jnp.array(True),
             jnp.zeros((), jnp.int32),
             found.scale[0],

@@ -139,7 +139,7 @@ class PureTraining(Inference):
         """
         posterior = self._pure(args, kwargs)[0]
         words = noise.words(rng_key)
-        flat = draw(state.mean, state.scale, state.network.generator, words, num_samples)
+        flat = draw(state.mean, state.scale, state.network.trained, words, num_samples)
         values = posterior.constrain(flat.reshape(-1, posterior.dim))
         return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}
 

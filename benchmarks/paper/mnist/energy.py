@@ -96,8 +96,15 @@ class Energy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Energies (n,) of flat images (n, d), at temperature 1."""
+        return self.value(x, self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees, (n, k), of flat images (n, d)."""
         h = self.blocks(self.stem(x.reshape(-1, 1, self.size, self.size)))
-        h = F.silu(h).flatten(1)
+        return F.silu(h).flatten(1)
+
+    def value(self, x: Tensor, h: Tensor) -> Tensor:
+        """Energies (n,) of flat images (n, d) with features (n, k)."""
         one, two, three = self.heads
         value = (one(h) * two(h) + three(h * h)).squeeze(1)
         value = value + 0.5 * F.softplus(self.well) * ((x - self.mean) ** 2).sum(1)

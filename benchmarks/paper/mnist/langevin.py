@@ -1,8 +1,9 @@
 """Langevin dynamics on the energy: annealed from noise (the rival), and at temperature 1 from data (the gate).
 
 A step of size a at temperature T moves x to x - a s0^2 grad E(x) + sqrt(2 a T) s0 n: a share a of the way to
-the denoised image, and noise. (In the notation of Li, Chen and Sommer, eps^2 / 2 = a s0^2; their eps = 0.02 at
-s0 = 0.1 is a = 0.02.) One evaluation of the gradient is a forward and a backward pass of the energy network.
+the denoised image, and noise. The energy is that of the noise level sqrt(T) s0. (In the notation of Li, Chen and
+Sommer, eps^2 / 2 = a s0^2; their eps = 0.02 at s0 = 0.1 is a = 0.02.) One evaluation of the gradient is a forward and
+a backward pass of the energy network.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor
 
 
 class Model(Protocol):
-    """What the dynamics need of an energy: s0, and x - s0^2 grad E(x)."""
+    """What the dynamics need of an energy: s0, and x - s0^2 grad E(x) at a noise level."""
 
     reference: float
 
-    def denoise(self, x: Tensor) -> Tensor:
-        """Flat images (n, d) to flat images (n, d)."""
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """Flat images (n, d) of a noise level to flat images (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Schedule:
 def step(model: Model, x: Tensor, share: float, temperature: float, generator: torch.Generator) -> Tensor:
     """One Langevin step of all images (n, d)."""
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    return x + share * (model.denoise(x) - x) + math.sqrt(2 * share * temperature) * model.reference * noise
+    sigma = math.sqrt(temperature) * model.reference
+    return x + share * (model.denoise(x, sigma) - x) + math.sqrt(2 * share) * sigma * noise
 
 
 def anneal(model: Model, mean: Tensor, count: int, schedule: Schedule, seed: int, block: int = 250) -> Tensor:
@@ -71,7 +73,7 @@ def anneal(model: Model, mean: Tensor, count: int, schedule: Schedule, seed: int
         x = mean + math.sqrt(schedule.start) * model.reference * torch.randn(shape, generator=generator)
         for temperature in schedule.temperatures():
             x = step(model, x, schedule.share, temperature, generator)
-        out.append(model.denoise(x))
+        out.append(model.denoise(x, math.sqrt(schedule.end) * model.reference))
     return torch.cat(out)
 
 
@@ -97,4 +99,4 @@ def relax(
         for _ in range(count - done):
             x = step(model, x, share, temperature, generator)
         done = count
-        yield count, model.denoise(x)
+        yield count, model.denoise(x, level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.paper.mnist.correction import CorrectionSettings
 from benchmarks.paper.mnist.energy import EnergySettings
 from benchmarks.paper.mnist.features import ClassifierSettings
 
@@ -16,15 +17,17 @@ class Plan:
     Attributes:
         size: Pixels on a side.
         quick: Whether this is the small version.
-        energy: Of the energy-based model.
+        energy: Of the energy-based model, by score matching.
+        correction: Of what is added to it at the lowest noise levels.
         classifier: Of the network whose features FID is taken on.
         train: Training images used.
         test: Test images that FID is taken against.
         count: Images for each FID of the results.
+        sets: Sets of so many images of annealed Langevin, over which its FID is averaged.
         tune: Images for each FID of the search for Langevin's step size and start temperature.
         gate_count: Images of the gate.
         gate_steps: Steps of Langevin at a fixed temperature, at which FID is taken; the gate compares the last with the first.
-        gate_levels: Noise levels whose temperatures these are; the gate is that of the first, s0, at temperature 1.
+        gate_seeds: Of the images that the chains start at and of their noise; the gate is the first, the others say how sure.
         gate_share: Step size a there; 0.02 is that of Li, Chen and Sommer.
         steps: Of annealed Langevin.
         shares: Step sizes tried.
@@ -38,19 +41,23 @@ class Plan:
         latents: Latent points for each step, each with two noises.
         rate: Adam rate of generator and score network under KL.
         end_rate: Of the generator in the last phase.
+        averaging: Decay of the moving average of the generator's weights.
+        trainings: Of DFT-NS and KL-NS, from seeds of their own.
     """
 
     size: int = 14
     quick: bool = False
     energy: EnergySettings = field(default_factory=EnergySettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     train: int = 60_000
     test: int = 10_000
     count: int = 2000
+    sets: int = 3
     tune: int = 200
     gate_count: int = 200
     gate_steps: tuple[int, ...] = (200, 1000, 2500, 5000)
-    gate_levels: tuple[float, ...] = (0.1,)
+    gate_seeds: tuple[int, ...] = (4, 14)
     gate_share: float = 0.02
     steps: tuple[int, ...] = (50, 100, 150, 200)
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
@@ -63,6 +70,8 @@ class Plan:
     latents: int = 32
     rate: float = 1e-3
     end_rate: float = 3e-4
+    averaging: float = 0.999
+    trainings: int = 2
 
     def to_json(self, *names: str) -> dict[str, Any]:
         """Those fields as plain values, with size and counts of data, which everything depends on."""
@@ -78,10 +87,12 @@ def plan(size: int, quick: bool) -> Plan:
         size,
         quick=True,
         energy=EnergySettings(size=size, widths=(8, 16), strides=(1, 2), iterations=60, batch=32),
+        correction=CorrectionSettings(width=8, iterations=20, batch=16, chains=32),
         classifier=ClassifierSettings(size=size, iterations=80, batch=64),
         train=2000,
         test=1000,
         count=200,
+        sets=2,
         tune=50,
         gate_count=50,
         gate_steps=(10, 50),

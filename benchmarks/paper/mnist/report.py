@@ -42,16 +42,30 @@ def rows(results: dict[str, Any]) -> list[table.Row]:
     out = [row("real training images (floor)", real)]
     chains = {f"Langevin, {k} steps": v for k, v in results["langevin"].items()}
     denoised = {f"{name} + denoising step": v["denoised"] for name, v in results["samplers"].items()}
+    chains |= {f"Langevin, {k} steps, without the correction": v for k, v in results["bare"].items()}
+    for seed, found in results["repeats"].items():
+        again = {f"{name}, seed {seed}": v for name, v in found.items()}
+        denoised |= again | {f"{name} + denoising step": v["denoised"] for name, v in again.items()}
     out += [row(name, result) for name, result in (chains | results["samplers"] | denoised).items()]
     longest = list(results["langevin"].values())[-1]["cpu"]
     return [{**r, "times": longest / r["cpu"]} if "cpu" in r else r for r in out]
 
 
+def against(mine: table.Row, theirs: table.Row, sets: int) -> str:
+    """Words for one FID beside another, with the standard error over sets of images."""
+    error = (mine["fid_sd"] ** 2 / len(SETS) + theirs["fid_sd"] ** 2 / sets) ** 0.5
+    verdict = "at or below" if mine["fid"] <= theirs["fid"] else "above"
+    return f"against {theirs['fid']:.1f} (**{verdict}**; the difference has a standard error of {error:.1f})"
+
+
 def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
     """What was found, against what was asked for, one sentence each."""
     gates, plan, floors = results["gate"], results["plan"], results["floors"]
-    count, few, digits = plan["count"], plan["gate_count"], gates[0]["digits"]
-    trails = [", ".join(f"{value:.1f} after {steps:,}" for steps, value in g["points"]) for g in gates]
+    count, few = plan["count"], plan["gate_count"]
+    *trails, bare = [
+        ", ".join(f"{value:.1f} after {steps:,}" for steps, value in g["points"])
+        for g in [*gates, results["bare_gate"]]
+    ]
     tried = len(plan["shares"]) * len(plan["starts"])
     best = ", ".join(
         f"{k} steps: a = {v['share']}, start at temperature {v['start']:.0f}"
@@ -64,25 +78,26 @@ def verdicts(results: dict[str, Any], lines: list[table.Row]) -> list[str]:
         f"{floors['noise']:.0f}",
         f"gate of the energy: Langevin at temperature 1 from {few} training images (a = {plan['gate_share']}) has FID "
         f"{trails[0]} steps, where as many real images have {floors[str(few)]:.1f}; last over first {gates[0]['ratio']:.2f}, "
-        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. At the end {max(digits)} of "
-        f"{sum(digits)} images are the digit {digits.index(max(digits))}",
+        f"where at most 2 is asked for: **{'passed' if gates[0]['passes'] else 'failed'}**. Digits 0 to 9 among the first: "
+        f"{', '.join(map(str, gates[0]['first']))}; the last: {', '.join(map(str, gates[0]['digits']))}",
         *(
-            f"the same at temperature {g['temperature']:.2f}, that of data with noise {g['level']}: FID {trail} steps; last over "
-            f"first {g['ratio']:.2f}"
+            f"the gate from {few} other images with other noise: FID {trail} steps; last over first {g['ratio']:.2f}"
             for g, trail in zip(gates[1:], trails[1:], strict=True)
         ),
+        f"the first gate without the correction: FID {bare} steps; last over first {results['bare_gate']['ratio']:.2f}",
         f"annealed Langevin: the best of {tried} settings by the FID of {plan['tune']} images for each number of steps, then new "
-        f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy",
+        f"images ({best}); one denoising step at the end; an evaluation is a forward and a backward pass of the energy (and of "
+        "its correction, where that acts)",
     ]
-    longest = next(r for r in reversed(lines) if r["method"].startswith("Langevin"))
+    chains = [r for r in lines if r["method"].startswith("Langevin")]
+    # The longest with the correction, and without it.
+    own, bare = chains[len(results["langevin"]) - 1], chains[-1]
     ours = [r for r in lines if r["method"].startswith(tuple(results["samplers"]))]
     for mine in ours:
-        good, cheap = mine["fid"] <= longest["fid"], mine["times"] >= 100
-        error = (mine["fid_sd"] ** 2 * (1 + 1 / len(SETS))) ** 0.5  # if Langevin's one set has the same sd
+        beside = [f"{against(mine, r, plan['sets'])} of {r['method']}" for r in (own, bare)]
         out.append(
-            f"{mine['method']}: FID {mine['fid']:.1f} against {longest['fid']:.1f} of {longest['method']} "
-            f"(**{'at or below' if good else 'above'}**; the difference has a standard error of {error:.1f}), "
-            f"{mine['times']:.0f} times cheaper in CPU seconds (at least 100 are asked for: **{'met' if cheap else 'not met'}**)"
+            f"{mine['method']}: FID {mine['fid']:.1f} {', and '.join(beside)}; {mine['times']:.0f} times cheaper in CPU seconds "
+            f"(at least 100 are asked for: **{'met' if mine['times'] >= 100 else 'not met'}**)"
         )
     return out
 
@@ -91,7 +106,8 @@ def write(results: dict[str, Any], stem: Path, notes: list[str]) -> None:
     """Writes ``stem``.md, .csv and the two pictures.
 
     Args:
-        results: plan (JSON), accuracy, floors, gate (for each level), langevin (by steps) and samplers (by name).
+        results: plan (JSON), accuracy, floors, gate (for each seed), langevin (by steps), bare (the longest of langevin,
+            without the correction) and bare_gate, samplers (by name) and repeats (samplers by seed).
         stem: Path without suffix.
         notes: Further sentences, the provenance last.
     """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.paper.mnist import langevin
-from benchmarks.paper.mnist.energy import Energy
+from benchmarks.paper.mnist.correction import Corrected
 from benchmarks.paper.mnist.features import Classifier, Fid
 from benchmarks.paper.mnist.plan import Plan
 
@@ -54,28 +56,28 @@ def floors(plan: Plan, fid: Fid, train: Tensor, test: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gate(plan: Plan, energy: Energy, fid: Fid, train: Tensor, level: float) -> dict[str, Any]:
-    """FID along Langevin at the temperature of a noise level, from data: does the energy hold them?"""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(4))[: plan.gate_count]
-    points, images = [], torch.empty(0)
-    temperature = (level / energy.reference) ** 2
-    chain = langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, 4, temperature)
+def gate(plan: Plan, energy: Corrected, fid: Fid, train: Tensor, seed: int) -> dict[str, Any]:
+    """FID along Langevin at temperature 1 from data: does the energy hold them?"""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: plan.gate_count]
+    points, counts, images = [], [], torch.empty(0)
+    chain = langevin.relax(energy, train[rows], list(plan.gate_steps), plan.gate_share, seed)
     for count, images in chain:
         points.append([count, fid(images)])
-        print(f"gate: {count} steps at temperature {temperature:.2f}, FID {points[-1][1]:.2f}", flush=True)
+        counts.append(digits(fid.classifier, images))
+        print(f"gate: {count} steps at temperature 1, FID {points[-1][1]:.2f}", flush=True)
     ratio = points[-1][1] / points[0][1]
     return {
-        "level": level, "temperature": temperature, "points": points, "ratio": ratio, "passes": ratio <= 2,
-        "digits": digits(fid.classifier, images), "images": shown(images),
+        "seed": seed, "points": points, "ratio": ratio, "passes": ratio <= 2,
+        "first": counts[0], "digits": counts[-1], "images": shown(images),
     }  # fmt: skip
 
 
-def annealed(plan: Plan, energy: Energy, fid: Fid, steps: int) -> dict[str, Any]:
+def annealed(plan: Plan, energy: Corrected, fid: Fid, steps: int) -> dict[str, Any]:
     """Annealed Langevin with so many steps, at the best step size and start temperature of the grid.
 
     Returns:
-        The grid with the FID of ``plan.tune`` images each, the best one's FID on ``plan.count`` new images, its cost for
-        1,000 images and its images.
+        The grid with the FID of ``plan.tune`` images each, the best one's FID on sets of ``plan.count`` new images (mean, and
+        standard deviation over the sets), its cost for 1,000 images and its images.
     """
     grid = []
     for share in plan.shares:
@@ -85,11 +87,19 @@ def annealed(plan: Plan, energy: Energy, fid: Fid, steps: int) -> dict[str, Any]
             grid.append({"share": share, "start": start, "fid": fid(images)})
     best = min(grid, key=lambda row: row["fid"])
     schedule = langevin.Schedule(steps, best["share"], best["start"])
-    images, wall, cpu = seconds(lambda: langevin.anneal(energy, energy.mean, plan.count, schedule, seed=6))
-    value = fid(images)
-    print(f"Langevin, {steps} steps: a = {best['share']}, start {best['start']}, FID {value:.2f}", flush=True)
+    values, wall, cpu, images = [], 0.0, 0.0, torch.empty(0)
+    for seed in range(6, 6 + plan.sets):
+        make = partial(langevin.anneal, energy, energy.mean, plan.count, schedule, seed)
+        images, *spent = seconds(make)
+        values.append(fid(images))
+        wall, cpu = wall + spent[0] / plan.sets, cpu + spent[1] / plan.sets
+        print(
+            f"Langevin, {steps} steps: a = {best['share']}, start {best['start']}, FID {values[-1]:.2f}",
+            flush=True,
+        )
     return {
-        "grid": grid, "share": best["share"], "start": best["start"], "fid": value, "evaluations": steps + 1,
+        "grid": grid, "share": best["share"], "start": best["start"], "fid": mean(values),
+        "fid_sd": stdev(values), "evaluations": steps + 1,
         "wall": wall * 1000 / plan.count, "cpu": cpu * 1000 / plan.count,
         "digits": digits(fid.classifier, images), "images": shown(images),
     }  # fmt: skip
