@@ -167,7 +167,7 @@ class Files(Hooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or another process, gets the trained sampler as a file does, and no unfinished training."""
-        live = self._live | {"_fit", "_kept", "_trainer", "_checkpoint"}
+        live = self._live | {"_fit", "_kept", "_trainer", "_checkpoint", "callback"}
         state = {name: value for name, value in self.__dict__.items() if name not in live}
         if self._fit is not None:
             state["contents"] = self._contents(data=False)
@@ -176,7 +176,7 @@ class Files(Hooks):
     def __setstate__(self, state: dict[str, Any]) -> None:
         contents = state.pop("contents", None)
         self.__dict__.update(state)
-        self._trainer = self._fit = self._kept = self._checkpoint = None
+        self._trainer = self._fit = self._kept = self._checkpoint = self.callback = None
         if contents is not None:
             arrays, header = contents
             self._adopt("this copy", arrays, header, self._arguments)

@@ -31,6 +31,7 @@ class Hooks(ABC):
         smoothed_potential_fn: The potential of the noised posterior, or None.
         num_chains: Samplers, C.
         init_strategy: Where the search starts, or None.
+        callback: Called on the way of a training, or None.
         disable_progbar: Whether to hide the progress bar.
         settings: All settings.
     """
@@ -42,6 +43,7 @@ class Hooks(ABC):
     smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None
     num_chains: int
     init_strategy: Callable[..., Any] | None
+    callback: Callable[[Any, Callable[[int], dict[str, Any]]], None] | None
     disable_progbar: bool
     settings: Settings
 
@@ -55,6 +57,7 @@ class Hooks(ABC):
 
     _arguments: Arguments
     _checkpoint: Checkpoint | None
+    _rng: Any  # the framework's random number generator of the fit
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
     _fit: Any  # the engine's measured `Fit`; None before, and after each further step
@@ -180,8 +183,8 @@ class Hooks(ABC):
         """What `verdict.judge` wants to know about the fit."""
 
     @abstractmethod
-    def _gradient_evaluations(self) -> int:
-        """Of the potential, since the model was given."""
+    def _evaluations(self) -> dict[str, int | None]:
+        """`gradient_evaluations` of the potential since the model was given, and the `data_rows` that they read."""
 
     # Files
 

@@ -52,6 +52,8 @@ class Inference(Training):
         init_strategy: Callable[..., Any] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 500,
+        callback: Callable[[Any, Callable[[int], dict[str, Any]]], None] | None = None,
+        callback_every: int = 50,
         disable_progbar: bool = False,
         settings: Settings | None = None,
         **overrides: Any,
@@ -66,6 +68,9 @@ class Inference(Training):
             raise ModelError(f"model must be callable, got {type(model).__name__}")
         check_count("num_chains", num_chains, 1, SettingsError)
         check_count("checkpoint_every", checkpoint_every, 1, SettingsError)
+        check_count("callback_every", callback_every, 1, SettingsError)
+        if callback is not None and not callable(callback):
+            raise SettingsError(f"callback must be callable, got {type(callback).__name__}")
         foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
@@ -92,6 +97,7 @@ class Inference(Training):
             )
         self._own_generator, self._own_score_network = generator, score_network
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.callback, self.callback_every = callback, callback_every
         if checkpoint is not None and self._needs_seed and self.settings.seed is None:
             raise SettingsError(
                 "checkpoint: give a seed as well, by which a later run goes on with the same training"
@@ -225,7 +231,7 @@ class Inference(Training):
         """
         self._require_fit()
         # Draws taken since the fit have cost gradients too.
-        self._report["gradient_evaluations"] = self._gradient_evaluations()
+        self._report |= self._evaluations()
         self._report |= {"seconds": self._seconds, "cpu_seconds": self._cpu_seconds}
         return self._report
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro_dft import links, verdict
-from pyro_dft.arguments import same_objects
+from pyro_dft.arguments import check_count, same_objects
 from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.errors import FidelityWarning, NotFittedError
 from pyro_dft.files import CHECK_POINTS, Files
@@ -22,6 +23,7 @@ class Training(Files):
 
     checkpoint: str | os.PathLike[str] | None
     checkpoint_every: int
+    callback_every: int
 
     def _forget(self) -> None:
         """Back to an untrained sampler."""
@@ -167,6 +169,33 @@ class Training(Files):
         with self._session():
             self._trainer = self._start()
         self._arguments = (args, kwargs)
+        if self.callback is not None:
+            self._trainer.watch = self._watcher(self.callback)
+
+    def _watcher(
+        self, callback: Callable[[Any, Callable[[int], dict[str, Any]]], None]
+    ) -> Callable[[Any], None]:
+        """Calls back every so many iterations, and where the phase changes."""
+        last: tuple[str, int] = ("", 0)
+
+        def watch(progress: Any) -> None:
+            nonlocal last
+            if progress.phase != last[0] or progress.step - last[1] >= self.callback_every:
+                last = progress.phase, progress.step
+                callback(progress, self._draw_so_far)
+
+        return watch
+
+    def _draw_so_far(self, num_samples: int) -> dict[str, Any]:
+        """Raw draws of the sampler in training; its own random numbers stay as they are."""
+        check_count("num_samples", num_samples, 1)
+        before = self._fit, self._rng
+        self._fit, self._rng = self._trainer.so_far(), copy.deepcopy(self._rng)
+        try:
+            samples = self._constrain(self._blocks(-(-num_samples // self.num_chains), 0))
+        finally:
+            self._fit, self._rng = before
+        return {name: value.reshape((-1, *value.shape[2:]))[:num_samples] for name, value in samples.items()}
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""

@@ -77,6 +77,7 @@ class Diagnostics(dict[str, Any]):
         num_draws: Draws the tests were made on.
         vectorised: Whether the potential was evaluated for a batch of points at once.
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
+        data_rows: Rows of data that those read, of minibatches and of the full data; None where the model subsamples nothing.
         iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
 
     Example:

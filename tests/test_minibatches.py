@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from backends import BACKENDS
+from backends import BACKENDS, Y
 
 from pyro_dft.engine_jax import noise
 from pyro_dft.engine_jax.target import Target as JaxTarget
@@ -89,6 +89,29 @@ def test_without_the_full_data_the_noise_stays(backend):
     backend.run(dft, *map(backend.array, data()))
     mean, _ = errors(dft._numpy(dft.get_samples(20_000, refine_steps=0)["slopes"]))
     assert mean.max() > 0.15
+
+
+def test_data_rows_count_minibatches_and_full_data_apart(backend):
+    options = {"precondition_steps": 60, "restarts": 2, "reparam": "never", "modes": "never", "num_draws": 40}
+    dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
+    rows = {}
+
+    def look(progress, draw):
+        rows.setdefault(progress.step, dft._evaluations())
+
+    dft.callback, dft.callback_every = look, 1
+    backend.run(dft, *map(backend.array, data()))
+    first, second = (rows[step] for step in sorted(rows)[:2])
+    steps = {name: second[name] - first[name] for name in first}
+    assert steps["gradient_evaluations"] > 0
+    assert steps["data_rows"] == steps["gradient_evaluations"] * BATCH
+    last = dft.diagnostics()
+    full = (last["data_rows"] - last["gradient_evaluations"] * BATCH) / (N - BATCH)
+    assert full == int(full)
+    assert 0 < full < last["gradient_evaluations"]
+    # A model that subsamples nothing has no such figure.
+    plain = backend.fitted(backend.dft(), Y)
+    assert plain.diagnostics()["data_rows"] is None
 
 
 # The control variate

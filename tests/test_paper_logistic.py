@@ -17,7 +17,17 @@ import torch
 from numpyro.infer.util import log_density
 from pyro import poutine
 
-from benchmarks.paper.logistic import course, experiment, judge, methods, models, problem, report, rivals
+from benchmarks.paper.logistic import (
+    course,
+    experiment,
+    figures,
+    judge,
+    methods,
+    models,
+    problem,
+    report,
+    rivals,
+)
 from benchmarks.paper.logistic.course import Course, Run
 from benchmarks.paper.logistic.judge import Score
 from benchmarks.paper.logistic.methods import Line
@@ -156,6 +166,19 @@ def test_reached_takes_the_first_mark_after_which_nothing_is_worse():
     assert report.reached(run, labels, goal) == 4.0
     assert report.reached(run, labels, goal, "cpu") == 8.0
     assert report.reached(toy([0.5, 0.5], labels), labels, goal) is None
+
+
+def test_curves_of_seeds_with_marks_of_their_own_are_averaged_at_equal_costs():
+    labels = np.ones(4)
+    first, second = toy([0.5, 0.9], labels, [1.0, 3.0]), toy([0.5, 0.7, 0.9], labels, [2.0, 3.0, 4.0])
+    cost, mean, sd = figures.curve([first, second], labels, "wall", "log_likelihood")
+    np.testing.assert_allclose(cost, [2.0, 3.0, 4.0])
+    low, middle, high = np.log([0.5, 0.7, 0.9])
+    expected = np.array([[(low + high) / 2, high, high], [low, middle, high]])
+    np.testing.assert_allclose(mean, expected.mean(0))
+    np.testing.assert_allclose(sd, expected.std(0), atol=1e-12)
+    unknown = Run("toy", 0, *[np.full(2, np.nan)] * 3, first.probability, first.draws, first.raw, {})
+    assert len(figures.curve([unknown, first], labels, "passes", "accuracy")[0]) == 0
 
 
 def test_cells_are_kept_and_the_clock_stops_for_predictions(tmp_path):

@@ -412,13 +412,20 @@ class GaussianFitter:
         ends = min(self.steps, int(self.state.averaging_from) + AVERAGING_SHARE * self.steps)
         self.done = self.taken >= ends
         k, d = self.state.mean.shape
-        self.target.count((self.taken - before) * k * 2 * pairs(d), int(self.state.nonfinite) - lost)
+        evaluations = (self.taken - before) * k * 2 * pairs(d)
+        nonfinite = int(self.state.nonfinite) - lost
+        self.target.count(evaluations, nonfinite, minibatch=self._spec.minibatch)
         return np.asarray(bests)[: self.taken - before].tolist()
 
     @property
     def best_elbo(self) -> float:
         """The highest evidence bound seen, up to the target's constant."""
         return float(np.asarray(self.state.best).max())
+
+    def current(self) -> Gaussians:
+        """The K Gaussians as they stand, with the highest bounds seen, which cost nothing."""
+        mean, scale, best = (np.asarray(v) for v in (self.state.mean, self.state.scale, self.state.best))
+        return Gaussians(mean, _full(scale), best, np.zeros(len(best)))
 
     def result(self) -> Gaussians:
         """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
@@ -431,7 +438,12 @@ class GaussianFitter:
         moved = noise @ scale.swapaxes(1, 2) if full else noise * scale[:, None]
         log_q, _ = self.target.evaluate((mean[:, None] + moved).astype(mean.dtype))
         elbo, error = _host_bound(log_q.astype(float), np.asarray(self.state.log_det, float))
-        return Gaussians(mean, scale if full else scale[..., None] * np.eye(scale.shape[1]), elbo, error)
+        return Gaussians(mean, _full(scale), elbo, error)
+
+
+def _full(scale: np.ndarray) -> np.ndarray:
+    """Square roots (K, d, d) of covariances, from those or from standard deviations (K, d)."""
+    return scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
 
 
 def polish(target: Target, gaussians: Gaussians, rng: np.random.Generator, budget: float) -> Gaussians:

@@ -25,7 +25,7 @@ MAX_ENERGY_ERROR = 1000.0
 TUNING_DRAWS = 200
 TUNING_STEPS = 15
 # Draws of one compiled call where the full data are many (the model subsamples them).
-FULL_DATA_ROWS = 128
+FULL_DATA_ROWS = 32
 
 
 @dataclass

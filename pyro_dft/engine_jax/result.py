@@ -42,7 +42,7 @@ class Progress:
     Attributes:
         step: Iterations made so far.
         total: Iterations planned; fewer are made where the Gaussian is right already.
-        phase: "gaussian", "kl", "dft", "dft-paper", "fisher-partial" or "done".
+        phase: "gaussian", "kl", "dft", "dft-paper", "fisher-partial" or "done"; to a callback also "measuring".
         loss: The Fisher gap J(s_q) - J(s_phi) on fresh draws, mean over chains; minus the evidence bound in the
             "gaussian" phase.
     """

@@ -415,7 +415,7 @@ class NetworkTrainer:
             _noisy_scores(target.spec, target.data, u, self.mean, self.scale, anchor, self._words())
             for _ in range(2)
         ]
-        target.count(2 * 3 * u.shape[0] * u.shape[1])
+        target.count(2 * 3 * u.shape[0] * u.shape[1], minibatch=True)
         plain, corrected = (
             float(np.square(np.asarray(a) - np.asarray(b)).mean()) for a, b in zip(*both, strict=True)
         )
@@ -486,5 +486,6 @@ class NetworkTrainer:
         differentiated = {"kl": 0, "fisher-partial": 1}.get(phase, 2 if self.target.minibatch else 1)
         each = (2 if self.target.minibatch else 1) * (1 if self.anchor is None else 2) + 2 * differentiated
         rows = self.mean.shape[0] * 2 * self.plan.batch(phase)
-        self.target.count(count * rows * each, int(self.state.nonfinite) - lost)
+        nonfinite = int(self.state.nonfinite) - lost
+        self.target.count(count * rows * each, nonfinite, minibatch=self.target.minibatch)
         return np.asarray(gaps)[:count].tolist()

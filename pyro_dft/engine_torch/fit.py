@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,10 +61,13 @@ class Trainer:
         self.chains = self.problems[0].starts.shape[0]
         self.history: list[Progress] = []
         self.fit: Fit | None = None
+        # Told where the training is; `so_far` may be called then.
+        self.watch: Callable[[Progress], None] | None = None
         self._seconds: dict[str, float] = {}
         self._fitted: list[Gaussians] = []
         self._fitter: GaussianFitter | None = None
         self._network: NetworkTrainer | None = None
+        self.gaussian_measured: Measurement | None = None
         self._kept: dict | None = None
         self._network_steps = 0
         self._gaussian_steps = 0
@@ -119,6 +122,7 @@ class Trainer:
         # The last step of a phase may have measured and selected as well, which is accounted for by itself.
         accounted = sum(self._seconds.values()) - accounted
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start - accounted
+        self._look(self.phase, loss)
         self._tell(phase, loss)
         self._tell_earlier()
         return self.history[-1]
@@ -137,10 +141,28 @@ class Trainer:
             if self.target.device.type == "cpu":
                 # A batch as the network phases see it. Trying it is no work of the fit, and is not counted.
                 x = self.problems[0].starts[:, :1].expand(-1, 2 * self.settings.batch_size, -1)
-                evaluations = self.target.gradient_evaluations, self.target.nonfinite_evaluations
+                names = ("gradient_evaluations", "data_rows", "nonfinite_evaluations")
+                before = {name: getattr(self.target, name) for name in names}
                 self._threads = worthwhile(lambda: self.target.evaluate(x, minibatch=True))
-                self.target.gradient_evaluations, self.target.nonfinite_evaluations = evaluations
+                vars(self.target).update(before)
         return self._threads
+
+    def _look(self, phase: str, loss: float = math.nan) -> None:
+        if self.watch is not None:
+            made = self._gaussian_steps + self._network_steps
+            self.watch(Progress(made, self.total, phase, loss))
+
+    def so_far(self) -> Fit:
+        """The sampler as it stands, without any measurement: training goes on from where it is."""
+        if self.fit is not None:
+            return self.fit if self._network is None else replace(self.fit, sampler=self._network.sampler())
+        found = self._fitted or [self._fitter.current()]  # type: ignore[union-attr]
+        best = int(np.argmax([float(g.elbo.max()) for g in found]))
+        per_chain = found[best].elbo.reshape(self.chains, -1)
+        chosen = per_chain.argmax(1).cpu().numpy() + np.arange(self.chains) * per_chain.shape[1]
+        picked, dtype = found[best][chosen], self.problems[best].target.dtype
+        sampler = Sampler(picked.mean.to(dtype), picked.scale.to(dtype))
+        return Fit(sampler, best, ["gaussian"] * self.chains, found[best], chosen, [])
 
     def finish(self) -> Fit:
         """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
@@ -161,6 +183,7 @@ class Trainer:
     def branch(self) -> Trainer:
         """A copy that can be finished, to draw from the sampler trained so far, while this trainer goes on."""
         other = copy.copy(self)
+        other.watch = None
         other.history, other._fitted = list(self.history), list(self._fitted)
         other._seconds = dict(self._seconds)
         if self.fit is not None:
@@ -183,6 +206,7 @@ class Trainer:
         if self._fitter.done:
             self._fitted.append(self._polished(self._fitter))
             self._fitter = None
+            self._look("gaussian", loss)
             if len(self._fitted) == len(self.problems):
                 self._finish_gaussian()
         return loss
@@ -210,7 +234,8 @@ class Trainer:
         if stopped or self.settings.train == "never":
             return None
         if self.settings.train == "auto":
-            measured = self._measure()
+            self._look("measuring")
+            measured = self.gaussian_measured = self._measure()
             self.fit.movement["gaussian"] = np.array(measured.chain_movement)
             surely = [float((abs(d.effects) - d.standard_errors).max()) for d in measured.drift_raw_by_chain]
             if max(surely) < self.settings.gate:
@@ -349,7 +374,7 @@ class Trainer:
         """Chooses between the Gaussian, the sampler before the DFT phase and the one after it, and ends the training."""
         assert self.fit is not None
         assert self._network is not None
-        start = time.perf_counter()
+        start, refining = time.perf_counter(), self._seconds.get("refinement", 0.0)
         network, fit, objective = self._network, self.fit, self.settings.objective
         # Not `fit.sampler`: an interrupt may have come in the middle of this before.
         gaussian = Sampler(network.mean, network.scale)
@@ -358,8 +383,13 @@ class Trainer:
         fit.fisher_gap = network.smoothed_gap()
         fit.objective = [objective] * fit.sampler.chains
         if objective == "dft":
-            after = self._movement("kl" if self._kept is None else "dft", fit.sampler)
-            fit.objective = ["kl" if self._kept is None else "dft"] * fit.sampler.chains
+            name = "kl" if self._kept is None else "dft"
+            fit.objective = [name] * fit.sampler.chains
+            if self._kept is None and self.target.minibatch:
+                # Full data are costly: the drift test, which comes next anyway, says as well how far draws move.
+                after = fit.movement[name] = np.array(self._measure().chain_movement)
+            else:
+                after = self._movement(name, fit.sampler)
             if self._kept is not None:
                 final = network.snapshot()
                 network.restore(self._kept)
@@ -374,8 +404,10 @@ class Trainer:
             before_training = fit.movement.get("gaussian")
             if before_training is not None and before_training.mean() <= after.mean():
                 fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
+                fit.measurement = self.gaussian_measured
         self._network = None
-        self._seconds["selection"] = time.perf_counter() - start
+        accounted = self._seconds.get("refinement", 0.0) - refining
+        self._seconds["selection"] = time.perf_counter() - start - accounted
 
     def _measure(self) -> Measurement:
         assert self.fit is not None

@@ -110,13 +110,17 @@ class GaussianFitter:
         self._state = _State(gaussians.mean, scale, torch.linalg.slogdet(gaussians.scale)[1], full)
         self._minibatch, self._calm = False, POLISH_CALM
 
+    def current(self) -> Gaussians:
+        """The K Gaussians as they stand, with the highest bounds seen, which cost nothing."""
+        now = self._state
+        return Gaussians(now.mean, now.full_scale, now.best, torch.zeros_like(now.best))
+
     def result(self) -> Gaussians:
         """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
         rows = len(self._state.mean) * self.target.data_size
         count = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
         elbo, error = self._state.evidence_bound(self.target, count, self.rng)
-        scale = self._state.scale if self._state.full else torch.diag_embed(self._state.scale)
-        return Gaussians(self._state.mean, scale, elbo, error)
+        return Gaussians(self._state.mean, self._state.full_scale, elbo, error)
 
 
 def polish(target: Target, gaussians: Gaussians, rng: torch.Generator, budget: float) -> Gaussians:
@@ -166,6 +170,11 @@ class _State:
     def sd(self) -> Tensor:
         """Standard deviations, (K, d)."""
         return self.scale.square().sum(-1).sqrt() if self.full else self.scale
+
+    @property
+    def full_scale(self) -> Tensor:
+        """Square roots of the covariances, (K, d, d)."""
+        return self.scale if self.full else torch.diag_embed(self.scale)
 
     def _draw(self, noise: Tensor) -> Tensor:
         moved = noise @ self.scale.mT if self.full else noise * self.scale[:, None]

@@ -18,8 +18,8 @@ TARGET_ACCEPTANCE = 0.8
 MAX_ENERGY_ERROR = 1000.0
 
 
-# The step size is tuned on this many draws, over this many transitions.
-TUNING_DRAWS = 200
+# The step size is tuned on this many draws, fewer where each reads many rows of data, over this many transitions.
+TUNING_DRAWS, FULL_DATA_TUNING_DRAWS = 200, 32
 TUNING_STEPS = 15
 
 
@@ -111,9 +111,8 @@ def tune_step_size(
 ) -> Tensor:
     """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
-    kernel = _Kernel(
-        target, draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS], scale, leapfrog_steps, rng
-    )
+    count = FULL_DATA_TUNING_DRAWS if target.minibatch else TUNING_DRAWS
+    kernel = _Kernel(target, draws[:, :: max(1, n // count)][:, :count], scale, leapfrog_steps, rng)
     log_step = torch.full((c,), d**-0.25, dtype=draws.dtype, device=draws.device).log()
     average = torch.zeros_like(log_step)
     for k in range(TUNING_STEPS):

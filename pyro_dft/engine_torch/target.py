@@ -20,9 +20,9 @@ from pyro_dft.errors import ModelError, PerformanceWarning
 
 Potential = Callable[[Tensor], Tensor]
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
-# Rows that are evaluated at once. Models with much data are up to three times faster in chunks that fit the cache, small
+# Rows that are evaluated at once. Models with much data are several times faster in chunks that fit the cache, small
 # models in large ones, which spread the cost of a call.
-CHUNKS = (128, 512, 2048)
+CHUNKS = (16, 128, 512, 2048)
 # A single-row call slower than this (seconds) has thousands of operations: tracing it costs more than it saves.
 TRACE_LIMIT = 0.03
 
@@ -226,6 +226,7 @@ class Target:
         smoothed_potential: V(x, sigma), minus the log density of the posterior with noise N(0, sigma^2 I) added; or None.
         context: Gives a context manager to hold around each evaluation.
         data_size: Data rows that one evaluation of `potential` reads (for budgets).
+        minibatch_size: The same of `minibatch_potential`.
         trace: Whether batch sizes that come back may be traced.
     """
 
@@ -240,13 +241,14 @@ class Target:
         minibatch_potential: Potential | None = None,
         context: Callable[[], AbstractContextManager] = nullcontext,
         data_size: int = 1,
+        minibatch_size: int = 1,
         trace: bool = True,
     ):
         self.dim = dim
         self.dtype = dtype
         self.device = torch.device(device)
-        self.data_size = data_size
-        self.gradient_evaluations = 0
+        self.data_size, self.minibatch_size = data_size, minibatch_size
+        self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0
         self._context = context
         self._anchor: tuple[Tensor, Tensor] | None = None
@@ -341,14 +343,14 @@ class Target:
     def evaluate_differentiable(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
         """As `evaluate`, but the score is differentiable in x: the backward pass is a Hessian-vector product."""
         # The backward pass through the score costs about two more gradient evaluations.
-        self.gradient_evaluations += 2 * (x.numel() // self.dim)
+        self._count(2 * (x.numel() // self.dim), minibatch)
         return self._call(_FiniteGradient.apply(x), minibatch)
 
     def smoothed(self, x: Tensor, sigma: Tensor, *, differentiable: bool) -> tuple[Tensor, Tensor]:
         """As `evaluate`, or `evaluate_differentiable`, of the smoothed potential at x (..., d) with noise sigma (..., 1)."""
         assert self._smoothed is not None
         rows = x.numel() // self.dim
-        self.gradient_evaluations += 3 * rows if differentiable else rows
+        self._count(3 * rows if differentiable else rows, minibatch=False)
         points = torch.cat([_FiniteGradient.apply(x), sigma.expand(*x.shape[:-1], 1)], -1)
         with torch.set_grad_enabled(differentiable):
             value, score = self._smoothed(points.reshape(rows, -1))
@@ -360,7 +362,7 @@ class Target:
         flat = x.reshape(-1, self.dim)
         if flat.dtype != self.dtype:
             flat = flat.to(self.dtype)
-        self.gradient_evaluations += len(flat)
+        self._count(len(flat), minibatch)
         anchored = minibatch and self._anchor is not None and x.ndim == 3
         state = _random_state(self.device) if anchored else None
         log_density, score = self._finite(*batched(flat))
@@ -369,10 +371,15 @@ class Target:
             with torch.no_grad():
                 _set_random_state(state)  # the same rows of the data for the same point
                 at_mean = batched(mean[:, None].expand(x.shape).reshape(-1, self.dim).to(self.dtype))[1]
-                self.gradient_evaluations += len(flat)
+                self._count(len(flat), minibatch)
                 correction = full[:, None].to(score.dtype) - at_mean.reshape(x.shape)
             score = score + torch.nan_to_num(correction).reshape(score.shape)
         return log_density.reshape(x.shape[:-1]).to(x.dtype), score.reshape(x.shape).to(x.dtype)
+
+    def _count(self, evaluations: int, minibatch: bool) -> None:
+        rows = self.minibatch_size if minibatch and self.minibatch else self.data_size
+        self.gradient_evaluations += evaluations
+        self.data_rows += evaluations * rows
 
     def _finite(self, log_density: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Points where either is not finite get the density zero and no score, and are counted."""

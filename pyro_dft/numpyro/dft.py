@@ -57,6 +57,10 @@ class DFT(PureTraining):
         checkpoint: File that the training in progress is written to. A run that was killed goes on from it, with the same
             settings and key, to the same end; the file is removed when the training is complete.
         checkpoint_every: Iterations of the network phases between two writes.
+        callback: Called on the way as `callback(progress, draw)`: where the training is (`step` of `total`, `phase`, `loss`), and
+            a function that makes raw draws of the sampler as it stands, `draw(num_samples)`, a dict as from `get_samples`.
+            It changes nothing in the training; to end that early, raise `KeyboardInterrupt`.
+        callback_every: Iterations between two calls, at least; a new phase calls at once.
         disable_progbar: Whether to hide the progress bar.
         settings: A `Settings` object, or give single settings as keywords, such as `num_steps=1000` or `objective="kl"`.
         **overrides: Single settings; see `pyro_dft.numpyro.Settings`.
@@ -373,15 +377,20 @@ class DFT(PureTraining):
             settings=self.settings,
             refine_steps=self._default_refine_steps(),
         ) | {
-            "gradient_evaluations": self._gradient_evaluations(),
+            **self._evaluations(),
             "iterations": len(self._fit.history),
             "seconds": self._seconds,
             "cpu_seconds": self._cpu_seconds,
             "phase_seconds": dict(self._fit.seconds),
         }
 
-    def _gradient_evaluations(self) -> int:
-        return sum(problem.target.gradient_evaluations for problem in self._problems)
+    def _evaluations(self) -> dict[str, int | None]:
+        targets = [problem.target for problem in self._problems]
+        rows = sum(target.data_rows for target in targets) if targets[0].minibatch else None
+        return {
+            "gradient_evaluations": sum(target.gradient_evaluations for target in targets),
+            "data_rows": rows,
+        }
 
     # Files
 

@@ -63,6 +63,7 @@ class Problem:
             minibatch_potential=self.minibatch_potential,
             smoothed_potential=self.smoothed_potential,
             data_size=self.data_size,
+            minibatch_size=self.minibatch_size,
         )
 
     def initial_points(

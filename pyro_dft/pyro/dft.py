@@ -58,6 +58,10 @@ class DFT(Inference):
         checkpoint: File that the training in progress is written to. A run that was killed goes on from it, with the same
             settings and seed, to the same end; the file is removed when the training is complete.
         checkpoint_every: Iterations of the network phases between two writes.
+        callback: Called on the way as `callback(progress, draw)`: where the training is (`step` of `total`, `phase`, `loss`), and
+            a function that makes raw draws of the sampler as it stands, `draw(num_samples)`, a dict as from `get_samples`.
+            It changes nothing in the training; to end that early, raise `KeyboardInterrupt`.
+        callback_every: Iterations between two calls, at least; a new phase calls at once.
         max_plate_nesting: Batch dimensions that plates may use, where the guess is wrong for an enumerated
             model.
         device: Default device while the model runs, such as "cuda": priors like `dist.Normal(0.0, 1.0)` are
@@ -221,6 +225,7 @@ class DFT(Inference):
             smoothed_potential=posterior.smoothed_potential if self.smoothed_potential_fn else None,
             context=posterior.context,
             data_size=posterior.data_size,
+            minibatch_size=posterior.minibatch_size,
             trace=self.settings.compile == "auto",
         )
         starts = torch.empty((self.num_chains, 0, posterior.dim), dtype=posterior.dtype)
@@ -269,11 +274,15 @@ class DFT(Inference):
         for problem, posterior in zip(self._problems, posteriors, strict=True):
             minibatch = posterior.minibatch_potential if posterior.minibatch else None
             problem.target.rebind(posterior.potential, minibatch)
-            problem.target.data_size = posterior.data_size
+            problem.target.data_size, problem.target.minibatch_size = (
+                posterior.data_size,
+                posterior.minibatch_size,
+            )
             problem.original = posterior.original_coordinates
         self._posteriors = posteriors
         if self._trainer.fit is not None:
             self._trainer.fit.measurement = None  # it was made on the data before
+        self._trainer.gaussian_measured = None
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[None]:
@@ -418,15 +427,20 @@ class DFT(Inference):
             settings=self.settings,
             refine_steps=self._default_refine_steps(),
         ) | {
-            "gradient_evaluations": self._gradient_evaluations(),
+            **self._evaluations(),
             "iterations": len(self._fit.history),
             "seconds": self._seconds,
             "cpu_seconds": self._cpu_seconds,
             "phase_seconds": dict(self._fit.seconds),
         }
 
-    def _gradient_evaluations(self) -> int:
-        return sum(problem.target.gradient_evaluations for problem in self._problems)
+    def _evaluations(self) -> dict[str, int | None]:
+        targets = [problem.target for problem in self._problems]
+        rows = sum(target.data_rows for target in targets) if targets[0].minibatch else None
+        return {
+            "gradient_evaluations": sum(target.gradient_evaluations for target in targets),
+            "data_rows": rows,
+        }
 
     # Files
 

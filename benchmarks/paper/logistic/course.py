@@ -62,18 +62,17 @@ class Course:
         """Keeps draws that are not the final ones: raw draws before refinement."""
         self.raw = judge.coordinates(alpha, w).astype(np.float32)
 
-    def mark(self, passes: float, w: Any, thin: bool = True, share: float = 1.0) -> None:
+    def mark(self, passes: float, w: Any, thin: bool = True) -> None:
         """Notes costs so far and what weights predict.
 
         Args:
             passes: Data passes so far.
             w: Weights (n, 55), or a function that makes them while the clock stands still.
             thin: Whether `judge.CURVE_DRAWS` of them are enough.
-            share: Of the time so far, what was needed for these weights.
         """
         with self.paused():
-            self.wall.append(share * self._spent[0])
-            self.cpu.append(share * self._spent[1])
+            self.wall.append(self._spent[0])
+            self.cpu.append(self._spent[1])
             self.passes.append(float(passes))
             draws = np.asarray(w() if callable(w) else w)
             draws = judge.thinned(draws) if thin else draws

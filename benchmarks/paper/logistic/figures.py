@@ -26,7 +26,7 @@ SPANS = {"accuracy": (0.03, 0.008), "log_likelihood": (0.04, 0.009)}
 def curve(
     runs: Sequence[Run], labels: np.ndarray, axis: str, value: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and sd over seeds of a score at each mark, at the mean cost of it.
+    """Mean and sd over seeds of a score against a cost; between the marks of a run, straight lines.
 
     Args:
         runs: One for each seed.
@@ -37,13 +37,21 @@ def curve(
     Returns:
         Costs, means and sds, (k,) each; marks without a known cost are left out.
     """
-    marks = min(len(run.wall) for run in runs)
-    cost = np.mean([getattr(run, axis)[:marks] for run in runs], 0)
-    scores = np.array(
-        [[getattr(Score.of(p, labels), value) for p in run.probability[:marks]] for run in runs]
-    )
-    known = np.isfinite(cost)
-    return cost[known], scores.mean(0)[known], scores.std(0)[known]
+    known = [np.isfinite(getattr(run, axis)) for run in runs]
+    if not all(k.any() for k in known):
+        return np.empty(0), np.empty(0), np.empty(0)
+    costs = [getattr(run, axis)[k] for run, k in zip(runs, known, strict=True)]
+    scores = [
+        np.array([getattr(Score.of(p, labels), value) for p in run.probability[k]])
+        for run, k in zip(runs, known, strict=True)
+    ]
+    if len(runs) == 1:
+        return costs[0], scores[0], np.zeros(len(scores[0]))
+    # Seeds have marks of their own. All of them are on the way from the last that starts.
+    first, last = max(c[0] for c in costs), max(c[-1] for c in costs)
+    grid = np.unique(np.concatenate([[first, last], *costs]).clip(first, last))
+    values = np.array([np.interp(grid, c, s) for c, s in zip(costs, scores, strict=True)])
+    return grid, values.mean(0), values.std(0)
 
 
 def draw(path: Path, groups: Mapping[str, Sequence[Run]], labels: np.ndarray, reference: Score) -> None:

@@ -143,15 +143,14 @@ def about(split: Split, lines: Sequence[Line], runs: Mapping[str, list[Run]]) ->
         "wall and CPU seconds include compilation and leave out predictions for the curves; one thread, on a busy machine: "
         "wall seconds depend on who else worked, CPU seconds less so",
         "'CPU s until' is from the first mark on the curve from which on the test log likelihood is no more than one standard "
-        "error (over test rows) below NUTS' final one. For `run` a mark stands where the sampler was trained: its time but "
-        "for the share that its drift test took",
+        "error (over test rows) below NUTS' final one. `run` has its marks by `callback`: raw draws of the sampler as it stands",
         "DFT-NS, KL-NS and Fisher-NS are `DFT(model, ...).run(key, x, y, batch=...)`: raw one-step draws and refined ones. "
         "Rows with `init` and `update` are the pure functions, raw draws. `default recipe` keeps the Gaussian where that "
         "is right already; the others train a network in any case",
         "rivals: SVGD and SGLD of BlackJAX, mean-field VI (SVI, AutoNormal, Adam), HMCECS (second-order control variate at "
         f"the mode, NUTS with a full mass matrix inside) and NUTS of NumPyro; settings: {settings}",
-        "data passes of `run` are not known (it counts gradients on minibatches and on all rows alike), so it is missing from "
-        "these panels",
+        "a data pass is one gradient on all rows, or as many on minibatches as together read that many rows; those of `run` are "
+        "its diagnostics' `data_rows`, drift tests and refinement included",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
         "warnings",
         "objective",
         "refine_steps",
+        "coordinates",
         "gradient_evaluations",
+        "data_rows",
         "acceptance",
         "phase_seconds",
     )
@@ -57,18 +59,26 @@ def _data(split: Any, backend: str) -> tuple[Any, Any]:
 def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, dict]:
     """`run` and raw draws, then refined ones.
 
-    Marks: raw draws when the sampler was trained (the time of `run` but for the share that its drift test took), the same
-    at the end of `run`, and refined draws. How many data passes that was is not known: full data and minibatches are
-    counted alike.
+    Marks: raw draws of the sampler as it stands, by `callback`; raw draws at the end of `run`, and refined ones.
 
     Settings: ``backend``, ``batch`` (rows of a minibatch, None for all) and ``options`` of `DFT`.
     """
-    data = _data(course.split, settings["backend"])
+    data, rows = _data(course.split, settings["backend"]), course.split.rows
     course.start()
-    options, batch = {"disable_progbar": True, **settings["options"]}, {"batch": settings["batch"]}
+    dft: Any = None
+
+    def passes() -> float:
+        # Without minibatches each evaluation reads all rows.
+        cost = dft._evaluations()
+        return cost["data_rows"] / rows if settings["batch"] else float(cost["gradient_evaluations"])
+
+    def look(_: Any, draw: Callable[[int], Mapping[str, Any]]) -> None:
+        course.mark(passes(), lambda: draw(CURVE_DRAWS)["w"])
+
+    options = {"disable_progbar": True, "callback": look, "callback_every": STRIDE, **settings["options"]}
+    batch = {"batch": settings["batch"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is in the notes
-        dft: Any
         if settings["backend"] == "pyro":
             from pyro_dft import DFT
 
@@ -83,12 +93,9 @@ def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nd
             dft.run(jax.random.key(seed), *data, **batch)
         raw = _arrays(dft.get_samples(DRAWS, refine_steps=0))
         course.keep(*raw)
-        report = dft.diagnostics()
-        testing = report["phase_seconds"].get("refinement", 0.0) / max(report["seconds"], 1e-9)
-        course.mark(np.nan, raw[1], thin=False, share=1 - testing)
-        course.mark(np.nan, raw[1], thin=False)
+        course.mark(passes(), raw[1], thin=False)
         refined = _arrays(dft.get_samples(DRAWS))
-        course.mark(np.nan, refined[1], thin=False)
+        course.mark(passes(), refined[1], thin=False)
     return *refined, _facts(dft.diagnostics())
 
 
