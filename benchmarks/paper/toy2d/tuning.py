@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 from benchmarks import table  # noqa: E402
 from benchmarks.paper import neural, page, rivals  # noqa: E402
 from benchmarks.paper.discrepancy import Yardstick  # noqa: E402
-from benchmarks.paper.neural import RECIPES, Size  # noqa: E402
+from benchmarks.paper.neural import RECIPES, SHARED, Size  # noqa: E402
 from benchmarks.paper.targets import TOYS  # noqa: E402
 from benchmarks.paper.toy2d.methods import STEP, STEPS, SVGD_STEPS, measure  # noqa: E402
 
@@ -37,6 +37,8 @@ TRIED: dict[str, list[dict[str, Any]]] = {
         {**DFT, "score_steps": 5, "dft_learning_rate": 3e-4},
         *({**DFT, "dft_learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)),
         {**DFT, "noise_mode": "annealed", "noise_start": 1.0, "dft_learning_rate": 3e-4},
+        {**DFT, "num_steps": 9000},
+        {**DFT, "num_steps": 9000, "noise_mode": "annealed", "noise_start": 3.0, "noise": 0.05},
     ],
     "kl-ns": [{**KL, "learning_rate": rate} for rate in (1e-3, 3e-3)],
 }
@@ -97,8 +99,7 @@ def described(setting: Any) -> str:
     """What is special about a setting."""
     if not isinstance(setting, dict):
         return f"step {setting:g}"
-    always = ("objective", "precondition", "num_steps", "width", "settle_fraction", "restarts")
-    return ", ".join(f"{k} {v}" for k, v in setting.items() if k not in always)
+    return ", ".join(f"{k} {v}" for k, v in setting.items() if k != "objective" and SHARED.get(k) != v)
 
 
 def _measured(method: str, setting: Any, density: str) -> dict[str, float]:
