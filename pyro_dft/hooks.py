@@ -58,6 +58,7 @@ class Hooks(ABC):
     _arguments: Arguments
     _checkpoint: Checkpoint | None
     _rng: Any  # the framework's random number generator of the fit
+    _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
     _fit: Any  # the engine's measured `Fit`; None before, and after each further step
@@ -181,10 +182,6 @@ class Hooks(ABC):
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
         """What `verdict.judge` wants to know about the fit."""
-
-    @abstractmethod
-    def _evaluations(self) -> dict[str, int | None]:
-        """`gradient_evaluations` of the potential since the model was given, and the `data_rows` that they read."""
 
     # Files
 

@@ -235,6 +235,13 @@ class Inference(Training):
         self._report |= {"seconds": self._seconds, "cpu_seconds": self._cpu_seconds}
         return self._report
 
+    def _evaluations(self) -> dict[str, int | None]:
+        """`gradient_evaluations` of the potential since the model was given, and the `data_rows` that they read."""
+        targets = [problem.target for problem in self._problems]
+        rows = sum(target.data_rows for target in targets) if targets[0].minibatch else None
+        evaluations = sum(target.gradient_evaluations for target in targets)
+        return {"gradient_evaluations": evaluations, "data_rows": rows}
+
     def plot_training(self, axes: Any = None) -> Any:
         """Draws the loss of the training against its iterations, with the phases marked.
 

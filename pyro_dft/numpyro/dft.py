@@ -384,14 +384,6 @@ class DFT(PureTraining):
             "phase_seconds": dict(self._fit.seconds),
         }
 
-    def _evaluations(self) -> dict[str, int | None]:
-        targets = [problem.target for problem in self._problems]
-        rows = sum(target.data_rows for target in targets) if targets[0].minibatch else None
-        return {
-            "gradient_evaluations": sum(target.gradient_evaluations for target in targets),
-            "data_rows": rows,
-        }
-
     # Files
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
