@@ -12,7 +12,8 @@ from pyro.infer import MCMC
 from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior, line, line_data, mean_error
 
 from pyro_dft import DFT, DFTKernel, FidelityWarning, ModelError, NotFittedError, Settings, SettingsError
-from pyro_dft.engine_torch.fit import Trainer
+from pyro_dft.recipe.selection import Selection
+from pyro_dft.recipe.trainer import Trainer
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -278,17 +279,17 @@ class TestOrder:
 class Interrupt:
     """Raises KeyboardInterrupt, as Ctrl-C does, where the engine is at iteration `at`; `times` in a row."""
 
-    def __init__(self, monkeypatch, at, where="step", times=1):
+    def __init__(self, monkeypatch, at, where="step", times=1, part=Trainer):
         self.at, self.left = at, times
-        original = getattr(Trainer, where)
+        original = getattr(part, where)
 
-        def interrupted(trainer, *args, **kwargs):
-            if len(trainer.history) >= self.at and self.left:
+        def interrupted(own, *args, **kwargs):
+            if len(getattr(own, "history", ())) >= self.at and self.left:
                 self.left -= 1
                 raise KeyboardInterrupt
-            return original(trainer, *args, **kwargs)
+            return original(own, *args, **kwargs)
 
-        monkeypatch.setattr(Trainer, where, interrupted)
+        monkeypatch.setattr(part, where, interrupted)
 
 
 class TestInterrupt:
@@ -334,9 +335,11 @@ class TestInterrupt:
                 patch.setattr(Trainer, "step", None)  # nothing trains any more
                 assert dft.get_samples(10)["mu"].shape == (10,)
 
-    @pytest.mark.parametrize("where", ["_measure", "_movement", "_finish_network"])
-    def test_while_the_sampler_is_measured(self, monkeypatch, where):
-        Interrupt(monkeypatch, 0, where)
+    @pytest.mark.parametrize(
+        ("part", "where"), [(Trainer, "_measure"), (Selection, "movement"), (Trainer, "_finish_network")]
+    )
+    def test_while_the_sampler_is_measured(self, monkeypatch, part, where):
+        Interrupt(monkeypatch, 0, where, part=part)
         dft = self.run_interrupted()
         assert dft.diagnostics()["status"] == "converged"
         assert mean_error(dft.get_samples()["mu"], known_mean_posterior(Y)[0]) < 4

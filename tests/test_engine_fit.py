@@ -11,12 +11,14 @@ import torch
 
 from pyro_dft.diagnostics import distinct_optima, rhat
 from pyro_dft.engine_torch import train
-from pyro_dft.engine_torch.fit import Trainer
-from pyro_dft.engine_torch.result import FittedTrainer, Problem
+from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer, Trained
+from pyro_dft.recipe.fit import FittedTrainer, Problem
+from pyro_dft.recipe.selection import Selection
+from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
 SMALL = {"num_steps": 60, "dft_fraction": 0.2, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
@@ -47,7 +49,7 @@ def trainer(dtype, device):
         if points is None:
             points = starts(chains, options.restarts, d, dtype, device)
         rng = torch.Generator(device=device).manual_seed(seed)
-        return Trainer([Problem(target, points)], options, rng)
+        return Trainer(ENGINE, [Problem(target, points)], options, rng)
 
     return make
 
@@ -75,9 +77,10 @@ def draws_of(fit, n=4000, seed=9):
 
 def gaussian_draws(fit):
     """What the Gaussian that each chain started from gives, without a network."""
-    optimum = fit.optima[torch.as_tensor(fit.chosen, device=fit.optima.mean.device)]
-    rng = torch.Generator(device=optimum.mean.device).manual_seed(2)
-    return Sampler(optimum.mean, optimum.scale).draw(4000, rng).cpu()
+    optimum, home = fit.optima[fit.chosen], fit.sampler.mean.device
+    rng = torch.Generator(device=home).manual_seed(2)
+    mean, scale = (torch.as_tensor(v, device=home) for v in (optimum.mean, optimum.scale))
+    return Sampler(mean, scale).draw(4000, rng).cpu()
 
 
 def banana_errors(x):
@@ -150,7 +153,7 @@ def test_the_loss_is_the_fisher_gap_and_falls(dtype, device, minibatch):
     target = Target(banana, 2, dtype=dtype, device=device, minibatch_potential=banana if minibatch else None)
     settings = Settings(**{**SMALL, "num_steps": 300, "train": "always", "width": 32, "batch_size": 64})
     rng = torch.Generator(device=device).manual_seed(0)
-    fit = run(Trainer([Problem(target, starts(1, 2, 2, dtype, device))], settings, rng))
+    fit = run(Trainer(ENGINE, [Problem(target, starts(1, 2, 2, dtype, device))], settings, rng))
     losses = [p.loss for p in fit.history if p.phase in ("kl", "dft")]
     assert np.mean(losses[-50:]) < 0.5 * np.mean(losses[:20])
     # The smoothed value that is reported: an average of the last ones.
@@ -201,7 +204,7 @@ def banana_fit(dtype, device):
     )
     target = Target(banana, 2, dtype=dtype, device=device)
     points = starts(3, 2, 2, dtype, device)
-    t = Trainer([Problem(target, points)], settings, torch.Generator(device=device).manual_seed(1))
+    t = Trainer(ENGINE, [Problem(target, points)], settings, torch.Generator(device=device).manual_seed(1))
     return run(t)
 
 
@@ -236,13 +239,13 @@ def test_independently_trained_chains_agree(banana_fit):
 def test_the_dft_phase_is_kept_chain_by_chain_where_it_moves_less(trainer, monkeypatch):
     """Movement measured by decree: chain 0 was better before the DFT phase, chain 1 after it."""
     decree = {"kl": np.array([0.1, 0.3]), "dft": np.array([0.2, 0.2])}
-    monkeypatch.setattr(Trainer, "_movement", lambda self, name, sampler: decree[name])
+    monkeypatch.setattr(Selection, "movement", lambda self, name, sampler: decree[name])
     t = trainer(banana, train="always", chains=2, num_steps=30, dft_fraction=0.5)
     while t.phase != "dft":
         t.step()
-    network = t._network
+    network = t._network.networks
     before = network.snapshot()
-    while t._network_steps < 29:
+    while t.network_steps < 29:
         t.step()
     captured = {}
     restore = network.restore
@@ -263,7 +266,7 @@ def test_the_dft_phase_is_kept_chain_by_chain_where_it_moves_less(trainer, monke
 
 
 def test_the_gaussian_is_kept_where_the_network_moves_more(trainer, monkeypatch):
-    monkeypatch.setattr(Trainer, "_movement", lambda self, name, sampler: np.array([1e6]))
+    monkeypatch.setattr(Selection, "movement", lambda self, name, sampler: np.array([1e6]))
     t = trainer(banana, num_steps=20)
     fit = run(t)
     assert [p for p, _ in phases(fit.history)] == ["gaussian", "kl", "dft"]
@@ -276,7 +279,8 @@ def test_movements_are_compared_on_the_same_random_numbers(trainer):
     while t.phase != "kl":
         t.step()
     sampler = t.fit.sampler
-    first, second = t._movement("kl", sampler).copy(), t._movement("dft", sampler).copy()
+    selection = Selection(ENGINE, t.problems[0], t.settings, 3, t.fit)
+    first, second = selection.movement("kl", sampler).copy(), selection.movement("dft", sampler).copy()
     assert np.array_equal(first, second)
 
 
@@ -300,7 +304,7 @@ def test_each_chain_chooses_among_its_own_restarts(trainer, dtype, device):
     assert 0 <= fit.chosen[0] < 3 <= fit.chosen[1] < 6
     assert (fit.sampler.mean[0] > 5).all()
     assert (fit.sampler.mean[1] < -5).all()
-    optima = distinct_optima(fit.optima.mean.cpu(), fit.optima.scale.cpu(), fit.optima.elbo.cpu())
+    optima = distinct_optima(fit.optima.mean, fit.optima.scale, fit.optima.elbo)
     assert len(optima) == 2
     assert optima.weight == pytest.approx([0.8, 0.2], abs=0.02)
     x = fit.measurement.refined.double().cpu().numpy()
@@ -392,7 +396,7 @@ def test_annealed_noise_falls_from_start_to_end(trainer):
     seen = []
     while not t.done:
         if t._network is not None:
-            seen.append(float(t._network.generator.sigma.mean()))
+            seen.append(float(t._network.networks.generator.sigma.mean()))
         t.step()
     fit = t.finish()
     assert seen[0] == pytest.approx(0.6)
@@ -464,12 +468,12 @@ def test_a_branch_is_finished_while_the_training_goes_on(trainer):
         t.step()
         if len(t.history) % 15 == 0 and not t.done:
             phase, made = t.phase, len(t.history)
-            weights = t._network.snapshot() if t._network else {}
+            weights = t._network.networks.snapshot() if t._network else {}
             look = t.branch().finish()
             assert torch.isfinite(draws_of(look, 50)).all()
             assert (t.phase, len(t.history), t.done) == (phase, made, False)
             for name, value in weights.items():
-                assert torch.equal(t._network.generator.state_dict()[name], value)
+                assert torch.equal(t._network.networks.generator.state_dict()[name], value)
             looks += 1
     assert looks >= 4
     assert [p for p, _ in phases(t.finish().history)] == ["gaussian", "kl", "dft"]
@@ -497,7 +501,7 @@ def test_the_coordinates_with_the_higher_evidence_are_kept(dtype, device):
         Problem(Target(plain, 2, dtype=dtype, device=device), points, original),
     ]
     settings = Settings(**{**SMALL, "precondition_steps": 150, "num_draws": 2000, "train": "never"})
-    t = Trainer(problems, settings, torch.Generator(device=device).manual_seed(0))
+    t = Trainer(ENGINE, problems, settings, torch.Generator(device=device).manual_seed(0))
     assert t.total == 2 * 150
     fit = run(t)
     assert fit.problem == 1
@@ -570,7 +574,7 @@ def test_a_stored_fit_is_complete(banana_fit, dtype, device):
         "scale": measured.scale, "step_size": measured.step_size,
     }  # fmt: skip
     problem = Problem(Target(banana, 2, dtype=dtype, device=device), starts(3, 2, 2, dtype, device))
-    t = FittedTrainer([problem], 0, banana_fit.sampler, banana_fit.objective, measured.steps, kept)
+    t = FittedTrainer(ENGINE, [problem], 0, banana_fit.sampler, banana_fit.objective, measured.steps, kept)
     assert t.done
     assert t.phase == "done"
     fit = t.finish()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_dft.engine_torch.measure import affordable_draws, compare, measure
+from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.recipe.measure import affordable_draws, compare, measure
 from pyro_dft.settings import Settings
 
 
@@ -47,7 +48,7 @@ def target(dtype, device):
 
 
 def test_right_draws_need_few_transitions_and_do_not_move(target, sampler, rng):
-    found = measure(target(gaussian), sampler(), 4000, Settings(), rng, same)
+    found = measure(ENGINE, target(gaussian), sampler(), 4000, Settings(), rng, same)
     assert found.steps <= 4
     assert found.drift_raw.worst_lower < 0.03
     assert found.drift_refined.worst_lower < 0.03
@@ -62,7 +63,7 @@ def test_right_draws_need_few_transitions_and_do_not_move(target, sampler, rng):
 
 def test_shifted_draws_are_flagged_and_repaired(target, sampler, rng):
     """A shift of one sd and half the spread: the raw draws move by that much, the refined ones stay."""
-    found = measure(target(gaussian), sampler(1.0, 0.5), 4000, Settings(), rng, same)
+    found = measure(ENGINE, target(gaussian), sampler(1.0, 0.5), 4000, Settings(), rng, same)
     assert found.drift_raw.flagged(0.1)
     assert found.drift_raw.mean_shift == pytest.approx([-1.0, -1.0], abs=0.1)
     assert found.drift_raw.log_sd_shift == pytest.approx([0.69, 0.69], abs=0.1)
@@ -74,10 +75,10 @@ def test_shifted_draws_are_flagged_and_repaired(target, sampler, rng):
 
 def test_steps_double_until_nothing_moves(target, sampler, rng):
     """Far from the banana, around its bend: as many transitions as the limit allows, and more settle more."""
-    easy = measure(target(gaussian), sampler(), 2000, Settings(), rng, same)
+    easy = measure(ENGINE, target(gaussian), sampler(), 2000, Settings(), rng, same)
     far = sampler(3.0, 0.3)
-    limited = measure(target(banana), far, 2000, Settings(max_refine_steps=7), rng, same)
-    free = measure(target(banana), far, 2000, Settings(max_refine_steps=64), rng, same)
+    limited = measure(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=7), rng, same)
+    free = measure(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=64), rng, same)
     assert limited.steps == 4
     assert free.steps in (16, 32, 64)
     assert free.steps > easy.steps
@@ -86,18 +87,18 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
 
 
 def test_a_limit_of_one_transition_is_kept(target, sampler, rng):
-    found = measure(target(banana), sampler(0.0, 1.5), 400, Settings(max_refine_steps=1), rng, same)
+    found = measure(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(max_refine_steps=1), rng, same)
     assert found.steps == 1
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_given_steps_are_taken_as_they_are(target, sampler, rng, steps):
-    found = measure(target(banana), sampler(0.0, 1.5), 400, Settings(refine_steps=steps), rng, same)
+    found = measure(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(refine_steps=steps), rng, same)
     assert found.steps == steps
 
 
 def test_draws_are_spread_over_the_chains(target, sampler, rng):
-    found = measure(target(gaussian), sampler(chains=3), 900, Settings(), rng, same)
+    found = measure(ENGINE, target(gaussian), sampler(chains=3), 900, Settings(), rng, same)
     assert found.raw.shape == (3, 300, 2)
     assert len(found.drift_raw_by_chain) == len(found.chain_movement) == 3
     assert found.step_size.shape == found.acceptance.shape == (3,)
@@ -109,6 +110,7 @@ def test_draws_are_spread_over_the_chains(target, sampler, rng):
 def test_drifts_are_in_the_original_coordinates(target, sampler, rng):
     """The first coordinate comes out in other units, where the map says so."""
     found = measure(
+        ENGINE,
         target(gaussian),
         sampler(1.0),
         2000,
@@ -125,11 +127,11 @@ def test_compare_pools_and_separates(rng, dtype, device):
     before = torch.randn(2, 500, 3, generator=rng, dtype=dtype, device=device)
     after = before.clone()
     after[1, :, 2] += 0.5
-    pooled, first, second = compare(before, after, same)
+    pooled, first, second = compare(ENGINE, before, after, same)
     assert first.worst == 0
     assert second.mean_shift[2] == pytest.approx(0.5, rel=0.1)
     assert 0 < pooled.mean_shift[2] < second.mean_shift[2]
-    one = compare(before[:1], after[:1], same)
+    one = compare(ENGINE, before[:1], after[:1], same)
     assert len(one) == 2
     assert one[0].worst == one[1].worst == 0
 
@@ -148,7 +150,7 @@ def test_the_budget_of_full_data_limits_the_draws(target, rng, sampler):
     assert affordable_draws(50, 2, settings, subsampled) == 50
     assert affordable_draws(4000, 100, settings, subsampled) == 40
     assert affordable_draws(4000, 0, settings, subsampled) == 200
-    found = measure(subsampled, sampler(), 4000, settings, rng, same)
+    found = measure(ENGINE, subsampled, sampler(), 4000, settings, rng, same)
     assert found.raw.shape[1] < 4000
 
 
@@ -157,7 +159,7 @@ def test_draws_that_are_not_finite_do_not_stop_it(target, sampler, rng, dtype, d
     both = sampler(chains=2)
     mean = both.mean.clone()
     mean[1] = torch.nan
-    found = measure(target(gaussian), Sampler(mean, both.scale), 1000, Settings(), rng, same)
+    found = measure(ENGINE, target(gaussian), Sampler(mean, both.scale), 1000, Settings(), rng, same)
     assert found.drift_raw.worst == float("inf")
     assert found.drift_raw_by_chain[1].worst == float("inf")
     assert found.drift_raw_by_chain[0].worst < 0.2

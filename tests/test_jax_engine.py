@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_dft.engine_jax import functional, networks, noise, precondition, refine, train
-from pyro_dft.engine_jax.fit import Trainer
-from pyro_dft.engine_jax.result import Problem
+from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import (
     Target,
@@ -15,6 +14,8 @@ from pyro_dft.engine_jax.target import (
     whitened_score_differentiable,
 )
 from pyro_dft.errors import ModelError
+from pyro_dft.recipe.fit import Problem
+from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
 COVARIANCE = np.array([[1.0, 0.6], [0.6, 2.0]])
@@ -42,7 +43,7 @@ def banana(x, data):
 def trained(settings, chains=1):
     rng = np.random.default_rng(0)
     starts = rng.uniform(-2, 2, (chains, settings.restarts, 2)).astype(np.float32)
-    trainer = Trainer([Problem(gaussian_target(), starts)], settings, rng)
+    trainer = Trainer(ENGINE, [Problem(gaussian_target(), starts)], settings, rng)
     while not trainer.done:
         trainer.step()
     return trainer, trainer.finish()
@@ -291,7 +292,7 @@ def test_a_second_data_set_of_the_same_shape_compiles_nothing():
     data = ((MEAN + 1).astype(np.float32), np.eye(2, dtype=np.float32))
     rng = np.random.default_rng(5)
     starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
-    trainer = Trainer([Problem(Target(gaussian, 2, data=data), starts)], settings, rng)
+    trainer = Trainer(ENGINE, [Problem(Target(gaussian, 2, data=data), starts)], settings, rng)
     while not trainer.done:
         trainer.step()
     fit = trainer.finish()
@@ -303,7 +304,7 @@ def test_an_interrupt_keeps_what_is_trained():
     settings = Settings(**SMALL, train="always")
     rng = np.random.default_rng(0)
     starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
-    trainer = Trainer([Problem(gaussian_target(), starts)], settings, rng)
+    trainer = Trainer(ENGINE, [Problem(gaussian_target(), starts)], settings, rng)
     trainer.step()
     branch = trainer.branch().finish()
     assert branch.objective == ["gaussian"]

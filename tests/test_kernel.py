@@ -49,13 +49,13 @@ def parallel(monkeypatch):
 def trainings(monkeypatch):
     """Iterations that each training in this process has made so far, one entry for each training."""
     made = []
-    begin, step = DFT._start, "pyro_dft.engine_torch.fit.Trainer.step"
+    begin, step = DFT._start, "pyro_dft.recipe.trainer.Trainer.step"
 
     def start(self):
         made.append(0)
         return begin(self)
 
-    from pyro_dft.engine_torch.fit import Trainer
+    from pyro_dft.recipe.trainer import Trainer
 
     original = Trainer.step
 

@@ -14,11 +14,12 @@ from benchmarks.metrics import sliced_wasserstein2
 from benchmarks.objectives.targets import Subject
 from benchmarks.objectives.variants import BASE, Stage, Variant
 from benchmarks.references import QUANTILES, Reference
-from pyro_dft.engine_jax.fit import SELECTION_DRAWS, SELECTION_STEPS
-from pyro_dft.engine_jax.measure import compare
+from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.train import NetworkTrainer, Plan
+from pyro_dft.recipe.measure import compare
+from pyro_dft.recipe.selection import SELECTION_DRAWS, SELECTION_STEPS
 from pyro_dft.settings import Settings
 
 DRAWS = 40_000
@@ -135,7 +136,9 @@ class Bench:
         scale, target = whitening(before, sampler.scale), self.problem.target
         step = tune_step_size(target, before, scale, leapfrog_steps=5, rng=rng)
         after = refine(target, before, scale, step, steps=SELECTION_STEPS, leapfrog_steps=5, rng=rng).draws
-        return np.array([d.rms for d in compare(before, after, self.problem.original)[1:]][-self.seeds :])
+        return np.array(
+            [d.rms for d in compare(ENGINE, before, after, self.problem.original)[1:]][-self.seeds :]
+        )
 
     def errors(self, sampler: Sampler) -> dict[str, list[float]]:
         """Errors of raw draws of each sampler; the same latent points for every sampler."""

@@ -2,7 +2,7 @@
 
 `start`, `update`, `finish` and `refined` can be compiled, mapped over random keys and over data sets of one shape, and called
 under another library's trace. What a host can decide between chunks is decided here beforehand: the phases have the planned
-lengths, the network is always trained, and the coordinates are given. `pyro_dft.engine_jax.fit.Trainer` does better than that
+lengths, the network is always trained, and the coordinates are given. `pyro_dft.recipe.trainer.Trainer` does better than that
 where it can be used.
 """
 
@@ -22,9 +22,9 @@ from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax import precondition, train
 from pyro_dft.engine_jax import refine as hmc
 from pyro_dft.engine_jax import sampler as sampling
-from pyro_dft.engine_jax.measure import FIRST_STEPS
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
+from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
 
 # Steps that forget less than this of where they started say nothing about a gap.
@@ -227,7 +227,7 @@ def still(before: Array, after: Array) -> Array:
 def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: int) -> Refinement:
     """Draws (C, draws, d) of the trained sampler, refined until the drift test is still.
 
-    As `pyro_dft.engine_jax.measure.measure`, on the coordinates of the target itself.
+    As `pyro_dft.recipe.measure.measure`, on the coordinates of the target itself.
     """
     spec, leapfrogs = schedule.spec, schedule.leapfrog_steps
     raw = sampling.draw(state.mean, state.scale, state.network.trained, random.fold(words, 0), draws)

@@ -7,7 +7,7 @@ lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is inva
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,47 +18,21 @@ from jax import Array
 
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax.target import Target, TargetSpec, double
+from pyro_dft.recipe.constants import (
+    AVERAGING_SHARE,
+    CALM_STEPS,
+    EVIDENCE_ROWS,
+    FULL_RANK_LIMIT,
+    LEAST_POLISH,
+    MAX_SD,
+    POLISH_CALM,
+    POLISH_STEPS,
+    pairs,
+)
+from pyro_dft.recipe.gaussians import Gaussians
 
-# Above this dimension a full matrix costs more than it gives: scales only.
-FULL_RANK_LIMIT = 300
-# The last share of the steps averages the noise out (rate falling as k^-0.7).
-AVERAGING_SHARE = 0.27
-# The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
-EVIDENCE_ROWS = 4e7
 # Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.
 CHUNK = 25
-# A standard deviation beyond this means a direction without a proper density: the restart stops there.
-MAX_SD = 1e12
-# Fitting ends when no restart has moved beyond noise for this many steps.
-CALM_STEPS = 15
-# Behind a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
-POLISH_STEPS, POLISH_CALM = 30, 4
-LEAST_POLISH = 6
-
-
-@dataclass
-class Gaussians:
-    """One Gaussian for each of K restarts, on unconstrained R^d.
-
-    Attributes:
-        mean: (K, d).
-        scale: Square roots of the covariances, (K, d, d); not triangular.
-        elbo: Evidence lower bounds, up to the target's own constant, (K,).
-        elbo_error: Monte Carlo standard errors of `elbo`, (K,).
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    elbo: np.ndarray
-    elbo_error: np.ndarray
-
-    def __getitem__(self, index: np.ndarray) -> Gaussians:
-        return Gaussians(self.mean[index], self.scale[index], self.elbo[index], self.elbo_error[index])
-
-    def joined(self, other: Gaussians) -> Gaussians:
-        """Those of `other` behind these."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Gaussians(*(np.concatenate(pair) for pair in pairs))
 
 
 class State(NamedTuple):
@@ -135,11 +109,6 @@ def start(means: Any, sds: Any, steps: Any) -> State:
         averaging_from=jnp.asarray((1 - AVERAGING_SHARE) * steps, jnp.int32),
         nonfinite=zero,
     )
-
-
-def pairs(dim: int) -> int:
-    """Antithetic pairs of draws for each step and restart."""
-    return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64
 
 
 def finished(state: State, steps: Any) -> Array:

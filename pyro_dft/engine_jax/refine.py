@@ -17,13 +17,8 @@ from jax import Array
 
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
+from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 
-TARGET_ACCEPTANCE = 0.8
-# As in NUTS: an energy error beyond this is a divergence.
-MAX_ENERGY_ERROR = 1000.0
-# The step size is tuned on this many draws at most, over this many transitions.
-TUNING_DRAWS = 200
-TUNING_STEPS = 15
 # Draws of one compiled call where the full data are many (the model subsamples them).
 FULL_DATA_ROWS = 32
 
@@ -38,6 +33,7 @@ class Refined:
         acceptance: Mean acceptance probability, (C,).
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
+        log_density_before: None: what a model draws by itself is fixed when it is traced, so that it cannot vary.
     """
 
     draws: np.ndarray
@@ -45,6 +41,7 @@ class Refined:
     acceptance: np.ndarray
     divergence_rate: float
     stuck: float
+    log_density_before: np.ndarray | None = None
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""

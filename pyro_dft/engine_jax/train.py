@@ -6,6 +6,7 @@ chunks of steps as one compiled program.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -30,20 +31,17 @@ from pyro_dft.engine_jax.target import (
     whitened_score,
     whitened_score_differentiable,
 )
+from pyro_dft.recipe.constants import (
+    ANCHOR_DRAWS,
+    GENERATOR_BETAS,
+    MAX_GRADIENT_NORM,
+    MIN_SIGMA,
+    SCORE_BETAS,
+    SETTLING_RATE,
+    SETTLING_SCORE,
+)
 from pyro_dft.settings import Settings
 
-# b1 = 0.5 for the score network lets it follow the moving sampler; the largest single gain of the prototypes.
-SCORE_BETAS = (0.5, 0.99)
-GENERATOR_BETAS = (0.9, 0.99)
-MAX_GRADIENT_NORM = 10.0
-# In the last share of the KL phase the generator moves slowly (its rate times the first number at most) and the score network
-# catches up with it (its rate times the second): better in few dimensions, where it costs nothing (docs/experiments.md).
-SETTLING_RATE = 1 / 30
-SETTLING_SCORE = 0.3
-# A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
-MIN_SIGMA = 0.02
-# Draws for each chain on which minibatch noise is measured, with and without a control variate.
-ANCHOR_DRAWS = 64
 # Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.
 CHUNK = 50
 
@@ -428,9 +426,27 @@ class NetworkTrainer:
         """The sampler as trained so far."""
         return Sampler(self.mean, self.scale, self.snapshot())
 
-    def score_network(self) -> Weights:
+    @property
+    def trained(self) -> Weights:
+        """The weights that draws come from."""
+        return self.snapshot()
+
+    @property
+    def trained_score(self) -> Weights:
         """The score network's weights."""
         return dict(self.state.score)
+
+    def branch(self) -> NetworkTrainer:
+        """A copy whose sampler stays as it is while this one is trained."""
+        return copy.copy(self)
+
+    def pack(self, weights: Weights) -> dict[str, np.ndarray]:
+        """A snapshot as arrays, by name."""
+        return named(weights)
+
+    def unpack(self, arrays: dict[str, np.ndarray]) -> Weights:
+        """The inverse of `pack`."""
+        return unnamed(arrays, self.snapshot())
 
     def snapshot(self) -> Weights:
         """The weights that draws come from."""

@@ -7,57 +7,22 @@ lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is inva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_dft.engine_torch.target import Target
-
-# Above this dimension a full matrix costs more than it gives: scales only.
-FULL_RANK_LIMIT = 300
-# The last share of the steps averages the noise out (rate falling as k^-0.7).
-AVERAGING_SHARE = 0.27
-# The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
-EVIDENCE_ROWS = 4e7
-# A standard deviation beyond this means a direction without a proper density: the restart stops there.
-MAX_SD = 1e12
-# Fitting ends when no restart has moved beyond noise for this many steps.
-CALM_STEPS = 15
-# Behind a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
-POLISH_STEPS, POLISH_CALM = 30, 4
-LEAST_POLISH = 6
-
-
-@dataclass
-class Gaussians:
-    """One Gaussian for each of K restarts, on unconstrained R^d.
-
-    Attributes:
-        mean: (K, d).
-        scale: Square roots of the covariances, (K, d, d); not triangular.
-        elbo: Evidence lower bounds, up to the target's own constant, (K,).
-        elbo_error: Monte Carlo standard errors of `elbo`, (K,).
-    """
-
-    mean: Tensor
-    scale: Tensor
-    elbo: Tensor
-    elbo_error: Tensor
-
-    def __getitem__(self, index: np.ndarray) -> Gaussians:
-        return Gaussians(self.mean[index], self.scale[index], self.elbo[index], self.elbo_error[index])
-
-    def joined(self, other: Gaussians) -> Gaussians:
-        """Those of `other` behind these."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Gaussians(*(torch.cat(pair) for pair in pairs))
-
-
-def pairs(dim: int) -> int:
-    """Antithetic pairs of draws for each step and restart."""
-    return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64
+from pyro_dft.recipe.constants import (
+    AVERAGING_SHARE,
+    CALM_STEPS,
+    EVIDENCE_ROWS,
+    FULL_RANK_LIMIT,
+    LEAST_POLISH,
+    MAX_SD,
+    POLISH_CALM,
+    POLISH_STEPS,
+    pairs,
+)
+from pyro_dft.recipe.gaussians import Gaussians
 
 
 class GaussianFitter:
@@ -91,6 +56,11 @@ class GaussianFitter:
         """The highest evidence bound seen, up to the target's constant."""
         return float(self._state.best.max())
 
+    def advance(self) -> list[float]:
+        """One natural-gradient step of every restart; the highest bound after it."""
+        self.step()
+        return [self.best_elbo]
+
     def step(self) -> None:
         """One natural-gradient step of every restart."""
         averaging = self.taken - self._averaging_from
@@ -105,22 +75,27 @@ class GaussianFitter:
 
     def go_on_from(self, gaussians: Gaussians) -> None:
         """Starts from Gaussians that are nearly right, with scores of the full data."""
-        full = self._state.full
-        scale = gaussians.scale if full else gaussians.scale.diagonal(dim1=-2, dim2=-1)
-        self._state = _State(gaussians.mean, scale, torch.linalg.slogdet(gaussians.scale)[1], full)
+        full, home = self._state.full, self._state.mean.device
+        mean, roots = (torch.as_tensor(v, device=home) for v in (gaussians.mean, gaussians.scale))
+        scale = roots if full else roots.diagonal(dim1=-2, dim2=-1)
+        self._state = _State(mean, scale, torch.linalg.slogdet(roots)[1], full)
         self._minibatch, self._calm = False, POLISH_CALM
 
     def current(self) -> Gaussians:
         """The K Gaussians as they stand, with the highest bounds seen, which cost nothing."""
         now = self._state
-        return Gaussians(now.mean, now.full_scale, now.best, torch.zeros_like(now.best))
+        return _on_host(now.mean, now.full_scale, now.best, torch.zeros_like(now.best))
 
     def result(self) -> Gaussians:
         """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
         rows = len(self._state.mean) * self.target.data_size
         count = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
         elbo, error = self._state.evidence_bound(self.target, count, self.rng)
-        return Gaussians(self._state.mean, self._state.full_scale, elbo, error)
+        return _on_host(self._state.mean, self._state.full_scale, elbo, error)
+
+
+def _on_host(*parts: Tensor) -> Gaussians:
+    return Gaussians(*(part.cpu().numpy() for part in parts))
 
 
 def polish(target: Target, gaussians: Gaussians, rng: torch.Generator, budget: float) -> Gaussians:
@@ -136,7 +111,8 @@ def polish(target: Target, gaussians: Gaussians, rng: torch.Generator, budget: f
     steps = int(min(POLISH_STEPS, budget / each))
     if steps < LEAST_POLISH:
         return gaussians
-    fitter = GaussianFitter(target, gaussians.mean, torch.ones_like(gaussians.elbo), steps=steps, rng=rng)
+    starts = torch.as_tensor(gaussians.mean, device=target.device)
+    fitter = GaussianFitter(target, starts, torch.ones_like(starts[:, 0]), steps=steps, rng=rng)
     fitter.go_on_from(gaussians)
     while not fitter.done:
         fitter.step()

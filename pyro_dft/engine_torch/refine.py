@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 
-TARGET_ACCEPTANCE = 0.8
-# As in NUTS: an energy error beyond this is a divergence.
-MAX_ENERGY_ERROR = 1000.0
-
-
-# The step size is tuned on this many draws, fewer where each reads many rows of data, over this many transitions.
-TUNING_DRAWS, FULL_DATA_TUNING_DRAWS = 200, 32
-TUNING_STEPS = 15
+# The step size is tuned on fewer draws where each reads many rows of data.
+FULL_DATA_TUNING_DRAWS = 32
 
 
 @dataclass

@@ -17,20 +17,16 @@ from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomSco
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.recipe.constants import (
+    ANCHOR_DRAWS,
+    GENERATOR_BETAS,
+    MAX_GRADIENT_NORM,
+    MIN_SIGMA,
+    SCORE_BETAS,
+    SETTLING_RATE,
+    SETTLING_SCORE,
+)
 from pyro_dft.settings import Settings
-
-# b1 = 0.5 for the score network lets it follow the moving sampler; the largest single gain of the prototypes.
-SCORE_BETAS = (0.5, 0.99)
-GENERATOR_BETAS = (0.9, 0.99)
-MAX_GRADIENT_NORM = 10.0
-# In the last share of the KL phase the generator moves slowly (its rate times the first number at most) and the score network
-# catches up with it (its rate times the second): better in few dimensions, where it costs nothing (docs/experiments.md).
-SETTLING_RATE = 1 / 30
-SETTLING_SCORE = 0.3
-# A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
-MIN_SIGMA = 0.02
-# Draws for each chain on which minibatch noise is measured, with and without a control variate.
-ANCHOR_DRAWS = 64
 
 
 def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
@@ -134,7 +130,27 @@ class NetworkTrainer:
             state = {name: _blend(name, keep, value, otherwise[name]) for name, value in state.items()}
         self.trained.load_state_dict(state)
 
-    def state(self) -> dict[str, np.ndarray]:
+    @property
+    def trained_score(self) -> ScoreNetwork | LevelScoreNetwork | CustomScore:
+        """The score network."""
+        return self.score_network
+
+    def branch(self) -> NetworkTrainer:
+        """A copy whose sampler stays as it is while this one is trained."""
+        other = copy.copy(self)
+        other.generator, other.average = copy.deepcopy(self.generator), copy.deepcopy(self.average)
+        return other
+
+    def pack(self, weights: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """A snapshot as arrays, by name."""
+        return {name: value.cpu().numpy() for name, value in weights.items()}
+
+    def unpack(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """The inverse of `pack`."""
+        home = self.rng.device
+        return {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
         """Everything that training goes on from."""
         arrays = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
         arrays |= {f"score.{k}": v for k, v in self.score_network.state_dict().items()}
@@ -147,8 +163,8 @@ class NetworkTrainer:
         arrays |= {"rng": self.rng.get_state(), "global_rng": torch.get_rng_state()}
         return {name: value.detach().cpu().numpy() for name, value in arrays.items()}
 
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """The inverse of `state`."""
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `arrays`."""
         home = self.mean.device
         own = {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
         self.generator.load_state_dict(part(own, "generator."))
@@ -166,6 +182,10 @@ class NetworkTrainer:
     def smoothed_gap(self) -> np.ndarray:
         """Moving average of the Fisher gap, (C,)."""
         return self._gap.cpu().numpy().copy()
+
+    def advance(self, phase: str, first: int, length: int, count: int) -> list[float]:
+        """One step of a phase, the one after `first` of `length`; its Fisher gap."""
+        return [self.step(phase, first / length)]
 
     def step(self, phase: str, done: float) -> float:
         """One generator step behind `score_steps` score steps.

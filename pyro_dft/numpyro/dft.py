@@ -13,20 +13,21 @@ import numpy as np
 
 from pyro_dft import storage, wording
 from pyro_dft.engine_jax.custom import TrainedNetwork
-from pyro_dft.engine_jax.fit import Trainer
+from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine
-from pyro_dft.engine_jax.result import FittedTrainer, Problem
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
 from pyro_dft.errors import ModelError, StorageError
 from pyro_dft.inference import LIKELIHOOD_LIMIT
 from pyro_dft.layout import Layout
 from pyro_dft.modes import Modes
-from pyro_dft.numpyro.facts import facts
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.numpyro.pure import PureTraining
+from pyro_dft.recipe.facts import facts
+from pyro_dft.recipe.fit import FittedTrainer, Problem
+from pyro_dft.recipe.trainer import Trainer
 
 # What a file holds of the measurement, beside the sampler.
 _MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
@@ -220,7 +221,9 @@ class DFT(PureTraining):
             if given is not None:
                 points[0] = given
             problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
-        return Trainer(self._problems, self.settings, self._rng, self._networks(self._problems[0].target.dim))
+        return Trainer(
+            ENGINE, self._problems, self.settings, self._rng, self._networks(self._problems[0].target.dim)
+        )
 
     def _seed(self) -> list[int]:
         return [*self._words, *([] if self.settings.seed is None else [self.settings.seed])]
@@ -369,6 +372,7 @@ class DFT(PureTraining):
 
     def _facts(self) -> dict[str, Any]:
         return facts(
+            ENGINE,
             self._fit,
             self._problems,
             own=self._posteriors[0],
@@ -437,7 +441,7 @@ class DFT(PureTraining):
         own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
         sampler = Sampler.from_arrays(own, own_generator)
-        return FittedTrainer(self._problems, index, sampler, objective, steps, kept, modes)
+        return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
 
 
 def _rows(flat: np.ndarray) -> np.ndarray:

@@ -11,13 +11,16 @@ import numpy as np
 from pyro_dft.arguments import same_objects
 from pyro_dft.engine_jax import functional, noise
 from pyro_dft.engine_jax.custom import Own
-from pyro_dft.engine_jax.fit import adopted
+from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.functional import FitState, Schedule
-from pyro_dft.engine_jax.sampler import draw
+from pyro_dft.engine_jax.sampler import Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper, OwnNetworks
 from pyro_dft.inference import Inference
 from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.recipe.fit import Fit
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.trainer import Trainer
 
 
 class PureTraining(Inference):
@@ -167,7 +170,13 @@ class PureTraining(Inference):
         self._words = tuple(int(word) for word in np.asarray(state.key))
         with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
-            self._trainer = adopted(self._problems, self.settings, state, self._rng)
+            self._trainer = Trainer(
+                ENGINE,
+                self._problems,
+                self.settings,
+                self._rng,
+                fit=fit_of(state, self.settings.objective),
+            )
             self._whole = True
             self._measure(self._trainer)
         self._warn(stacklevel=3)
@@ -197,3 +206,24 @@ class PureTraining(Inference):
 
     def _schedule(self, target: Target) -> Schedule:
         return Schedule.of(target.spec, self.settings, self._networks(target.dim))
+
+
+def fit_of(state: FitState, objective: str) -> Fit:
+    """What pure functions trained, as a fit that has nothing left but to be measured.
+
+    Args:
+        state: From `update` or `fit`; it was trained in the model's own coordinates.
+        objective: Of the settings.
+    """
+    chains = len(state.mean)
+    generator = jax.tree.map(np.asarray, state.network.trained)
+    trained = bool(np.isfinite(np.asarray(state.network.gap)).any())
+    sampler = Sampler(np.asarray(state.mean), np.asarray(state.scale), generator if trained else None)
+    own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)
+    scale = np.asarray(own.scale)
+    scale = scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
+    optima = Gaussians(np.asarray(own.mean), scale, elbo, np.zeros(len(elbo)))
+    return Fit(
+        sampler, 0, [objective if trained else "gaussian"] * chains, optima, optima.best_of_chains(chains),
+        [float(elbo.max())], fisher_gap=np.asarray(state.network.gap, float),
+    )  # fmt: skip

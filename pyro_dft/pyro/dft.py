@@ -13,20 +13,21 @@ from torch import Tensor
 
 from pyro_dft import storage, wording
 from pyro_dft.engine_torch.custom import CustomGenerator, CustomScore, Networks
-from pyro_dft.engine_torch.fit import Trainer
+from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.refine import refine
-from pyro_dft.engine_torch.result import FittedTrainer, Problem
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, SettingsError, StorageError
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
 from pyro_dft.modes import Modes
-from pyro_dft.pyro.facts import facts
 from pyro_dft.pyro.guide import DrawsGuide
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
 from pyro_dft.pyro.problem import Problem as Posterior
+from pyro_dft.recipe.facts import facts
+from pyro_dft.recipe.fit import FittedTrainer, Problem
+from pyro_dft.recipe.trainer import Trainer
 
 # What a file holds of the measurement, beside the sampler.
 _MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
@@ -240,7 +241,7 @@ class DFT(Inference):
                 points[0] = given
             problem.target.probe(points[:4])
             problem.starts = points.reshape(self.num_chains, restarts, posterior.dim)
-        return Trainer(self._problems, self.settings, self._rng, self._networks)
+        return Trainer(ENGINE, self._problems, self.settings, self._rng, self._networks)
 
     def _seed(self) -> list[int]:
         return [] if self.settings.seed is None else [self.settings.seed]
@@ -419,6 +420,7 @@ class DFT(Inference):
 
     def _facts(self) -> dict[str, Any]:
         return facts(
+            ENGINE,
             self._fit,
             self._problems,
             own=self._posteriors[0],
@@ -484,7 +486,7 @@ class DFT(Inference):
         own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         sampler = Sampler.from_arrays(own, **size, device=target.device)
         kept = {name: torch.as_tensor(arrays[f"measured.{name}"], device=target.device) for name in _MEASURED}
-        return FittedTrainer(self._problems, index, sampler, objective, steps, kept, modes)
+        return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
 
 
 def _usable(device: torch.device | str) -> torch.device:

@@ -9,11 +9,9 @@ import numpy as np
 
 from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
-from pyro_dft.engine_jax.measure import affordable_draws
-from pyro_dft.engine_jax.refine import whitening
-from pyro_dft.engine_jax.result import Fit, Problem
-from pyro_dft.engine_jax.target import Target
-from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.fit import Fit, Problem
+from pyro_dft.recipe.measure import affordable_draws
 from pyro_dft.settings import Settings
 
 # Draws that the kernel Stein discrepancy is computed on; its cost grows with their square.
@@ -21,18 +19,20 @@ KSD_DRAWS = 1000
 
 
 def facts(
+    engine: Engine,
     fit: Fit,
     problems: Sequence[Problem],
     *,
-    own: Posterior,
-    used: Posterior,
-    served: np.ndarray,
+    own: Any,
+    used: Any,
+    served: Any,
     settings: Settings,
     refine_steps: int,
 ) -> dict[str, Any]:
     """Measured facts of a fit, under the keys of `pyro_dft.verdict.Diagnostics` (those on its cost excepted).
 
     Args:
+        engine: Of the targets.
         fit: The measured fit.
         problems: All targets of the fit.
         own: The posterior in the model's own coordinates, by which coordinates are named.
@@ -46,10 +46,11 @@ def facts(
     chains, count, dim = served.shape
     names = own.layout.coordinate_names()
     target = problems[fit.problem].target
-    original = _numpy(used.original_coordinates(served.reshape(-1, dim)))
+    flat = served.reshape(-1, dim)
+    original = engine.numpy(used.original_coordinates(flat))
     spread = original.std(0)
-    scale = measured.scale if fit.modes is None else whitening(served, measured.scale[:chains])
-    whitened, scores = _whitened_scores(served, scale, target, settings)
+    scale = measured.scale if fit.modes is None else engine.whitening(served, measured.scale[:chains])
+    whitened, scores = _whitened_scores(engine, served, scale, target, settings)
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
     return {
@@ -63,10 +64,10 @@ def facts(
         "ksd": verdict.ksd_entry(whitened, scores, seed=settings.seed or 0),
         "preconditioned": settings.preconditioned,
         "optima": verdict.optima_entry(
-            _numpy(fit.optima.mean),
-            _numpy(fit.optima.scale),
-            _numpy(fit.optima.elbo),
-            _numpy(served.reshape(-1, dim)),
+            np.asarray(fit.optima.mean, float),
+            np.asarray(fit.optima.scale, float),
+            np.asarray(fit.optima.elbo, float),
+            engine.numpy(flat),
         ),
         "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
@@ -85,17 +86,13 @@ def facts(
 
 
 def _whitened_scores(
-    draws: np.ndarray, scale: np.ndarray, target: Target, settings: Settings
+    engine: Engine, draws: Any, scale: Any, target: Any, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most `KSD_DRAWS` of the draws in whitened coordinates with the scores there, (n, d) both."""
     chains, count, dim = draws.shape
     some = affordable_draws(KSD_DRAWS, 1, settings, target)
     x = draws[:, : max(1, min(count, some // chains))]
-    score = target.evaluate(x)[1].astype(float)
-    centred = (x - draws.mean((0, 1))).astype(float)
-    whitened = np.linalg.solve(scale.astype(float), centred.swapaxes(1, 2)).swapaxes(1, 2)
-    return whitened.reshape(-1, dim), (score @ scale.astype(float)).reshape(-1, dim)
-
-
-def _numpy(value: Any) -> np.ndarray:
-    return np.asarray(value, float)
+    score, roots = engine.numpy(target.evaluate(x)[1]), engine.numpy(scale)
+    centred = engine.numpy(x - draws.mean((0, 1)))
+    whitened = np.linalg.solve(roots, centred.swapaxes(1, 2)).swapaxes(1, 2)
+    return whitened.reshape(-1, dim), (score @ roots).reshape(-1, dim)

@@ -8,17 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pyro_dft.engine_torch.measure import Measurement, compare
-from pyro_dft.engine_torch.precondition import Gaussians
-from pyro_dft.engine_torch.sampler import Sampler
-from pyro_dft.engine_torch.target import Target
 from pyro_dft.modes import Modes
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.measure import Measurement, compare
 
 
-def _same(x: Tensor) -> Tensor:
+def _same(x: Any) -> Any:
     return x
 
 
@@ -28,13 +25,13 @@ class Problem:
 
     Attributes:
         target: The target.
-        starts: Starting points of every chain, (C, restarts, d).
-        original: Maps (n, d) points to the model's own unconstrained coordinates.
+        starts: Starting points of every chain, native (C, restarts, d).
+        original: Maps native (n, d) points to the model's own unconstrained coordinates.
     """
 
-    target: Target
-    starts: Tensor
-    original: Callable[[Tensor], Tensor] = _same
+    target: Any
+    starts: Any
+    original: Callable[[Any], Any] = _same
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Fit:
         score_network: The score network at the end of the training; None without one, and from a file.
     """
 
-    sampler: Sampler
+    sampler: Any
     problem: int
     objective: list[str]
     optima: Gaussians
@@ -102,6 +99,7 @@ class FittedTrainer:
     """Stands in for a `Trainer` whose fit was read from a file: complete, with nothing left to train.
 
     Args:
+        engine: Of the sampler.
         problems: As for `Trainer`.
         index: Which of them the sampler is for.
         sampler: The sampler.
@@ -115,38 +113,38 @@ class FittedTrainer:
 
     def __init__(
         self,
+        engine: Engine,
         problems: Sequence[Problem],
         index: int,
-        sampler: Sampler,
+        sampler: Any,
         objective: list[str],
         refine_steps: int,
-        kept: dict[str, Tensor],
+        kept: dict[str, Any],
         modes: Modes | None = None,
     ):
         self.problems = list(problems)
         self.history: list[Progress] = []
-        nothing = compare(kept["refined"], kept["refined"], problems[index].original, modes)
+        nothing = compare(engine, kept["refined"], kept["refined"], problems[index].original, modes)
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
-            kept["scale"], kept["step_size"], torch.ones(sampler.chains), 0.0, 0.0,
+            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0,
         )  # fmt: skip
-        none = torch.zeros(0)
+        none = np.zeros(0)
         self.fit = Fit(
-            sampler,
-            index,
-            objective,
-            Gaussians(none, none, none, none),
-            np.zeros(0),
-            [],
-            measurement=measurement,
-            modes=modes,
-        )
+            sampler, index, objective, Gaussians(none, none, none, none), np.zeros(0), [],
+            measurement=measurement, modes=modes,
+        )  # fmt: skip
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Any:
         """The target in the sampler's coordinates."""
         return self.problems[self.fit.problem].target
+
+    @property
+    def networks_so_far(self) -> dict[str, Any]:
+        """Generator and score network."""
+        return self.fit.networks_so_far
 
     def finish(self) -> Fit:
         """The fit as it is."""

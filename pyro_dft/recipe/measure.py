@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.diagnostics import Drift, drift
-from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
-from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.target import Target
 from pyro_dft.modes import Modes
+from pyro_dft.recipe.constants import FIRST_STEPS
+from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.settings import Settings
 
-FIRST_STEPS = 2
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
 LEAST_DRAWS = 500
 
@@ -44,21 +42,21 @@ class Measurement:
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
         stuck: Share of draws that never moved in the second half.
-        noise: Standard deviation of the log density between two evaluations at the same points: zero, as what a model
-            draws by itself is fixed when it is traced.
+        noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
+            the potential draws random numbers of its own, which jax fixes when it traces the model.
     """
 
     steps: int
-    raw: np.ndarray
-    halfway: np.ndarray
-    refined: np.ndarray
-    log_density: np.ndarray
+    raw: Any
+    halfway: Any
+    refined: Any
+    log_density: Any
     drift_raw: Drift
     drift_refined: Drift
     drift_raw_by_chain: list[Drift]
-    scale: np.ndarray
-    step_size: np.ndarray
-    acceptance: np.ndarray
+    scale: Any
+    step_size: Any
+    acceptance: Any
     divergence_rate: float
     stuck: float
     noise: float = 0.0
@@ -69,7 +67,7 @@ class Measurement:
         return [d.rms for d in self.drift_raw_by_chain]
 
 
-def affordable_draws(draws: int, steps: int, settings: Settings, target: Target) -> int:
+def affordable_draws(draws: int, steps: int, settings: Settings, target: Any) -> int:
     """How many draws can be refined within `full_data_budget`, where the model subsamples its data."""
     if not target.minibatch:
         return draws
@@ -78,11 +76,16 @@ def affordable_draws(draws: int, steps: int, settings: Settings, target: Target)
 
 
 def compare(
-    before: np.ndarray, after: np.ndarray, original: Callable[[np.ndarray], Any], modes: Modes | None = None
+    engine: Engine,
+    before: Any,
+    after: Any,
+    original: Callable[[Any], Any],
+    modes: Modes | None = None,
 ) -> list[Drift]:
     """Drift of all chains together, then of each chain, in the model's own unconstrained coordinates.
 
     Args:
+        engine: Of the draws.
         before: (C, n, d); where there are modes, draws of the samplers of all modes, (C K, n, d).
         after: The same draws after transitions.
         original: Maps (n, d) points to the model's own unconstrained coordinates.
@@ -92,31 +95,42 @@ def compare(
     if modes is not None:
         before, after, groups = modes.kept(before), modes.kept(after), modes.kept_modes(before.shape[1])
     c, n, d = before.shape
-    b = np.asarray(original(before.reshape(-1, d)), float).reshape(c, n, d)
-    a = np.asarray(original(after.reshape(-1, d)), float).reshape(c, n, d)
+    b = engine.numpy(original(before.reshape(-1, d))).reshape(c, n, d)
+    a = engine.numpy(original(after.reshape(-1, d))).reshape(c, n, d)
     pooled = drift(b.reshape(-1, d), a.reshape(-1, d), None if groups is None else groups.reshape(-1))
     if c == 1:
         return [pooled, pooled]
     return [pooled, *(drift(b[i], a[i], None if groups is None else groups[i]) for i in range(c))]
 
 
+def _noise(engine: Engine, first: Any, again: Any) -> float:
+    """Of one evaluation, from two at the same draws; a shift that all draws share does no harm."""
+    if again is None:
+        return 0.0
+    difference = engine.numpy(again - first)
+    difference = difference[np.isfinite(difference)]
+    return float(difference.std(ddof=1) / 2**0.5) if len(difference) > 1 else 0.0
+
+
 def measure(
-    target: Target,
-    sampler: Sampler,
+    engine: Engine,
+    target: Any,
+    sampler: Any,
     draws: int,
     settings: Settings,
-    rng: np.random.Generator,
-    original: Callable[[np.ndarray], Any],
+    rng: Any,
+    original: Callable[[Any], Any],
     modes: Modes | None = None,
 ) -> Measurement:
     """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
 
     Args:
+        engine: Of the target.
         target: The posterior (full data is used).
         sampler: Where the draws come from.
         draws: Draws over all chains (and all modes of each).
         settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
-        rng: Gives the random keys.
+        rng: The engine's random number generator.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
     """
@@ -124,21 +138,21 @@ def measure(
     steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
     n = max(10, affordable_draws(draws, 4 * steps, settings, target) // sampler.chains)
     raw = sampler.draw(n, rng)
-    scale = whitening(raw, sampler.scale)
+    scale = engine.whitening(raw, sampler.scale)
 
-    def go(x: np.ndarray) -> Refined:
-        return refine(
+    def go(x: Any) -> Refined:
+        return engine.refine(
             target, x, scale, step_size, steps=steps, leapfrog_steps=settings.leapfrog_steps, rng=rng
         )
 
-    def tune(x: np.ndarray) -> np.ndarray:
-        return tune_step_size(target, x, scale, leapfrog_steps=settings.leapfrog_steps, rng=rng)
+    def tune(x: Any) -> Any:
+        return engine.tune_step_size(target, x, scale, leapfrog_steps=settings.leapfrog_steps, rng=rng)
 
     step_size = tune(raw)
     first = go(raw)
     while True:
         second = go(first.draws)
-        moved = compare(first.draws, second.draws, original, modes)[0]
+        moved = compare(engine, first.draws, second.draws, original, modes)[0]
         if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
         # Twice the transitions for fewer draws, where the data are many; too few of them would show nothing.
@@ -147,11 +161,11 @@ def measure(
             break
         raw, second = raw[:, :fewer], second.first(fewer)
         # Raw draws that were far off must not decide the kernel that repairs them.
-        scale = whitening(second.draws, sampler.scale)
+        scale = engine.whitening(second.draws, sampler.scale)
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
-    drifts = compare(raw, first.draws, original, modes)
+    drifts = compare(engine, raw, first.draws, original, modes)
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
-        second.acceptance, second.divergence_rate, second.stuck,
+        second.acceptance, second.divergence_rate, second.stuck, _noise(engine, first.log_density, second.log_density_before),
     )  # fmt: skip

@@ -1,0 +1,116 @@
+"""The jax engine, as the recipe sees it: see `pyro_dft.recipe.engine.Engine`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.engine_jax.precondition import GaussianFitter, polish
+from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.engine_jax.train import NO_NETWORKS, NetworkTrainer, OwnNetworks
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.settings import Settings
+
+
+class JaxEngine:
+    """NumPy arrays at the border, compiled jax behind it; random numbers come from NumPy generators, which give the keys."""
+
+    def numpy(self, x: Any) -> np.ndarray:
+        """An array in double precision."""
+        return np.asarray(x, float)
+
+    def native(self, target: Target, x: np.ndarray) -> np.ndarray:
+        """Points in the target's precision."""
+        return x.astype(target.dtype)
+
+    def host_rng(self, rng: np.random.Generator) -> np.random.Generator:
+        """The generator itself."""
+        return rng
+
+    def selection_seed(self, rng: np.random.Generator) -> int:
+        """Drawn from the fit's own generator."""
+        return int(rng.integers(2**31))
+
+    def seeded(self, target: Target, seed: int) -> np.random.Generator:
+        """A new NumPy generator."""
+        return np.random.default_rng(seed)
+
+    def rng_state(self, rng: np.random.Generator) -> dict[str, Any]:
+        """The generator's state."""
+        return {"rng": rng.bit_generator.state}
+
+    def set_rng_state(self, rng: np.random.Generator, header: dict[str, Any]) -> None:
+        """The inverse of `rng_state`."""
+        rng.bit_generator.state = header["rng"]
+
+    def thread_count(self, problem: Any, batch_size: int) -> int:
+        """Nothing to choose: jax has a pool of its own."""
+        return 1
+
+    def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """Does nothing."""
+        return contextlib.nullcontext()
+
+    def fit_gaussians(
+        self, target: Target, starts: Any, scales: np.ndarray, *, steps: int, rng: np.random.Generator
+    ) -> GaussianFitter:
+        """Gaussians from points (K, d) and standard deviations (K,)."""
+        return GaussianFitter(target, starts, scales, steps=steps, rng=rng)
+
+    def polish(
+        self, target: Target, gaussians: Gaussians, rng: np.random.Generator, budget: float
+    ) -> Gaussians:
+        """See `pyro_dft.engine_jax.precondition.polish`."""
+        return polish(target, gaussians, rng, budget)
+
+    def gaussian_sampler(self, target: Target, mean: np.ndarray, scale: np.ndarray) -> Sampler:
+        """The sampler x = mean + scale z."""
+        return Sampler(mean.astype(target.dtype), scale.astype(target.dtype))
+
+    def train_networks(
+        self,
+        target: Target,
+        sampler: Sampler,
+        settings: Settings,
+        rng: np.random.Generator,
+        networks: OwnNetworks | None,
+    ) -> NetworkTrainer:
+        """A training of networks that start as the Gaussian `sampler`."""
+        return NetworkTrainer(target, sampler, settings, rng, networks or NO_NETWORKS)
+
+    def whitening(self, draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+        """See `pyro_dft.engine_jax.refine.whitening`."""
+        return whitening(draws, fallback)
+
+    def tune_step_size(
+        self,
+        target: Target,
+        draws: np.ndarray,
+        scale: np.ndarray,
+        *,
+        leapfrog_steps: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """See `pyro_dft.engine_jax.refine.tune_step_size`."""
+        return tune_step_size(target, draws, scale, leapfrog_steps=leapfrog_steps, rng=rng)
+
+    def refine(
+        self,
+        target: Target,
+        draws: np.ndarray,
+        scale: np.ndarray,
+        step_size: np.ndarray,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        rng: np.random.Generator,
+    ) -> Refined:
+        """See `pyro_dft.engine_jax.refine.refine`."""
+        return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
+
+
+ENGINE = JaxEngine()

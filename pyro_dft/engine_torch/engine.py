@@ -1,0 +1,122 @@
+"""The torch engine, as the recipe sees it: see `pyro_dft.recipe.engine.Engine`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
+from pyro_dft.engine_torch.precondition import GaussianFitter, polish
+from pyro_dft.engine_torch.refine import Refined, refine, tune_step_size, whitening
+from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.target import Target
+from pyro_dft.engine_torch.threads import threads, worthwhile
+from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.settings import Settings
+
+
+class TorchEngine:
+    """Tensors on the target's device; random numbers come from a torch generator there."""
+
+    def numpy(self, x: Tensor) -> np.ndarray:
+        """A tensor in double precision on the host."""
+        return x.detach().double().cpu().numpy()
+
+    def native(self, target: Target, x: np.ndarray) -> Tensor:
+        """Points in the target's precision and on its device."""
+        return torch.as_tensor(x, dtype=target.dtype, device=target.device)
+
+    def host_rng(self, rng: torch.Generator) -> np.random.Generator:
+        """A NumPy generator, seeded from this one."""
+        return np.random.default_rng(int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device)))
+
+    def selection_seed(self, rng: torch.Generator) -> int:
+        """Follows from the seed of the fit."""
+        return rng.initial_seed() % 2**31 + 1
+
+    def seeded(self, target: Target, seed: int) -> torch.Generator:
+        """A new generator on the target's device."""
+        return torch.Generator(device=target.device).manual_seed(seed)
+
+    def rng_state(self, rng: torch.Generator) -> dict[str, Any]:
+        """Nothing: the arrays of the network training hold it."""
+        return {}
+
+    def set_rng_state(self, rng: torch.Generator, header: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def thread_count(self, problem: Any, batch_size: int) -> int:
+        """One, or all where that is faster for a batch as the network phases see it."""
+        target = problem.target
+        if target.device.type != "cpu":
+            return 1
+        x = problem.starts[:, :1].expand(-1, 2 * batch_size, -1)
+        # Trying it is no work of the fit, and is not counted.
+        names = ("gradient_evaluations", "data_rows", "nonfinite_evaluations")
+        before = {name: getattr(target, name) for name in names}
+        count = worthwhile(lambda: target.evaluate(x, minibatch=True))
+        vars(target).update(before)
+        return count
+
+    def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """See `pyro_dft.engine_torch.threads.threads`."""
+        return threads(count)
+
+    def fit_gaussians(
+        self, target: Target, starts: Any, scales: np.ndarray, *, steps: int, rng: torch.Generator
+    ) -> GaussianFitter:
+        """Gaussians from points (K, d) and standard deviations (K,)."""
+        points = torch.as_tensor(starts, dtype=target.dtype, device=target.device)
+        sds = torch.as_tensor(scales, dtype=torch.float64, device=target.device)
+        return GaussianFitter(target, points, sds, steps=steps, rng=rng)
+
+    def polish(self, target: Target, gaussians: Gaussians, rng: torch.Generator, budget: float) -> Gaussians:
+        """See `pyro_dft.engine_torch.precondition.polish`."""
+        return polish(target, gaussians, rng, budget)
+
+    def gaussian_sampler(self, target: Target, mean: Any, scale: Any) -> Sampler:
+        """The sampler x = mean + scale z."""
+        return Sampler(self.native(target, mean), self.native(target, scale))
+
+    def train_networks(
+        self,
+        target: Target,
+        sampler: Sampler,
+        settings: Settings,
+        rng: torch.Generator,
+        networks: Networks | None,
+    ) -> NetworkTrainer:
+        """A training of networks that start as the Gaussian `sampler`."""
+        return NetworkTrainer(target, sampler, settings, rng, networks or NO_NETWORKS)
+
+    def whitening(self, draws: Tensor, fallback: Tensor) -> Tensor:
+        """See `pyro_dft.engine_torch.refine.whitening`."""
+        return whitening(draws, fallback)
+
+    def tune_step_size(
+        self, target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator
+    ) -> Tensor:
+        """See `pyro_dft.engine_torch.refine.tune_step_size`."""
+        return tune_step_size(target, draws, scale, leapfrog_steps=leapfrog_steps, rng=rng)
+
+    def refine(
+        self,
+        target: Target,
+        draws: Tensor,
+        scale: Tensor,
+        step_size: Tensor,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        rng: torch.Generator,
+    ) -> Refined:
+        """See `pyro_dft.engine_torch.refine.refine`."""
+        return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
+
+
+ENGINE = TorchEngine()

@@ -1,0 +1,48 @@
+"""Numbers of the recipe that both engines use."""
+
+# Gaussian phase
+
+# Above this dimension a full matrix costs more than it gives: scales only.
+FULL_RANK_LIMIT = 300
+# The last share of the steps averages the noise out (rate falling as k^-0.7).
+AVERAGING_SHARE = 0.27
+# The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
+EVIDENCE_ROWS = 4e7
+# A standard deviation beyond this means a direction without a proper density: the restart stops there.
+MAX_SD = 1e12
+# Fitting ends when no restart has moved beyond noise for this many steps.
+CALM_STEPS = 15
+# After a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
+POLISH_STEPS, POLISH_CALM = 30, 4
+LEAST_POLISH = 6
+
+# Networks
+
+# b1 = 0.5 for the score network lets it follow the moving sampler.
+SCORE_BETAS = (0.5, 0.99)
+GENERATOR_BETAS = (0.9, 0.99)
+MAX_GRADIENT_NORM = 10.0
+# In the last share of the KL phase the generator moves slowly (its rate times the first number at most) and the score network
+# catches up with it (its rate times the second): better in few dimensions, where it costs nothing (docs/experiments.md).
+SETTLING_RATE = 1 / 30
+SETTLING_SCORE = 0.3
+# A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
+MIN_SIGMA = 0.02
+# Draws for each chain on which minibatch noise is measured, with and without a control variate.
+ANCHOR_DRAWS = 64
+
+# Refinement
+
+TARGET_ACCEPTANCE = 0.8
+# As in NUTS: an energy error beyond this is a divergence.
+MAX_ENERGY_ERROR = 1000.0
+# The step size is tuned on this many draws at most, over this many transitions.
+TUNING_DRAWS = 200
+TUNING_STEPS = 15
+# Transitions that the search for enough of them starts with.
+FIRST_STEPS = 2
+
+
+def pairs(dim: int) -> int:
+    """Antithetic pairs of draws for each step of the Gaussian phase and each restart."""
+    return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64

@@ -1,0 +1,198 @@
+"""What the recipe asks of an engine: a few coarse primitives on arrays.
+
+"Native" arrays are those of the engine (NumPy arrays for jax, tensors on the target's device for torch). They can be sliced,
+reshaped and compared alike; whatever is chosen or judged is NumPy. `pyro_dft.engine_jax.engine` and
+`pyro_dft.engine_torch.engine` are the two engines.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.settings import Settings
+
+
+class Target(Protocol):
+    """A posterior in one set of unconstrained coordinates.
+
+    Attributes:
+        dim: Dimension d.
+        dtype: The engine's type of its numbers.
+        minibatch: Whether the model subsamples its data.
+        data_size: Rows of data that one evaluation on the full data reads.
+    """
+
+    dim: int
+    dtype: Any
+    minibatch: Any
+    data_size: int
+
+    def evaluate(self, x: Any) -> tuple[Any, Any]:
+        """Log density (...) and score (..., d) on the full data at native points (..., d)."""
+
+
+class Sampler(Protocol):
+    """Noise in, draws out, for C chains (or C K, where each chain has K modes)."""
+
+    mean: Any
+    scale: Any
+    generator: Any
+
+    @property
+    def chains(self) -> int:
+        """C."""
+
+    def draw(self, n: int, rng: Any) -> Any:
+        """Independent draws, native (C, n, d)."""
+
+
+class Refined(Protocol):
+    """What a run of HMC transitions left: see `refine` of either engine."""
+
+    draws: Any
+    log_density: Any
+    log_density_before: Any
+    acceptance: Any
+    divergence_rate: float
+    stuck: float
+
+    def first(self, count: int) -> Refined:
+        """The same with the first draws of each chain only."""
+
+
+class GaussianFitter(Protocol):
+    """Fits of Gaussians from several starting points, in progress."""
+
+    target: Any
+
+    @property
+    def done(self) -> bool:
+        """Whether the fit is complete."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended because nothing moved any more."""
+
+    def advance(self) -> list[float]:
+        """One or more steps; the highest evidence bound after each."""
+
+    def current(self) -> Gaussians:
+        """The Gaussians as they stand, with the highest bounds seen, which cost nothing."""
+
+    def result(self) -> Gaussians:
+        """The Gaussians, with their bounds on the full data."""
+
+
+class NetworkTrainer(Protocol):
+    """Training of generator and score network, in progress."""
+
+    mean: Any
+    scale: Any
+
+    @property
+    def trained(self) -> Any:
+        """The generator that draws come from."""
+
+    @property
+    def trained_score(self) -> Any:
+        """The score network."""
+
+    def advance(self, phase: str, first: int, length: int, count: int) -> list[float]:
+        """From 1 to `count` steps of a phase, from step `first` of `length` on; the Fisher gap of each."""
+
+    def sampler(self) -> Sampler:
+        """The sampler as trained so far."""
+
+    def smoothed_gap(self) -> np.ndarray:
+        """Moving average of the Fisher gap, (C,)."""
+
+    def snapshot(self) -> Any:
+        """The weights that draws come from, to be given to `restore`."""
+
+    def restore(self, weights: Any, mask: np.ndarray | None = None, otherwise: Any = None) -> None:
+        """Sets these weights; with a mask (C,), those of `otherwise` where it is False."""
+
+    def branch(self) -> NetworkTrainer:
+        """A copy that can be finished while this one goes on."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that training goes on from, by name."""
+
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `arrays`."""
+
+    def pack(self, weights: Any) -> dict[str, np.ndarray]:
+        """A snapshot as arrays, by name."""
+
+    def unpack(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The inverse of `pack`."""
+
+
+class Engine(Protocol):
+    """The primitives."""
+
+    # Arrays and random numbers
+
+    def numpy(self, x: Any) -> np.ndarray:
+        """A native array in double precision on the host."""
+
+    def native(self, target: Any, x: np.ndarray) -> Any:
+        """Points for the target, in its precision and on its device."""
+
+    def host_rng(self, rng: Any) -> np.random.Generator:
+        """A NumPy generator that takes up the engine's own random numbers."""
+
+    def selection_seed(self, rng: Any) -> int:
+        """Seed of the comparisons between samplers."""
+
+    def seeded(self, target: Any, seed: int) -> Any:
+        """A new random number generator."""
+
+    def rng_state(self, rng: Any) -> dict[str, Any]:
+        """Header entries of a checkpoint from which `set_rng_state` goes on; empty where arrays hold the state."""
+
+    def set_rng_state(self, rng: Any, header: dict[str, Any]) -> None:
+        """The inverse of `rng_state`."""
+
+    # Processor threads
+
+    def thread_count(self, problem: Any, batch_size: int) -> int:
+        """Threads that a training should run with."""
+
+    def threads(self, count: int) -> AbstractContextManager[None]:
+        """So many threads for what runs inside."""
+
+    # The phases
+
+    def fit_gaussians(
+        self, target: Any, starts: Any, scales: np.ndarray, *, steps: int, rng: Any
+    ) -> GaussianFitter:
+        """Gaussians from points (K, d) and standard deviations (K,)."""
+
+    def polish(self, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:
+        """Goes on with fits to minibatches on the full data, for `budget` evaluations times rows at most."""
+
+    def gaussian_sampler(self, target: Any, mean: np.ndarray, scale: np.ndarray) -> Any:
+        """The sampler x = mean + scale z."""
+
+    def train_networks(
+        self, target: Any, sampler: Any, settings: Settings, rng: Any, networks: Any
+    ) -> NetworkTrainer:
+        """A training of networks that start as the Gaussian `sampler`."""
+
+    # Transitions
+
+    def whitening(self, draws: Any, fallback: Any) -> Any:
+        """Square roots (C, d, d) of the covariances of draws (C, n, d)."""
+
+    def tune_step_size(self, target: Any, draws: Any, scale: Any, *, leapfrog_steps: int, rng: Any) -> Any:
+        """Leapfrog steps (C,) for transitions of such draws."""
+
+    def refine(
+        self, target: Any, draws: Any, scale: Any, step_size: Any, *, steps: int, leapfrog_steps: int, rng: Any
+    ) -> Refined:  # fmt: skip
+        """Moves every draw by `steps` HMC transitions."""

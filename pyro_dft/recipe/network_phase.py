@@ -1,0 +1,102 @@
+"""The network phases: KL training, and where it is asked for DFT training from there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.checkpoint import pack_history, part, unpack_history
+from pyro_dft.recipe.engine import Engine, NetworkTrainer
+from pyro_dft.recipe.fit import Progress
+from pyro_dft.settings import Settings
+
+
+class NetworkPhase:
+    """Trains the networks of one fit, from a Gaussian sampler.
+
+    Args:
+        engine: Of the target.
+        target: The posterior.
+        sampler: The Gaussian sampler.
+        settings: See `pyro_dft.settings.Settings`.
+        rng: The engine's random number generator.
+        networks: Networks that the user brings.
+
+    Attributes:
+        networks: The engine's training.
+        steps: Iterations made.
+        before_dft: Weights before the DFT phase; None where there was none.
+    """
+
+    def __init__(
+        self, engine: Engine, target: Any, sampler: Any, settings: Settings, rng: Any, networks: Any
+    ):
+        self.engine, self.settings, self.rng = engine, settings, rng
+        self.networks: NetworkTrainer = engine.train_networks(target, sampler, settings, rng, networks)
+        self.steps = 0
+        self.before_dft: Any = None
+
+    @property
+    def phase(self) -> str:
+        """The phase of the next iteration."""
+        s = self.settings
+        if s.objective != "dft":
+            return s.objective
+        return "kl" if self.steps < self._first_part else "dft"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all iterations are made."""
+        return self.steps >= self.settings.num_steps
+
+    @property
+    def _first_part(self) -> int:
+        """Iterations before the DFT phase: all of them where the objective has no such phase."""
+        s = self.settings
+        return s.num_steps - (round(s.num_steps * s.dft_fraction) if s.objective == "dft" else 0)
+
+    def advance(self) -> list[float]:
+        """Some iterations of the phase that is due; the Fisher gap of each."""
+        phase, first = self.phase, 0
+        length = self._first_part
+        if phase == "dft":
+            first, length = length, self.settings.num_steps - length
+            if self.before_dft is None:
+                self.before_dft = self.networks.snapshot()
+        done = self.steps - first
+        losses = self.networks.advance(phase, done, length, length - done)
+        self.steps += len(losses)
+        return losses
+
+    def branch(self) -> NetworkPhase:
+        """A copy that can be ended while this one goes on."""
+        other = copy.copy(self)
+        other.networks = self.networks.branch()
+        return other
+
+    def state(self, history: Sequence[Progress]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and header that `resume` goes on from."""
+        arrays = {f"network.{name}": value for name, value in self.networks.arrays().items()}
+        if self.before_dft is not None:
+            kept = self.networks.pack(self.before_dft)
+            arrays |= {f"kept.{name}": value for name, value in kept.items()}
+        own = [entry for entry in history if entry.phase != "gaussian"]
+        arrays["losses"], runs = pack_history(own)
+        return arrays, {
+            "network_steps": self.steps,
+            "phases": runs,
+            **self.engine.rng_state(self.rng),
+        }
+
+    def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> list[tuple[str, float]]:
+        """Goes on with what `state` gave; returns phase and loss of the iterations made before."""
+        self.networks.set_arrays(part(arrays, "network."))
+        kept = part(arrays, "kept.")
+        if kept:
+            self.before_dft = self.networks.unpack(kept)
+        self.steps = int(header["network_steps"])
+        self.engine.set_rng_state(self.rng, header)
+        return unpack_history(arrays["losses"], header["phases"])

@@ -1,0 +1,293 @@
+"""The fit, phase by phase: Gaussian, measurement, networks, selection, measurement.
+
+`Trainer.step` hands out one iteration of whatever phase is due, so that a progress bar, `DFT.step` and the warm-up of an
+MCMC class can all drive the same training. An engine may compute several iterations at once; that chunk is what an
+interrupt can lose.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.fit import Fit, Problem, Progress
+from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.measure import Measurement, measure
+from pyro_dft.recipe.network_phase import NetworkPhase
+from pyro_dft.recipe.selection import Selection
+from pyro_dft.recipe.stopwatch import Stopwatch
+from pyro_dft.settings import Settings
+
+
+class Trainer:
+    """Runs the phases of one fit.
+
+    Args:
+        engine: Of the targets.
+        problems: The target in one or more sets of coordinates (the same posterior): the Gaussian phase keeps those
+            with the highest evidence bound.
+        settings: See `pyro_dft.settings.Settings`.
+        rng: The engine's random number generator.
+        networks: Networks that the user brings; None takes those of the engine.
+        fit: A fit that only has to be measured, where the sampler was trained elsewhere.
+
+    Attributes:
+        history: `Progress` of every iteration.
+        fit: The fit; None during the Gaussian phase.
+        watch: Told where the training is; `so_far` may be called then.
+        gaussian_measured: The drift test of the Gaussian, where one was made.
+        chains: C.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        problems: Sequence[Problem],
+        settings: Settings,
+        rng: Any,
+        networks: Any = None,
+        *,
+        fit: Fit | None = None,
+    ):
+        self.engine, self.problems, self.settings, self.rng = engine, list(problems), settings, rng
+        self.networks = networks
+        self.chains = self.problems[0].starts.shape[0]
+        self.history: list[Progress] = []
+        self.fit = fit
+        self.watch: Callable[[Progress], None] | None = None
+        self.gaussian_measured: Measurement | None = None
+        self._stopwatch = Stopwatch()
+        self._selection_seed = engine.selection_seed(rng)
+        self._ready: deque[tuple[str, float]] = deque()
+        self._told: list[tuple[str, float]] = []  # iterations of an earlier process
+        self._resumed: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
+        self._threads: int | None = None
+        self._gaussian = GaussianPhase(engine, self.problems, settings, rng, self._stopwatch)
+        self._network: NetworkPhase | None = None
+        self._network_steps = 0
+        if fit is None and not settings.preconditioned:
+            self._gaussian.total = 0
+            self._start_without_gaussian()
+
+    # Where the training is
+
+    @property
+    def done(self) -> bool:
+        """Whether the fit is complete."""
+        return self.fit is not None and self._network is None and not self._ready
+
+    @property
+    def phase(self) -> str:
+        """The phase of the next iteration."""
+        if self.fit is None:
+            return "gaussian"
+        return "done" if self._network is None else self._network.phase
+
+    @property
+    def total(self) -> int:
+        """Iterations planned; fewer once a phase has ended early or turned out not to be needed."""
+        if self.fit is None:
+            return self._gaussian.total + (0 if self.settings.train == "never" else self.settings.num_steps)
+        rest = self.settings.num_steps if self._network is not None else self._network_steps
+        return self._gaussian.steps + rest
+
+    @property
+    def network_steps(self) -> int:
+        """Iterations of the network phases made so far."""
+        return self._network_steps if self._network is None else self._network.steps
+
+    @property
+    def target(self) -> Any:
+        """The target in the coordinates that were chosen (the first ones before that)."""
+        return self.problems[self.fit.problem if self.fit else 0].target
+
+    @property
+    def networks_so_far(self) -> dict[str, Any]:
+        """Generator and score network, those in training or those that it ended with; None before."""
+        if self._network is not None:
+            now = self._network.networks
+            return {"generator": now.trained, "score_network": now.trained_score}
+        return {"generator": None, "score_network": None} if self.fit is None else self.fit.networks_so_far
+
+    def so_far(self) -> Fit:
+        """The sampler as it stands, without any measurement: training goes on from where it is."""
+        if self.fit is not None:
+            now = self._network
+            return self.fit if now is None else replace(self.fit, sampler=now.networks.sampler())
+        return self._fit_of(replace(self._gaussian.so_far(), elbos=[]))
+
+    # Going on
+
+    def step(self) -> Progress:
+        """One iteration of the phase that is due; the first of a chunk computes all of it."""
+        if not self._ready:
+            phase = self.phase
+            if phase == "done":
+                return self.history[-1]
+            with self._working(), self._stopwatch.phase(phase):
+                losses = self._gaussian_chunk() if phase == "gaussian" else self._network_chunk()
+            self._ready.extend((phase, loss) for loss in losses)
+            self._look(self.phase, losses[-1])
+        self._tell(*self._ready.popleft())
+        if not self._ready:
+            self._tell_earlier()
+        return self.history[-1]
+
+    def finish(self) -> Fit:
+        """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
+        while self._ready:
+            self.step()
+        with self._working():
+            if self.fit is None:
+                self._gaussian.stop()
+                self._finish_gaussian(stopped=True)
+            if self._network is not None:
+                self._finish_network()
+            assert self.fit is not None
+            if self.fit.measurement is None:
+                self._measure()
+        self.fit.history, self.fit.seconds = self.history, self._stopwatch.seconds
+        return self.fit
+
+    def branch(self) -> Trainer:
+        """A copy that can be finished, to draw from the sampler trained so far, while this trainer goes on."""
+        other = copy.copy(self)
+        other.watch = None
+        other.history, other._ready = list(self.history), deque(self._ready)
+        other._stopwatch = Stopwatch(self._stopwatch.seconds)
+        other._gaussian = self._gaussian.branch(other._stopwatch)
+        if self.fit is not None:
+            other.fit = replace(self.fit, movement=dict(self.fit.movement))
+        if self._network is not None:
+            other._network = self._network.branch()
+        return other
+
+    def _working(self) -> Any:
+        """The processor threads that the training is worth."""
+        if self._threads is None:
+            self._threads = self.engine.thread_count(self.problems[0], self.settings.batch_size)
+        return self.engine.threads(self._threads)
+
+    def _tell(self, phase: str, loss: float) -> None:
+        self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
+
+    def _tell_earlier(self) -> None:
+        for earlier in self._told:
+            self._tell(*earlier)
+        self._told = []
+
+    def _look(self, phase: str, loss: float = math.nan) -> None:
+        if self.watch is not None:
+            made = self._gaussian.steps + self.network_steps
+            self.watch(Progress(made, self.total, phase, loss))
+
+    # The phases
+
+    def _gaussian_chunk(self) -> list[float]:
+        losses = self._gaussian.advance()
+        if self._gaussian.complete:
+            self._look("gaussian", losses[-1])
+            self._finish_gaussian()
+        return losses
+
+    def _finish_gaussian(self, stopped: bool = False) -> None:
+        s = self.settings
+        self.fit = self._fit_of(self._gaussian.choose(search=s.modes == "auto" and not stopped))
+        if stopped or s.train == "never":
+            return
+        if s.train == "auto":
+            self._look("measuring")
+            measured = self.gaussian_measured = self._measure()
+            self.fit.movement["gaussian"] = np.array(measured.chain_movement)
+            surely = [float((abs(d.effects) - d.standard_errors).max()) for d in measured.drift_raw_by_chain]
+            if max(surely) < s.gate:
+                return
+            self.fit.measurement = None
+        self._start_network()
+
+    def _fit_of(self, chosen: Chosen) -> Fit:
+        sampler = chosen.sampler(self.engine, self.problems)
+        objective = ["gaussian"] * sampler.chains
+        return Fit(
+            sampler, chosen.problem, objective, chosen.gaussians, chosen.index, chosen.elbos, modes=chosen.modes
+        )  # fmt: skip
+
+    def _start_without_gaussian(self) -> None:
+        none = Gaussians.none(self.chains, self.problems[0].target.dim)
+        self.fit = self._fit_of(Chosen(0, none, np.arange(self.chains), []))
+        self._start_network()
+
+    def _start_network(self) -> None:
+        assert self.fit is not None
+        self._network = NetworkPhase(
+            self.engine, self.target, self.fit.sampler, self.settings, self.rng, self.networks
+        )
+        if self._resumed is not None:
+            self._take_up(*self._resumed)
+
+    def _network_chunk(self) -> list[float]:
+        assert self._network is not None
+        losses = self._network.advance()
+        if self._network.complete:
+            self._finish_network()
+        return losses
+
+    def _finish_network(self) -> None:
+        """Chooses the sampler that is served, and ends the training."""
+        assert self.fit is not None
+        assert self._network is not None
+        problem = self.problems[self.fit.problem]
+        selection = Selection(self.engine, problem, self.settings, self._selection_seed, self.fit)
+        with self._stopwatch.phase("selection"):
+            selection.run(self._network, self.chains, self._measure, self.gaussian_measured)
+        self._network_steps, self._network = self._network.steps, None
+
+    def _measure(self) -> Measurement:
+        assert self.fit is not None
+        problem = self.problems[self.fit.problem]
+        with self._stopwatch.phase("refinement"):
+            self.fit.measurement = measure(
+                self.engine,
+                problem.target,
+                self.fit.sampler,
+                # As many for each mode as for each chain.
+                self.settings.num_draws * self.fit.sampler.chains // self.chains,
+                self.settings,
+                self.rng,
+                problem.original,
+                self.fit.modes,
+            )
+        return self.fit.measurement
+
+    # A training in progress, to go on with in another process
+
+    def training_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Arrays and header of the network phases; None while there is nothing to go on with, and within a chunk."""
+        if self._network is None or self.fit is None or self._ready:
+            return None
+        arrays, header = self._network.state(self.history)
+        own = {"problem": self.fit.problem, "phase_seconds": self._stopwatch.seconds}
+        return arrays, header | own
+
+    def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        """Goes on with what `training_state` gave, once the networks are due."""
+        self._resumed = arrays, header
+        if self._network is not None:
+            self._take_up(arrays, header)
+            self._tell_earlier()
+
+    def _take_up(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+        assert self._network is not None
+        assert self.fit is not None
+        if header["problem"] != self.fit.problem:
+            raise ValueError("the networks were trained in other coordinates")
+        self._told, self._resumed = self._network.resume(arrays, header), None
+        self._stopwatch.earlier = {name: float(value) for name, value in header["phase_seconds"].items()}
