@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models.registry import Case
+from benchmarks.models.case import Case
 
 FOLDER = Path(__file__).resolve().parent / ".cache"
 

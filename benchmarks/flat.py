@@ -16,10 +16,10 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import biject_to, constraints
 
-from benchmarks.models.registry import Benchmark
+from benchmarks.models.case import PyroCase
 
 
-def supports(benchmark: Benchmark) -> dict[str, constraints.Constraint]:
+def supports(benchmark: PyroCase) -> dict[str, constraints.Constraint]:
     """Support of each continuous latent site, in sorted name order."""
     model, args = benchmark.pyro()
     state = torch.random.get_rng_state()
@@ -36,7 +36,7 @@ def supports(benchmark: Benchmark) -> dict[str, constraints.Constraint]:
     }
 
 
-def to_flat(benchmark: Benchmark, samples: Mapping[str, np.ndarray | torch.Tensor]) -> np.ndarray:
+def to_flat(benchmark: PyroCase, samples: Mapping[str, np.ndarray | torch.Tensor]) -> np.ndarray:
     """Flat unconstrained draws (n, d), float64, from constrained draws {site: (n, *shape)}."""
     columns = []
     for name, support in supports(benchmark).items():
@@ -47,7 +47,7 @@ def to_flat(benchmark: Benchmark, samples: Mapping[str, np.ndarray | torch.Tenso
     return torch.cat(columns, dim=1).numpy()
 
 
-def coordinate_names(benchmark: Benchmark, samples: Mapping[str, np.ndarray | torch.Tensor]) -> list[str]:
+def coordinate_names(benchmark: PyroCase, samples: Mapping[str, np.ndarray | torch.Tensor]) -> list[str]:
     """Names such as ``theta[0]`` for the columns of :func:`to_flat` (unconstrained shapes)."""
     names = []
     for name, support in supports(benchmark).items():

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import cache, nuts, references
 from benchmarks.costs import timed
-from benchmarks.models.registry import Case
+from benchmarks.models.case import Case
 from pyro_dft.verdict import Diagnostics
 
 NUM_DRAWS = 10_000

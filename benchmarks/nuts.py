@@ -26,7 +26,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 from benchmarks.costs import timed
-from benchmarks.models.registry import Case, PyroCase
+from benchmarks.models.case import Case, PyroCase
 
 CHAINS, WARMUP, DRAWS = 4, 1000, 1000
 FIRST_SEED = 1000

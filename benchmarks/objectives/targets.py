@@ -15,7 +15,8 @@ from jax import Array
 from benchmarks import references
 from benchmarks.geometry.target import Draw, Target
 from benchmarks.geometry.targets import TARGETS as GEOMETRY
-from benchmarks.models.registry import BENCHMARKS, Case
+from benchmarks.models.case import Case
+from benchmarks.models.registry import BENCHMARKS
 from benchmarks.references import Reference
 
 ROWS, COEFFICIENTS, MINIBATCH = 1000, 10, 100

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import cache, metrics, nuts, table  # noqa: E402
 from benchmarks.costs import timed  # noqa: E402
-from benchmarks.models.registry import Case  # noqa: E402
+from benchmarks.models.case import Case  # noqa: E402
 from benchmarks.posteriordb import __main__ as posteriordb  # noqa: E402
 from benchmarks.posteriordb import bars, case  # noqa: E402
 from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402

@@ -1,6 +1,6 @@
 """The models by name: what is fixed, which sites are ranked, and the log likelihood as a further test quantity.
 
-Their functions are in ``in_numpyro.py`` and ``in_pyro.py``. Unlike those of ``benchmarks.models`` they can simulate
+Their functions are in ``numpyro_models.py`` and ``pyro_models.py``. Unlike those of ``benchmarks.models`` they can simulate
 their data, and all priors are such that simulated data are of the size that a user would have: the scale of the eight
 schools has a half-normal prior. Under the half-Cauchy prior of the textbooks one in thirty simulated scales is
 above 100, where the data pin each standardised effect to a few hundredths of a prior sd, which the schools' own
@@ -46,17 +46,17 @@ class Model:
 
     def numpyro(self) -> tuple[Callable[..., None], tuple[np.ndarray, ...]]:
         """The NumPyro function and its fixed arguments."""
-        from benchmarks.sbc import in_numpyro
+        from benchmarks.sbc import numpyro_models
 
-        return getattr(in_numpyro, self.name), (self.fixed,)
+        return getattr(numpyro_models, self.name), (self.fixed,)
 
     def pyro(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
         """The Pyro function and its fixed arguments."""
         import torch
 
-        from benchmarks.sbc import in_pyro
+        from benchmarks.sbc import pyro_models
 
-        return getattr(in_pyro, self.name), (torch.tensor(self.fixed),)
+        return getattr(pyro_models, self.name), (torch.tensor(self.fixed),)
 
     @property
     def names(self) -> list[str]:

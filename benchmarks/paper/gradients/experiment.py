@@ -6,7 +6,6 @@ import argparse
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from benchmarks import table
 from benchmarks.paper import neural, page
 from benchmarks.paper.discrepancy import Yardstick
 from benchmarks.paper.gradients import picture
+from benchmarks.paper.gradients.curves import Curves
 from benchmarks.paper.neural import QUICK, RECIPES, SHARED, Size
 from benchmarks.paper.targets import TOYS, Toy
 from benchmarks.paper.toy2d.methods import mean_and_error, measure
@@ -37,25 +37,6 @@ COLUMNS: table.Columns = (
     ("full lower", "verdict", "{}"),
     ("full lower, of log KSD^2", "verdict_log", "{}"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Both trainings on one density.
-
-    Attributes:
-        density: Its name.
-        steps: Steps (T,) at which was looked.
-        values: (gradient, measure) -> (T, seeds); measures are "ksd_u", "ksd_v" and "sw2".
-        gap: gradient -> Fisher gap (T,), mean over seeds.
-        floor: measure -> values of exact draws, one for each set of as many draws.
-    """
-
-    density: str
-    steps: np.ndarray
-    values: dict[tuple[str, str], np.ndarray]
-    gap: dict[str, np.ndarray]
-    floor: dict[str, np.ndarray]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -12,8 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-if TYPE_CHECKING:
-    from benchmarks.paper.gradients.experiment import Curves
+from benchmarks.paper.gradients.curves import Curves
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#5f6368"  # Okabe and Ito
 COLOURS = {"full": BLUE, "partial": ORANGE}

@@ -1,0 +1,51 @@
+"""All benchmarks behind one command: ``python -m benchmarks NAME [options]``; ``python -m benchmarks`` lists them.
+
+``python -m benchmarks NAME --help`` shows the options of one. docs/benchmarks.md says which question each answers.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+COMMANDS = {
+    "swap": "NUTS against DFT on thirteen real models with known answers",
+    "posteriordb": "the same on 36 published posteriors",
+    "posteriordb.seeds": "how much the seed matters",
+    "posteriordb.rivals": "against guides, Pathfinder, SVGD, NeuTra",
+    "posteriordb.check": "do the models agree with the published draws?",
+    "geometry": "funnels, bananas, rings, heavy tails, 200 dimensions",
+    "modes": "how often are all separate modes found?",
+    "sbc": "simulation-based calibration",
+    "calibration": "do the diagnostics tell bad fits from good ones?",
+    "flags": "the diagnostics on densities of many kinds",
+    "evidence": "is the evidence right?",
+    "objectives": "which objective trains best at equal cost?",
+    "compiled": "what many chains and many data sets cost in NumPyro",
+    "million": "what a million draws, or a million rows, cost",
+    "baselines": "data and reference of every model: are they there?",
+    "paper": "the experiments of the paper",
+    "paper.toy2d.tuning": "training settings of the paper's objective on ten densities",
+    "fingerprint": "do draws stay the same to the bit?",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one benchmark, or lists them; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print("usage: python -m benchmarks NAME [options]\n")
+        width = max(map(len, COMMANDS))
+        print("\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items()))
+        return 0
+    name, *options = given
+    if name not in COMMANDS:
+        print(f"unknown benchmark {name!r}; python -m benchmarks lists them", file=sys.stderr)
+        return 2
+    sys.argv = [f"benchmarks.{name}", *options]
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
