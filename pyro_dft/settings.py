@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_dft.errors import SettingsError
 
-OBJECTIVES = ("dft", "dft-paper", "kl", "fisher-partial")
+OBJECTIVES = ("auto", "kl", "dft", "dft-paper", "fisher-partial")
 DISTANCES = ("squared", "pseudo-huber")
 NOISE_MODES = ("constant", "annealed", "learned", "levels")
 TRAIN_MODES = ("auto", "always", "never")
@@ -25,13 +25,14 @@ class Settings:
     """Settings of a fit. Lengths are in whitened units (posterior sds of the Gaussian preconditioner).
 
     Attributes:
-        objective: `"dft"` (the whole recipe: Gaussian preconditioner, KL training, and a DFT phase where `dft_fraction`
-            asks for one, kept only where a measurement says that it helped), `"dft-paper"` (Theorem 1 of arXiv
-            2411.01453 with alternating score matching; no preconditioner, no KL, no refinement), `"kl"` (KL-NS, arXiv
-            2306.04952, behind the same preconditioner) or `"fisher-partial"` (the first term of Theorem 1 alone; kept
-            for comparison).
+        objective: What the network is trained with. `"auto"` is the recipe: a Gaussian first, then KL training, and a DFT phase
+            where `dft_fraction` asks for one, kept only where a measurement says that it helped. `"kl"` is KL training alone
+            (KL-NS, arXiv 2306.04952) in the Gaussian's coordinates, `"dft"` is Theorem 1 of arXiv 2411.01453 (the full
+            gradient of the Fisher divergence) there. `"dft-paper"` is Theorem 1 with alternating score matching and nothing
+            else: no Gaussian, no refinement. `"fisher-partial"` is the first term of Theorem 1, a biased gradient, for
+            comparison.
         num_steps: Generator steps in all phases together.
-        dft_fraction: Share of `num_steps` that the DFT phase of objective `"dft"` takes, at the end. None by default: at equal
+        dft_fraction: Share of `num_steps` that the DFT phase of objective `"auto"` takes, at the end. None by default: at equal
             cost, no form of it that was tried beat KL training (docs/experiments.md).
         settle_fraction: Share of the KL steps, at their end, with small rates, in which the score network catches up.
         score_steps: Score-network steps for each generator step.
@@ -85,7 +86,7 @@ class Settings:
         3000
     """
 
-    objective: str = "dft"
+    objective: str = "auto"
     num_steps: int = 1200
     dft_fraction: float = 0.0
     settle_fraction: float = 0.2
@@ -158,6 +159,11 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise SettingsError(f"{name}={value!r}: expected a number from 0 to 1")
+        if self.dft_fraction and self.objective != "auto":
+            raise SettingsError(
+                f'dft_fraction={self.dft_fraction!r} is a part of objective="auto", and objective={self.objective!r} has one '
+                'phase only ("auto" is the recipe that was called "dft" before; "dft" is Theorem 1 alone)'
+            )
         decay = self.averaging
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise SettingsError(f"averaging={decay!r}: expected a number from 0 to below 1")
@@ -201,7 +207,7 @@ class Settings:
 
         Example:
             >>> Settings().to_json()["objective"]
-            'dft'
+            'auto'
         """
         return dataclasses.asdict(self)
 

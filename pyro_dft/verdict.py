@@ -79,6 +79,7 @@ class Diagnostics(dict[str, Any]):
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
         data_rows: Rows of data that those read, of minibatches and of the full data; None where the model subsamples nothing.
         iterations, seconds, cpu_seconds, phase_seconds: Cost of the fit.
+        phase_gradients: Gradient evaluations by phase of the fit; those of draws since then are in `gradient_evaluations` only.
 
     Example:
         >>> report = dft.diagnostics()

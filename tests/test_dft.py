@@ -92,7 +92,7 @@ class TestRun:
 
     @pytest.mark.parametrize("objective", ["dft-paper", "kl", "fisher-partial"])
     def test_every_objective_runs_and_is_named(self, objective):
-        dft = DFT(known_mean, disable_progbar=True, objective=objective, **NETWORK)
+        dft = DFT(known_mean, disable_progbar=True, **NETWORK | {"objective": objective, "dft_fraction": 0.0})
         dft.run(Y)
         report = dft.diagnostics()
         assert report["objective"] == objective
@@ -316,6 +316,8 @@ class TestReports:
     def test_costs_are_counted(self, fitted):
         report = fitted.diagnostics()
         assert 0 < sum(report["phase_seconds"].values()) <= report["seconds"]
+        assert set(report["phase_gradients"]) >= {"start", "gaussian", "refinement"}
+        assert 0 < sum(report["phase_gradients"].values()) <= report["gradient_evaluations"]
         assert report["cpu_seconds"] > 0
         assert report["iterations"] <= GAUSSIAN["precondition_steps"]
 

@@ -16,6 +16,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer, Trained
+from pyro_dft.errors import SettingsError
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.trainer import Trainer
@@ -44,7 +45,8 @@ def trainer(dtype, device):
     """A trainer of a potential; settings are the small ones above unless given."""
 
     def make(potential, *, chains=1, d=2, seed=0, points=None, **settings):
-        options = Settings(**{**SMALL, **settings})
+        share = {} if settings.get("objective", "auto") == "auto" else {"dft_fraction": 0.0}
+        options = Settings(**{**SMALL, **share, **settings})
         target = Target(potential, d, dtype=dtype, device=device)
         if points is None:
             points = starts(chains, options.restarts, d, dtype, device)
@@ -407,7 +409,21 @@ def test_annealed_noise_falls_from_start_to_end(trainer):
     torch.testing.assert_close(fit.sampler.generator.sigma, torch.full_like(fit.sampler.generator.sigma, 0.1))
 
 
-@pytest.mark.parametrize("objective", ["kl", "dft"])
+def test_dft_alone(trainer):
+    """Theorem 1 from the first step, in the Gaussian's coordinates; nothing is chosen behind the user's back."""
+    t = trainer(banana, objective="dft", train="always", num_steps=20)
+    fit = run(t)
+    assert [p for p, _ in phases(fit.history)] == ["gaussian", "dft"]
+    assert fit.objective == ["dft"]
+    assert fit.sampler.generator is not None
+
+
+def test_a_share_of_dft_belongs_to_the_recipe():
+    with pytest.raises(SettingsError, match='objective="auto"'):
+        Settings(objective="dft", dft_fraction=0.2)
+
+
+@pytest.mark.parametrize("objective", ["kl", "auto"])
 def test_learned_noise_moves_and_stays_above_its_floor(trainer, monkeypatch, objective):
     options = {
         "train": "always",

@@ -231,12 +231,13 @@ def test_whitening_falls_back_where_there_are_few_draws():
 # Training
 
 
-@pytest.mark.parametrize("objective", ["dft", "dft-paper", "kl", "fisher-partial"])
+@pytest.mark.parametrize("objective", ["auto", "dft", "dft-paper", "kl", "fisher-partial"])
 def test_every_objective_trains(objective):
-    settings = Settings(**SMALL, objective=objective, train="always")
+    share = SMALL["dft_fraction"] if objective == "auto" else 0.0
+    settings = Settings(**SMALL | {"dft_fraction": share}, objective=objective, train="always")
     trainer, fit = trained(settings)
     phases = {p.phase for p in trainer.history}
-    assert phases - {"gaussian"} == ({"kl", "dft"} if objective == "dft" else {objective})
+    assert phases - {"gaussian"} == ({"kl", "dft"} if objective == "auto" else {objective})
     assert all(np.isfinite(p.loss) for p in trainer.history)
     assert [p.step for p in trainer.history] == list(range(1, len(trainer.history) + 1))
     assert np.isfinite(fit.sampler.draw(100, np.random.default_rng(0))).all()
@@ -244,7 +245,9 @@ def test_every_objective_trains(objective):
 
 @pytest.mark.parametrize("mode", ["annealed", "learned"])
 def test_noise_modes(mode):
-    settings = Settings(**SMALL, objective="kl", train="always", noise_mode=mode, noise_start=0.4)
+    settings = Settings(
+        **SMALL | {"dft_fraction": 0.0}, objective="kl", train="always", noise_mode=mode, noise_start=0.4
+    )
     _, fit = trained(settings)
     sigma = np.exp(np.asarray(fit.sampler.generator["log_sigma"]))
     if mode == "annealed":
@@ -261,7 +264,7 @@ def test_gate_stops_at_a_gaussian_that_is_right():
 
 
 def test_chains_are_independent_of_each_other():
-    settings = Settings(**SMALL, objective="kl", train="always")
+    settings = Settings(**SMALL | {"dft_fraction": 0.0}, objective="kl", train="always")
     target = gaussian_target()
     rng = np.random.default_rng(0)
     sampler = Sampler(

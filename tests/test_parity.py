@@ -1,5 +1,7 @@
 """Both engines compute the same thing: same weights and same noise, in float64, to 1e-10."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +89,7 @@ def feed(monkeypatch):
 
 
 def torch_trainer(phase, distance="squared", averaging=0.0):
-    objective = "dft" if phase in ("kl", "dft") else phase
+    objective = "auto" if phase in ("kl", "dft") else phase
     settings = Settings(**SETTINGS, objective=objective, distance=distance, averaging=averaging)
     scale = numbers(C, D, D, seed=3) * 0.3 + np.eye(D)
     sampler = TorchSampler(torch.as_tensor(numbers(C, D, seed=4)), torch.as_tensor(scale))
@@ -221,8 +223,18 @@ def test_learning_rates(phase, settle, done):
         factor = 0.3 if phase == "dft" else 1.0
         expected = factor * 3e-4 * (0.1 + 0.9 * cosine(done)), factor * 3e-3 * (0.05 + 0.95 * cosine(done))
     assert torch_train.rates(phase, settings, done) == pytest.approx(expected, rel=1e-9)
+    if phase == "dft":  # alone, it has no trained networks to follow
+        alone = [rate / factor for rate in expected]
+        only = replace(settings, objective="dft")
+        assert torch_train.rates(phase, only, done) == pytest.approx(alone, rel=1e-9)
+        assert [float(r) for r in jax_train.rates(phase, jax_train.Hyper.of(only), done)] == pytest.approx(
+            alone, rel=1e-6
+        )
+        assert not jax_train.Plan.of(only).after_kl(phase)
     hyper = jax_train.Hyper(*(float(getattr(settings, name)) for name in jax_train.Hyper._fields))
-    assert [float(r) for r in jax_train.rates(phase, hyper, done)] == pytest.approx(expected, rel=1e-9)
+    assert [float(r) for r in jax_train.rates(phase, hyper, done, after_kl=phase == "dft")] == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("distance", ["squared", "pseudo-huber"])

@@ -61,7 +61,7 @@ def only(phase: str, steps: int = STEPS) -> tuple[Stage, ...]:
 
 
 def then_dft(share: float = SHARE, **settings: Any) -> tuple[Stage, ...]:
-    """KL, then a DFT phase of this share of the steps: what `objective="dft"` does before it measures."""
+    """KL, then a DFT phase of this share of the steps: what `objective="auto"` does before it measures."""
     end = round(STEPS * share)
     return (Stage("kl", STEPS - end, 0, STEPS - end), Stage("dft", end, 0, end, tuple(settings.items())))
 

@@ -62,7 +62,7 @@ class Schedule:
         cls, spec: TargetSpec, settings: Settings, networks: train.OwnNetworks = train.NO_NETWORKS
     ) -> Schedule:
         """The schedule that settings ask for, with the networks that the user brings."""
-        last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "dft" else 0
+        last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "auto" else 0
         paper = settings.objective == "dft-paper"
         return cls(
             spec, train.Plan.of(settings, networks), settings.objective,
@@ -163,7 +163,7 @@ def update(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -
 
         return go
 
-    first_phase = "kl" if schedule.objective == "dft" else schedule.objective
+    first_phase = "kl" if schedule.objective == "auto" else schedule.objective
     branches = [
         gaussian_phase,
         network_phase(first_phase, schedule.gaussian, schedule.warm),

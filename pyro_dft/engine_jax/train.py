@@ -71,14 +71,16 @@ class Plan:
     distance: str
     noise_mode: str
     averaging: float = 0.0
+    warm: bool = True
     generator: Own | None = None
     score_network: Own | None = None
 
     @classmethod
     def of(cls, settings: Settings, networks: OwnNetworks = NO_NETWORKS) -> Plan:
         """The part of the settings that belongs here, and the networks that the user brings."""
-        names = cls.__dataclass_fields__.keys() - {"generator", "score_network"}
-        return cls(**{name: getattr(settings, name) for name in names}, **networks._asdict())
+        names = cls.__dataclass_fields__.keys() - {"warm", "generator", "score_network"}
+        own = {name: getattr(settings, name) for name in names}
+        return cls(**own, warm=settings.objective == "auto", **networks._asdict())
 
     @property
     def levels(self) -> bool:
@@ -87,7 +89,11 @@ class Plan:
 
     def batch(self, phase: str) -> int:
         """Latent points for each step."""
-        return self.batch_size * (self.final_batch_factor if phase == "dft" else 1)
+        return self.batch_size * (self.final_batch_factor if self.after_kl(phase) else 1)
+
+    def after_kl(self, phase: str) -> bool:
+        """Whether the networks were trained by KL before this phase."""
+        return phase == "dft" and self.warm
 
 
 class Hyper(NamedTuple):
@@ -231,11 +237,11 @@ def generator_loss(
     return loss, (jax.lax.stop_gradient(gap), (~good).sum(dtype=jnp.int32))
 
 
-def rates(phase: str, hyper: Hyper, done: Any) -> tuple[Any, Any]:
+def rates(phase: str, hyper: Hyper, done: Any, after_kl: bool = False) -> tuple[Any, Any]:
     """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
     if phase != "kl":
-        # After a warm start both networks are good already, and only have to follow (docs/experiments.md).
-        follow = SETTLING_SCORE if phase == "dft" else 1.0
+        # After KL training both networks are good already, and only have to follow (docs/experiments.md).
+        follow = SETTLING_SCORE if after_kl else 1.0
         cosine = _cosine(done)
         rate = hyper.dft_learning_rate * (0.1 + 0.9 * cosine) * follow
         return rate, hyper.score_learning_rate * (0.05 + 0.95 * cosine) * follow
@@ -261,9 +267,9 @@ def step(
     Returns:
         The new state, and the Fisher gap J(s_q) - J(s_phi) on the fresh draws of this step, mean over chains.
     """
-    generator_rate, score_rate = rates(phase, hyper, done)
+    generator_rate, score_rate = rates(phase, hyper, done, plan.after_kl(phase))
     generator, dtype = state.generator, state.generator["log_sigma"].dtype
-    if plan.noise_mode == "annealed" and phase != "dft":
+    if plan.noise_mode == "annealed" and not plan.after_kl(phase):
         share = jnp.minimum(done / 0.6, 1.0)
         log_sigma = jnp.log(hyper.noise_start) * (1 - share) + jnp.log(hyper.noise) * share
         generator = generator | {"log_sigma": jnp.full_like(generator["log_sigma"], log_sigma)}

@@ -33,8 +33,8 @@ def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
     """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
     s = settings
     if phase != "kl":
-        # After a warm start both networks are good already, and only have to follow (docs/experiments.md).
-        follow = SETTLING_SCORE if phase == "dft" else 1.0
+        # After KL training both networks are good already, and only have to follow (docs/experiments.md).
+        follow = SETTLING_SCORE if phase == "dft" and s.objective == "auto" else 1.0
         cosine = _cosine(done)
         rate = s.dft_learning_rate * (0.1 + 0.9 * cosine) * follow
         return rate, s.score_learning_rate * (0.05 + 0.95 * cosine) * follow
@@ -199,12 +199,13 @@ class NetworkTrainer:
         """
         s = self.settings
         rate, score_rate = rates(phase, s, done)
-        if s.noise_mode == "annealed" and phase != "dft":
+        after_kl = phase == "dft" and s.objective == "auto"
+        if s.noise_mode == "annealed" and not after_kl:
             fraction = min(done / 0.6, 1.0)
             self.generator.log_sigma.fill_(
                 math.log(s.noise_start) * (1 - fraction) + math.log(s.noise) * fraction
             )
-        batch = s.batch_size * (s.final_batch_factor if phase == "dft" else 1)
+        batch = s.batch_size * (s.final_batch_factor if after_kl else 1)
         for _ in range(s.score_steps):
             self._score_step(score_rate, batch)
         return self._generator_step(phase, rate, batch)

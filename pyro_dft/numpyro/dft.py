@@ -34,7 +34,9 @@ _MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
 
 
 class DFT(PureTraining):
-    """Neural posterior sampler for NumPyro: trains an implicit sampler by Denoising Fisher Training, then draws.
+    """Neural posterior sampler for NumPyro: trains a network that turns noise into posterior draws.
+
+    It is trained by the KL divergence; `objective="dft"` is Denoising Fisher Training (arXiv 2411.01453).
 
     Args:
         model: A NumPyro model. Discrete sites are summed out; plates with `subsample_size` give minibatches.
@@ -386,6 +388,7 @@ class DFT(PureTraining):
             "seconds": self._seconds,
             "cpu_seconds": self._cpu_seconds,
             "phase_seconds": dict(self._fit.seconds),
+            "phase_gradients": dict(self._fit.gradients),
         }
 
     # Files

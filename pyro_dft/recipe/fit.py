@@ -70,6 +70,7 @@ class Fit:
         elbos: Best evidence bound in each set of coordinates.
         fisher_gap: Last smoothed Fisher gap, (C,); NaN without a network.
         seconds: Wall seconds by phase.
+        gradients: Gradient evaluations of the model by phase.
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
         score_network: The score network at the end of the training; None without one, and from a file.
@@ -85,6 +86,7 @@ class Fit:
     movement: dict[str, np.ndarray] = field(default_factory=dict)
     fisher_gap: np.ndarray = field(default_factory=lambda: np.array([math.nan]))
     seconds: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, int] = field(default_factory=dict)
     measurement: Measurement | None = None
     modes: Modes | None = None
     score_network: Any = None

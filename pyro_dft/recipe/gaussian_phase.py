@@ -14,7 +14,7 @@ from pyro_dft.recipe import modes
 from pyro_dft.recipe.engine import Engine, GaussianFitter
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.stopwatch import Stopwatch
+from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.settings import Settings
 
 # Standard deviations that restarts begin with, in turn.
@@ -53,7 +53,7 @@ class GaussianPhase:
         problems: The same posterior in one or more sets of coordinates.
         settings: See `pyro_dft.settings.Settings`.
         rng: The engine's random number generator.
-        stopwatch: Books the time.
+        ledger: Books the cost.
 
     Attributes:
         steps: Iterations made.
@@ -61,10 +61,10 @@ class GaussianPhase:
     """
 
     def __init__(
-        self, engine: Engine, problems: Sequence[Problem], settings: Settings, rng: Any, stopwatch: Stopwatch
+        self, engine: Engine, problems: Sequence[Problem], settings: Settings, rng: Any, ledger: Ledger
     ):
         self.engine, self.problems, self.settings, self.rng = engine, problems, settings, rng
-        self.stopwatch = stopwatch
+        self.ledger = ledger
         self.chains = problems[0].starts.shape[0]
         self.steps, self.total = 0, settings.precondition_steps * len(problems)
         self._fitted: list[Gaussians] = []
@@ -110,7 +110,7 @@ class GaussianPhase:
         if not search:
             return chosen
         target = self.problems[chosen.problem].target
-        with self.stopwatch.phase("modes"):
+        with self.ledger.phase("modes"):
             gaussians, several, found = modes.find(
                 self.engine,
                 target,
@@ -123,10 +123,10 @@ class GaussianPhase:
         index = chosen.index if found is None else np.tile(several, self.chains)
         return Chosen(chosen.problem, gaussians, index, chosen.elbos, found)
 
-    def branch(self, stopwatch: Stopwatch) -> GaussianPhase:
+    def branch(self, ledger: Ledger) -> GaussianPhase:
         """A copy that can be ended while this one goes on."""
         other = copy.copy(self)
-        other._fitted, other.stopwatch = list(self._fitted), stopwatch
+        other._fitted, other.ledger = list(self._fitted), ledger
         return other
 
     def _choose(self, fitted: list[Gaussians]) -> Chosen:
@@ -140,7 +140,7 @@ class GaussianPhase:
         if not target.minibatch:
             return found
         chosen = found.best_of_chains(self.chains)
-        with self.stopwatch.phase("polish"):
+        with self.ledger.phase("polish"):
             better = self.engine.polish(target, found[chosen], self.rng, self.settings.full_data_budget)
         if not fitter.settled:  # the others are no optima, and say nothing about modes
             return better

@@ -43,7 +43,7 @@ class NetworkPhase:
     def phase(self) -> str:
         """The phase of the next iteration."""
         s = self.settings
-        if s.objective != "dft":
+        if s.objective != "auto":
             return s.objective
         return "kl" if self.steps < self._first_part else "dft"
 
@@ -56,13 +56,13 @@ class NetworkPhase:
     def _first_part(self) -> int:
         """Iterations before the DFT phase: all of them where the objective has no such phase."""
         s = self.settings
-        return s.num_steps - (round(s.num_steps * s.dft_fraction) if s.objective == "dft" else 0)
+        return s.num_steps - (round(s.num_steps * s.dft_fraction) if s.objective == "auto" else 0)
 
     def advance(self) -> list[float]:
         """Some iterations of the phase that is due; the Fisher gap of each."""
         phase, first = self.phase, 0
         length = self._first_part
-        if phase == "dft":
+        if self.steps >= length:  # the DFT phase of the recipe
             first, length = length, self.settings.num_steps - length
             if self.before_dft is None:
                 self.before_dft = self.networks.snapshot()

@@ -57,7 +57,7 @@ class Selection:
         fit.sampler, fit.score_network = networks.sampler(), networks.trained_score
         fit.fisher_gap = networks.smoothed_gap()
         fit.objective = [objective] * fit.sampler.chains
-        if objective != "dft":
+        if objective != "auto":
             return
         name = "kl" if phase.before_dft is None else "dft"
         fit.objective = [name] * fit.sampler.chains

@@ -20,10 +20,10 @@ from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
 from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
 from pyro_dft.recipe.network_phase import NetworkPhase
 from pyro_dft.recipe.selection import Selection
-from pyro_dft.recipe.stopwatch import Stopwatch
 from pyro_dft.settings import Settings
 
 
@@ -64,13 +64,13 @@ class Trainer:
         self.fit = fit
         self.watch: Callable[[Progress], None] | None = None
         self.gaussian_measured: Measurement | None = None
-        self._stopwatch = Stopwatch()
+        self._ledger = Ledger(lambda: sum(problem.target.gradient_evaluations for problem in self.problems))
         self._selection_seed = engine.selection_seed(rng)
         self._ready: deque[tuple[str, float]] = deque()
         self._told: list[tuple[str, float]] = []  # iterations of an earlier process
         self._resumed: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         self._threads: int | None = None
-        self._gaussian = GaussianPhase(engine, self.problems, settings, rng, self._stopwatch)
+        self._gaussian = GaussianPhase(engine, self.problems, settings, rng, self._ledger)
         self._network: NetworkPhase | None = None
         self._network_steps = 0
         if fit is None and not settings.preconditioned:
@@ -132,7 +132,7 @@ class Trainer:
             phase = self.phase
             if phase == "done":
                 return self.history[-1]
-            with self._working(), self._stopwatch.phase(phase):
+            with self._working(), self._ledger.phase(phase):
                 losses = self._gaussian_chunk() if phase == "gaussian" else self._network_chunk()
             self._ready.extend((phase, loss) for loss in losses)
             self._look(self.phase, losses[-1])
@@ -154,7 +154,8 @@ class Trainer:
             assert self.fit is not None
             if self.fit.measurement is None:
                 self._measure()
-        self.fit.history, self.fit.seconds = self.history, self._stopwatch.seconds
+        self.fit.history = self.history
+        self.fit.seconds, self.fit.gradients = self._ledger.seconds, self._ledger.gradients
         return self.fit
 
     def branch(self) -> Trainer:
@@ -162,13 +163,16 @@ class Trainer:
         other = copy.copy(self)
         other.watch = None
         other.history, other._ready = list(self.history), deque(self._ready)
-        other._stopwatch = Stopwatch(self._stopwatch.seconds)
-        other._gaussian = self._gaussian.branch(other._stopwatch)
+        other._ledger = self._ledger.copy()
+        other._gaussian = self._gaussian.branch(other._ledger)
         if self.fit is not None:
             other.fit = replace(self.fit, movement=dict(self.fit.movement))
         if self._network is not None:
             other._network = self._network.branch()
         return other
+
+    def _evaluations(self) -> int:
+        return sum(problem.target.gradient_evaluations for problem in self.problems)
 
     def _working(self) -> Any:
         """The processor threads that the training is worth."""
@@ -246,14 +250,14 @@ class Trainer:
         assert self._network is not None
         problem = self.problems[self.fit.problem]
         selection = Selection(self.engine, problem, self.settings, self._selection_seed, self.fit)
-        with self._stopwatch.phase("selection"):
+        with self._ledger.phase("selection"):
             selection.run(self._network, self.chains, self._measure, self.gaussian_measured)
         self._network_steps, self._network = self._network.steps, None
 
     def _measure(self) -> Measurement:
         assert self.fit is not None
         problem = self.problems[self.fit.problem]
-        with self._stopwatch.phase("refinement"):
+        with self._ledger.phase("refinement"):
             self.fit.measurement = measure(
                 self.engine,
                 problem.target,
@@ -274,8 +278,11 @@ class Trainer:
         if self._network is None or self.fit is None or self._ready:
             return None
         arrays, header = self._network.state(self.history)
-        own = {"problem": self.fit.problem, "phase_seconds": self._stopwatch.seconds}
-        return arrays, header | own
+        return arrays, header | {
+            "problem": self.fit.problem,
+            "phase_seconds": self._ledger.seconds,
+            "phase_gradients": self._ledger.gradients,
+        }
 
     def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
         """Goes on with what `training_state` gave, once the networks are due."""
@@ -290,4 +297,4 @@ class Trainer:
         if header["problem"] != self.fit.problem:
             raise ValueError("the networks were trained in other coordinates")
         self._told, self._resumed = self._network.resume(arrays, header), None
-        self._stopwatch.earlier = {name: float(value) for name, value in header["phase_seconds"].items()}
+        self._ledger.go_on_from(header["phase_seconds"], header.get("phase_gradients", {}))

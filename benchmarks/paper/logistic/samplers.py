@@ -143,7 +143,7 @@ def _evaluations(plan: Any, step: int, dim: int, minibatch: bool) -> int:
     if step <= plan.precondition_steps:
         return plan.restarts * 2 * max(32, 2 * dim)
     last = step > plan.precondition_steps + plan.num_steps * (1 - plan.dft_fraction)
-    phase = "dft" if plan.objective == "dft" and last else plan.objective
+    phase = "dft" if plan.objective == "auto" and last else plan.objective
     two = 2 if minibatch else 1
     differentiated = {"dft": two, "dft-paper": two, "fisher-partial": 1}.get(phase, 0)
     return 2 * plan.batch_size * (two + 2 * differentiated)
