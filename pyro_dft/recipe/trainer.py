@@ -64,7 +64,7 @@ class Trainer:
         self.fit = fit
         self.watch: Callable[[Progress], None] | None = None
         self.gaussian_measured: Measurement | None = None
-        self._ledger = Ledger(lambda: sum(problem.target.gradient_evaluations for problem in self.problems))
+        self._ledger = Ledger(self._evaluations, gradients={"start": self._evaluations()})
         self._selection_seed = engine.selection_seed(rng)
         self._ready: deque[tuple[str, float]] = deque()
         self._told: list[tuple[str, float]] = []  # iterations of an earlier process
