@@ -18,6 +18,7 @@ COMMANDS = {
     "modes": "how often are all separate modes found?",
     "sbc": "simulation-based calibration",
     "calibration": "do the diagnostics tell bad fits from good ones?",
+    "drift": "how often the drift test flags right draws, and wrong ones",
     "flags": "the diagnostics on densities of many kinds",
     "evidence": "is the evidence right?",
     "objectives": "which objective trains best at equal cost?",

@@ -46,7 +46,7 @@ PREDICTORS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "divergences": lambda f: f["divergence_rate"],
     "stuck beyond acceptance": lambda f: f["stuck"] - f["expected_stuck"],
     "1 - acceptance": lambda f: 1 - f["acceptance"],
-    "KSD (1 - p)": lambda f: None if f["ksd"] is None else 1 - f["ksd"]["p_value"],
+    "left of the raw gap": lambda f: f["left"]["error"] if "left" in f else None,
     "Fisher gap": lambda f: f["fisher_gap"],
 }
 

@@ -70,7 +70,8 @@ class Settings:
         num_draws: Draws over all chains that are kept after the fit: the default of `get_samples`, `summary` and
             `to_inference_data`, and the fixed number at which the drift test is made.
         full_data_budget: Gradient evaluations times data rows that each of these may use when the model subsamples its
-            data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit.
+            data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit; 200
+            may cost up to five times as much.
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.

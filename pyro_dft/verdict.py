@@ -9,38 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import diagnostics, links
-from pyro_dft.diagnostics import Drift
+from pyro_dft import alarms, diagnostics, links
+from pyro_dft.drift import MOMENTS, Drift, left_over
 from pyro_dft.optima import triangular
+from pyro_dft.settings import Settings
 
-# Effects in posterior standard deviations whose lower 95 % limit passes this are flagged.
-DRIFT_LIMIT = 0.1
-# The same for gaps, whose limits hold for all coordinates together.
-GAP_LIMIT = 0.1
-# Raw draws that were off by so much may leave refined ones behind that are not right yet, although they hardly move any
-# more: in necks and tails. The first figure is for refined draws that surely still move, the second for any.
-RAW_GAP_LIMITS = (0.12, 0.25)
-# Where draws remember more of their start than this, the drift test has seen nothing. Below the second figure
-# transitions pass between all parts of the posterior: there are no separate modes.
-BLIND_MEMORY = 0.975
-CONNECTED_MEMORY = 0.85
 # With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd. See `rhat_limit`.
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
-# Weights of modes are estimates of importance sampling, with this tail and these standard errors at most.
-MODE_KHAT = 0.7
-MODE_ERROR = 0.03
-# Curved posteriors with good draws pass it too, as they make NUTS diverge; a horseshoe with wrong ones passes it barely.
-DIVERGENCE_LIMIT = 0.015
-STUCK_LIMIT = 0.1
-# Restarts that disagree about the shape of one mode mean little, unless transitions diverge there too (a horseshoe's necks).
-NARROW_DIVERGENCES = 0.01
-# Log densities that vary by more than this (nats) from one evaluation to the next make no posterior.
-NOISE_LIMIT = 0.1
-ACCEPTANCE_LIMIT = 0.4
-# Standard deviations beyond this are a sign of an improper posterior rather than of units.
-SPREAD_LIMIT = 1e9
+# Where draws remember more of their start than this, so many transitions are too few, whoever chose their number.
+UNSETTLED_MEMORY = 0.7
+WORDS = tuple("log sd" if moment == "sd" else moment for moment in MOMENTS)
 
 
 class Diagnostics(dict[str, Any]):
@@ -54,15 +34,19 @@ class Diagnostics(dict[str, Any]):
         coordinates: Sites that were non-centred for training; empty for the model's own coordinates.
         refine_steps: HMC transitions that served draws get by default.
         drift_raw, drift_refined: The drift test: how far transitions of exact HMC move the raw draws, and as many again the
-            refined ones; `worst` effect over coordinates on means and log sds, in sds, with its 95 % interval, where it is,
-            the root mean square effect, and whether it is flagged (lower limit above 0.1). `gap` is where these transitions
-            would lead in the end, given how slowly they forget where a draw started (`pyro_dft.diagnostics.Drift`): the
-            surest gap over coordinates, in sds, with an interval that holds for all of them together, and whether it is flagged
-            (lower limit above 0.1). `memory` is how much of where a draw started the transitions leave, at most over coordinates
-            (`slowest` is the one); `resolution` the largest standard error of a mean's gap: errors of its size are not seen.
+            refined ones; the surest effect over coordinates on means, log sds, 5 % and 95 % points (`worst`, in sds, with
+            its 95 % interval, and where it is), the root mean square effect on means and log sds, and whether one is
+            flagged (`pyro_dft.drift.LIMITS`). `gap` is where these transitions would lead in the end, given how slowly
+            they forget where a draw started (`pyro_dft.drift.Drift`): the surest gap over coordinates, in sds, with an
+            interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw
+            started the transitions leave, at most over coordinates (`slowest` is the one); `resolution` the largest
+            standard error of a mean's gap: errors of its size are not seen; `draws` the number of draws it was made on.
+        left: What refinement is expected to leave of the raw draws' error (`error`, in sds): their gap (`raw`) times what
+            the refined draws remember over as many transitions, where that is largest.
+        unsettled: Whether the search for `refine_steps` ended at `max_refine_steps` before the draws stood still, or so few
+            transitions leave most of where a draw started.
         r_hat, r_hat_limit: Largest R-hat between chains over all coordinates, and what it is held against: 1.01, or
             more where there are few draws; None with one chain.
-        ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
         preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each.
@@ -96,8 +80,8 @@ class Diagnostics(dict[str, Any]):
             if key in ("status", "warnings"):
                 continue
             if isinstance(value, dict):
-                value = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
-            lines.append(f"{key}: {_short(value)}")
+                value = ", ".join(f"{k} {alarms.short(v)}" for k, v in value.items())
+            lines.append(f"{key}: {alarms.short(value)}")
         lines.append(f"What each line means: {links.page('diagnostics')}")
         return "\n".join(lines)
 
@@ -110,14 +94,6 @@ class Diagnostics(dict[str, Any]):
             'converged'
         """
         return json.loads(json.dumps(_plain(self)))
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_short(v) for v in value) + "]"
-    return str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -134,40 +110,60 @@ def _plain(value: Any) -> Any:
 
 def drift_entry(drift: Drift, names: list[str]) -> dict[str, Any]:
     """A drift test as plain numbers."""
-    effect = np.abs(drift.effects)
-    i = int(effect.max(0).argmax())
-    row = int(effect[:, i].argmax())
-    error = float(drift.standard_errors[row, i])
-    low, high = drift.gap_limits
-    surest = np.unravel_index(int(np.maximum(low, -high).argmax()), low.shape)
+    row, column = drift.surest
+    worst, error = abs(float(drift.effects[row, column])), float(drift.standard_errors[row, column])
+    gap = drift.surest_gap
     return {
-        "worst": drift.worst,
-        "interval": [drift.worst - 1.96 * error, drift.worst + 1.96 * error],
-        "coordinate": names[i],
-        "moment": "mean" if row == 0 else "log sd",
+        "worst": worst,
+        "interval": [worst - 1.96 * error, worst + 1.96 * error],
+        "coordinate": names[column],
+        "moment": WORDS[row],
         "rms": drift.rms,
-        "flagged": drift.flagged(DRIFT_LIMIT),
-        "gap": float(drift.gap[surest]),
-        "gap_interval": [float(low[surest]), float(high[surest])],
-        "gap_coordinate": names[surest[1]],
-        "gap_moment": "mean" if surest[0] == 0 else "log sd",
-        "gap_flagged": drift.gap_lower > GAP_LIMIT,
+        "flagged": drift.flagged(),
+        "gap": float(drift.gap[gap]),
+        "gap_interval": [float(drift.gap_low[gap]), float(drift.gap_high[gap])],
+        "gap_coordinate": names[gap[1]],
+        "gap_moment": WORDS[gap[0]],
+        "gap_flagged": drift.gap_flagged,
+        "draws": drift.n,
         "resolution": drift.resolution,
         "memory": float(drift.memory[0].max()),
         "slowest": names[int(drift.memory[0].argmax())],
     }
 
 
-def ksd_entry(draws: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Any] | None:
-    """Kernel Stein discrepancy of whitened draws (n, d) with the scores there; None where something is not finite."""
-    if len(draws) < 2 or not (np.isfinite(draws).all() and np.isfinite(scores).all()):
-        return None
-    found = diagnostics.ksd(draws, scores, seed=seed)
+def left_entry(raw: Drift, refined: Drift, names: list[str]) -> dict[str, Any]:
+    """What refinement is expected to leave of the raw draws' largest error, as plain numbers."""
+    size, error = left_over(raw, refined)
+    row, column = np.unravel_index(int(error.argmax()), error.shape)
     return {
-        "statistic_u": found.statistic_u,
-        "statistic_v": found.statistic_v,
-        "p_value": found.p_value,
-        "null_quantile_95": found.null_quantile_95,
+        "error": float(error[row, column]),
+        "raw": float(size[row, column]),
+        "memory": float(refined.memory[row, column]),
+        "coordinate": names[column],
+        "moment": WORDS[row],
+    }
+
+
+def drift_facts(
+    raw: Drift, refined: Drift, steps: int, settings: Settings, names: list[str]
+) -> dict[str, Any]:
+    """The facts that come from the drift tests.
+
+    Args:
+        raw: From raw draws to refined ones.
+        refined: As many transitions further.
+        steps: Transitions of each.
+        settings: Of the fit.
+        names: Of the coordinates.
+    """
+    at_limit = settings.refine_steps is None and 2 * steps > settings.max_refine_steps
+    remembers = refined.sure_memory > UNSETTLED_MEMORY
+    return {
+        "drift_raw": drift_entry(raw, names),
+        "drift_refined": drift_entry(refined, names),
+        "left": left_entry(raw, refined, names),
+        "unsettled": remembers or (at_limit and refined.restless),
     }
 
 
@@ -261,99 +257,12 @@ def _largest_ratio(between: int, within: int, count: int) -> float:
 
 def judge(facts: dict[str, Any]) -> Diagnostics:
     """Adds `status`, `warnings` and `alarms` to measured facts (the keys of `Diagnostics`)."""
-    failed: dict[str, str] = {}
-    suspect: dict[str, str] = {}
-    raw = facts["drift_raw"]
-    served = raw if facts["refine_steps"] == 0 else facts["drift_refined"]
-    kind = "raw" if facts["refine_steps"] == 0 else "refined"
-    advice = "Try a larger num_steps or width, more refine_steps, or a reparametrised model."
-    if not math.isfinite(served["worst"]) or facts["acceptance"] < ACCEPTANCE_LIMIT:
-        failed["acceptance"] = (
-            "exact transitions from the draws are hardly ever accepted "
-            f"(acceptance {facts['acceptance']:.2f}): the draws are far from the posterior. Check the model for improper or "
-            "extremely narrow directions; try float64, an init_strategy, or more restarts."
-        )
-    elif served["flagged"]:
-        failed["drift"] = (
-            f"the {kind} draws still move under exact transitions: {served['moment']} of {served['coordinate']} by "
-            f"{served['worst']:.2f} sd (limit {DRIFT_LIMIT}). {advice}"
-        )
-    elif served["gap_flagged"]:
-        failed["gap"] = (
-            f"the {kind} draws move slowly but far under exact transitions: {served['gap_moment']} of "
-            f"{served['gap_coordinate']} is off by about {abs(served['gap']):.2f} sd (limit {GAP_LIMIT}). {advice}"
-        )
-    elif _surely(raw["gap_interval"]) > RAW_GAP_LIMITS[int(_surely(served["gap_interval"]) <= 0)]:
-        suspect["raw gap"] = (
-            f"before their refinement the draws were off by about {abs(raw['gap']):.2f} sd in {raw['gap_moment']} of "
-            f"{raw['gap_coordinate']}: where the posterior has a neck or tail that transitions enter slowly, some of that is "
-            f"still there. {advice}"
-        )
-    if served["memory"] > BLIND_MEMORY:
-        suspect["blind"] = (
-            f"exact transitions hardly move {served['slowest']}: an error of its mean of {2 * served['resolution']:.1f} sd "
-            "would not be seen. There may be several modes whose weights are not known; compare chains (num_chains=4)."
-        )
-    if facts.get("noise", 0.0) > NOISE_LIMIT:
-        failed["noise"] = (
-            f"the log density differs from one evaluation to the next (by {facts['noise']:.2g} at one point): does the model "
-            "draw random numbers outside of sample statements? Such a model has no posterior."
-        )
-    if facts["spread"] > SPREAD_LIMIT:
-        failed["improper"] = (
-            f"the posterior is improper or nearly so: {facts['widest']} has a standard deviation of {facts['spread']:.1e}. "
-            "Give it a proper prior."
-        )
-    if facts["r_hat"] is not None and not facts["r_hat"] <= facts["r_hat_limit"]:
-        failed["r_hat"] = (
-            f"chains disagree (R-hat {facts['r_hat']:.3f}): independently trained samplers found different posteriors. "
-            "There may be several modes; try a larger num_steps or more restarts."
-        )
-    optima = facts["optima"]
-    if optima and optima["missing"]:
-        lost = sum(optima["weights"][i] for i in optima["missing"])
-        failed["missing mode"] = (
-            f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
-            f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
-        )
-    modes = facts.get("modes")
-    if modes and not (modes["k_hat"] <= MODE_KHAT and max(modes["errors"]) <= MODE_ERROR):
-        suspect["mode weights"] = (
-            f"there are {len(modes['weights'])} separate modes, and their weights {_short(modes['weights'])} are doubtful: "
-            f"importance weights with k-hat {modes['k_hat']:.2f}, standard errors up to {max(modes['errors']):.2f}."
-        )
-    elif (
-        not modes
-        and optima
-        and not optima["missing"]
-        and optima["count"] > 1
-        and (served["memory"] > CONNECTED_MEMORY or facts["divergence_rate"] > NARROW_DIVERGENCES)
-        and max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1
-    ):
-        suspect["mode weights"] = (
-            f"restarts ended at {optima['count']} optima with weights {_short(optima['weights'])}, and the draws visit them "
-            f"with shares {_short(optima['shares'])}: where these are separate modes, their weights are doubtful."
-        )
-    if not facts.get("preconditioned", True):
-        suspect["no search"] = (
-            'nothing looked for separate modes, as there was no preconditioner (precondition="never", or objective '
-            '"dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
-            "chains (num_chains=4), or a fit with the default settings."
-        )
-    if facts["divergence_rate"] > DIVERGENCE_LIMIT:
-        suspect["divergences"] = (
-            f"{facts['divergence_rate']:.1%} of the refining transitions diverged: parts of the posterior are much narrower "
-            "than the rest (a funnel?) and may be missed. Try a non-centred parametrisation."
-        )
-    if facts["stuck"] > facts["expected_stuck"] + STUCK_LIMIT:
-        suspect["stuck"] = (
-            f"{facts['stuck']:.1%} of the draws never moved while being refined: they sit in regions much narrower than the rest."
-        )
-    status = "failed" if failed else "suspect" if suspect else "converged"
-    warnings = [*failed.values(), *suspect.values()]
-    return Diagnostics({"status": status, "warnings": warnings, "alarms": [*failed, *suspect], **facts})
-
-
-def _surely(interval: list[float]) -> float:
-    """Smallest size of an effect that its interval allows, below zero where the interval holds zero."""
-    return max(interval[0], -interval[1])
+    found = sorted(alarms.sounding(facts), key=lambda alarm: alarm.severity)  # "failed" comes first
+    return Diagnostics(
+        {
+            "status": alarms.status(found, facts),
+            "warnings": [alarm.words(facts) for alarm in found],
+            "alarms": [alarm.name for alarm in found],
+            **facts,
+        }
+    )

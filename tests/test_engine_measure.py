@@ -150,6 +150,10 @@ def test_the_budget_of_full_data_limits_the_draws(target, rng, sampler):
     assert affordable_draws(50, 2, settings, subsampled) == 50
     assert affordable_draws(4000, 100, settings, subsampled) == 40
     assert affordable_draws(4000, 0, settings, subsampled) == 200
+    # 20 draws within the budget, 100 for five times as much.
+    assert affordable_draws(4000, 10, settings, subsampled, least=200) == 100
+    assert affordable_draws(4000, 2, settings, subsampled, least=200) == 200
+    assert affordable_draws(150, 2, settings, subsampled, least=200) == 150
     found = measure(ENGINE, subsampled, sampler(), 4000, settings, rng, same)
     assert found.raw.shape[1] < 4000
 

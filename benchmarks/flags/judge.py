@@ -133,7 +133,7 @@ def make_row(case: Case, seed: int = 0, draws: int = DRAWS, **overrides: Any) ->
         "divergences": said["divergence_rate"],
         "stuck": said["stuck"],
         "acceptance": said["acceptance"],
-        "ksd_p": said["ksd"] and said["ksd"]["p_value"],
+        "left": said["left"]["error"],
         "objective": said["objective"] if one_objective else "+".join(sorted(set(said["objective"]))),
         "refine_steps": said["refine_steps"],
         "gradients": float(said["gradient_evaluations"]),

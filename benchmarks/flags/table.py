@@ -15,8 +15,9 @@ COLUMNS = {
     "case": "{}", "made": "{}", "what": "{}", "worst_mean": "{:.2f}", "sd_low": "{:.2f}", "sd_high": "{:.2f}",
     "worst_quantile": "{:.2f}", "missing_modes": "{}", "fit": "{}", "status": "{}", "alarms": "{}",
     "drift_raw": "{:.2f}", "drift_refined": "{:.2f}", "gap_raw": "{:.2f}", "gap_refined": "{:.2f}",
+    "left": "{:.2f}",
     "r_hat": "{:.3f}", "optima": "{}", "divergences": "{:.3f}", "stuck": "{:.3f}", "acceptance": "{:.2f}",
-    "ksd_p": "{:.3f}", "objective": "{}", "refine_steps": "{}", "gradients": "{:.2g}", "seconds": "{:.1f}",
+    "objective": "{}", "refine_steps": "{}", "gradients": "{:.2g}", "seconds": "{:.1f}",
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def plain(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Hits, misses and false alarms in words, and what the kernel Stein discrepancy alone would have said."""
+    """Hits, misses and false alarms in words."""
 
     def names(some: Sequence[Row]) -> str:
         return ", ".join(r["case"] for r in some) or "none"
@@ -64,12 +65,10 @@ def summary(rows: Sequence[Row]) -> list[str]:
     bad, good, between = ([r for r in rows if r["fit"] == kind] for kind in ("bad", "good", "between"))
     hits, false = [r for r in bad if flagged(r)], [r for r in good if flagged(r)]
     missed = [r for r in bad if not flagged(r)]
-    ksd = [sum((r["ksd_p"] or 0.0) < 0.05 for r in some) for some in (bad, good)]
     return [
         f"bad fits that are flagged: {len(hits)} of {len(bad)}; missed: {names(missed)}",
         f"good fits that are flagged: {len(false)} of {len(good)}: {names(false)}",
         f"neither good nor bad: {len(between)}, flagged: {names([r for r in between if flagged(r)])}",
-        f"KSD, no alarm of its own, has p < 0.05 on {ksd[0]} of the bad and {ksd[1]} of the good",
     ]
 
 

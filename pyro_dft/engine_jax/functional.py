@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pyro_dft.diagnostics import STILL_GAP, STILL_MEMORY, STILL_RMS, STILL_WORST
+from pyro_dft import drift
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax import precondition, train
 from pyro_dft.engine_jax import refine as hmc
@@ -26,9 +25,6 @@ from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
-
-# Steps that forget less than this of where they started say nothing about a gap.
-LEAST_FORGOTTEN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -195,9 +191,9 @@ def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> 
 
 
 def still(before: Array, after: Array) -> Array:
-    """Whether draws hardly moved, nor hardly could; as `pyro_dft.diagnostics.Drift.still`."""
+    """Whether draws hardly moved, nor hardly could; as `pyro_dft.drift.Drift.still`."""
     b, a = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
-    n = len(b)
+    n, d = b.shape
     centre, sd_b, sd_a = a.mean(0), b.std(0, ddof=1), a.std(0, ddof=1)
     zb, za = (b - b.mean(0)) / sd_b, (a - centre) / sd_a
     shift = (centre - b.mean(0)) / sd_a
@@ -205,23 +201,57 @@ def still(before: Array, after: Array) -> Array:
     effects = jnp.stack([shift, jnp.log(sd_a / sd_b)])
     influences = jnp.stack([za - zb * (sd_b / sd_a) - shift * on_a, on_a - on_b])
     errors = influences.std(1, ddof=1) / n**0.5
-    worst = (jnp.abs(effects) - 1.96 * errors).max()
+    worst = (jnp.abs(effects) - drift.still_limit(d) * errors).max()
     rms = jnp.sqrt(jnp.maximum((jnp.square(effects) - jnp.square(errors)).mean(), 0.0))
-    # The gap that the movement extrapolates to, from what the draws remember of where they started.
-    x, y = (b - centre) / sd_a, za
-    first, last = jnp.stack([x, x**2 / 2]), jnp.stack([y, y**2 / 2])
-    moved = last.mean(1) - first.mean(1)
+    low, high = _shares(b, a)
+    x = (b - centre) / sd_a
+    first, last = jnp.stack([x, x**2 / 2, low[0], high[0]]), jnp.stack([za, za**2 / 2, low[1], high[1]])
+    spread = za**2 - (zb * (sd_b / sd_a)) ** 2
+    differences = jnp.stack([(a - b) / sd_a, spread, low[1] - low[0], high[1] - high[0]])
+    size = jnp.sqrt(jnp.square(differences).sum(1))
+    chance = jnp.abs(differences.sum(1)) <= drift.normal_limit(drift.FALSE_ALARMS, 4 * d) * size
+    sure, memory = _sure_gaps(first, last, drift.normal_limit(0.05, 4 * d))
+    sure = jnp.where(chance, jnp.minimum(sure, 0.0), sure).max()
+    quiet = (worst <= drift.STILL_WORST) & (rms <= drift.STILL_RMS) & (sure <= drift.STILL_GAP)
+    return quiet & (memory.max() <= drift.STILL_MEMORY)
+
+
+def _shares(b: Array, a: Array) -> list[list[Array]]:
+    """Draws beyond the 5 % and the 95 % point over the density there, before and after, (n, d) each; see `pyro_dft.drift`."""
+    outer, inner = drift.AROUND
+    edges = jnp.array([[outer, drift.TAIL, inner], [1 - outer, 1 - drift.TAIL, 1 - inner]], a.dtype)
+    found = []
+    for levels, sign in zip(edges, (-1.0, 1.0), strict=True):
+        ends = jnp.quantile(jnp.concatenate([b, a]), levels, axis=0)
+        beyond = [sign * (x - ends[1]) > 0 for x in (b, a)]
+        sd = a.std(0, ddof=1)
+        local = (inner - outer) * sd / jnp.abs(ends[2] - ends[0])
+        distance = jnp.abs(jnp.quantile(a, levels[1], axis=0) - jnp.quantile(b, levels[1], axis=0)) / sd
+        between = jnp.abs(beyond[1].mean(0) - beyond[0].mean(0)) / (distance + drift.NEAR)
+        density = jnp.maximum(jnp.clip(local, *drift.DENSITIES), between)
+        found.append([sign * x / density for x in beyond])
+    return found
+
+
+def _sure_gaps(first: Array, last: Array, z: float) -> tuple[Array, Array]:
+    """Smallest sizes that Fieller's limits allow the gaps, and the memories, (4, d) each; see `pyro_dft.drift`."""
+    n, difference = first.shape[1], last - first
+    shift = difference.mean(1)
     first, last = first - first.mean(1, keepdims=True), last - last.mean(1, keepdims=True)
     variance = jnp.square(first).mean(1)
-    memory = (first * last).mean(1) / variance
-    forgotten = jnp.where(1 - memory > LEAST_FORGOTTEN, 1 - memory, 1.0)
-    gap = moved / forgotten
+    varies = variance > 0
+    variance = jnp.where(varies, variance, 1.0)
+    memory = jnp.where(varies, (first * last).mean(1) / variance, 0.0)
     on_memory = first * (last - memory[:, None] * first) / variance[:, None]
-    on_gap = (last - first + gap[:, None] * on_memory) / forgotten[:, None]
-    margin = NormalDist().inv_cdf(1 - 0.025 / gap.size) * on_gap.std(1, ddof=1) / n**0.5
-    sure = jnp.where(1 - memory > LEAST_FORGOTTEN, jnp.abs(gap) - margin, -jnp.inf).max()
-    quiet = (worst <= STILL_WORST) & (rms <= STILL_RMS) & (sure <= STILL_GAP)
-    return quiet & (memory.max() <= STILL_MEMORY)
+    centred, scale = difference - shift[:, None], z**2 / (n * (n - 1.0))
+    square = jnp.square(1 - memory) - scale * jnp.square(on_memory).sum(1)
+    linear = shift * (1 - memory) + scale * (centred * on_memory).sum(1)
+    known = (1 - memory > drift.LEAST_FORGOTTEN) & (square > 0)
+    square = jnp.where(known, square, 1.0)
+    constant = jnp.square(shift) - scale * jnp.square(centred).sum(1)
+    root = jnp.sqrt(jnp.maximum(jnp.square(linear) - square * constant, 0.0))
+    sure = jnp.maximum((linear - root) / square, -(linear + root) / square)
+    return jnp.where(known, sure, -jnp.inf), memory
 
 
 def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: int) -> Refinement:

@@ -11,11 +11,7 @@ from pyro_dft import verdict
 from pyro_dft.diagnostics import rhat
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem
-from pyro_dft.recipe.measure import affordable_draws
 from pyro_dft.settings import Settings
-
-# Draws that the kernel Stein discrepancy is computed on; its cost grows with their square.
-KSD_DRAWS = 1000
 
 
 def facts(
@@ -49,19 +45,15 @@ def facts(
     flat = served.reshape(-1, dim)
     original = engine.numpy(used.original_coordinates(flat))
     spread = original.std(0)
-    scale = measured.scale if fit.modes is None else engine.whitening(served, measured.scale[:chains])
-    whitened, scores = _whitened_scores(engine, served, scale, target, settings)
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
     return {
         "objective": fit.objective[0] if same else list(fit.objective),
         "coordinates": [site.name for site in used.layout.sites if site != own.layout[site.name]],
         "refine_steps": refine_steps,
-        "drift_raw": verdict.drift_entry(measured.drift_raw, names),
-        "drift_refined": verdict.drift_entry(measured.drift_refined, names),
+        **verdict.drift_facts(measured.drift_raw, measured.drift_refined, measured.steps, settings, names),
         "r_hat": float(np.nanmax(rhat(original.reshape(chains, count, dim)))) if chains > 1 else None,
         "r_hat_limit": verdict.rhat_limit(chains, count, dim) if chains > 1 else None,
-        "ksd": verdict.ksd_entry(whitened, scores, seed=settings.seed or 0),
         "preconditioned": settings.preconditioned,
         "optima": verdict.optima_entry(
             np.asarray(fit.optima.mean, float),
@@ -83,16 +75,3 @@ def facts(
         "nonfinite_evaluations": sum(problem.target.nonfinite_evaluations for problem in problems),
         "vectorised": target.vectorised,
     }
-
-
-def _whitened_scores(
-    engine: Engine, draws: Any, scale: Any, target: Any, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """At most `KSD_DRAWS` of the draws in whitened coordinates with the scores there, (n, d) both."""
-    chains, count, dim = draws.shape
-    some = affordable_draws(KSD_DRAWS, 1, settings, target)
-    x = draws[:, : max(1, min(count, some // chains))]
-    score, roots = engine.numpy(target.evaluate(x)[1]), engine.numpy(scale)
-    centred = engine.numpy(x - draws.mean((0, 1)))
-    whitened = np.linalg.solve(roots, centred.swapaxes(1, 2)).swapaxes(1, 2)
-    return whitened.reshape(-1, dim), (score @ roots).reshape(-1, dim)

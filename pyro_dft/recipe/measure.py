@@ -22,6 +22,8 @@ from pyro_dft.settings import Settings
 
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
 LEAST_DRAWS = 500
+# With fewer than these an error of half an sd would not be seen: they may cost so many times the budget.
+FEWEST_DRAWS, OVER_BUDGET = 200, 5
 
 
 @dataclass
@@ -67,12 +69,20 @@ class Measurement:
         return [d.rms for d in self.drift_raw_by_chain]
 
 
-def affordable_draws(draws: int, steps: int, settings: Settings, target: Any) -> int:
-    """How many draws can be refined within `full_data_budget`, where the model subsamples its data."""
+def affordable_draws(draws: int, steps: int, settings: Settings, target: Any, least: int = 0) -> int:
+    """How many draws can be refined within `full_data_budget`, where the model subsamples its data.
+
+    Args:
+        draws: As many as are wanted.
+        steps: Transitions of each.
+        settings: Their budget and leapfrog steps.
+        target: The posterior.
+        least: So many may cost up to `OVER_BUDGET` budgets.
+    """
     if not target.minibatch:
         return draws
-    each = max(steps, 1) * settings.leapfrog_steps * target.data_size
-    return int(min(draws, max(40, settings.full_data_budget / each)))
+    affordable = settings.full_data_budget / (max(steps, 1) * settings.leapfrog_steps * target.data_size)
+    return int(min(draws, max(40, affordable, min(least, OVER_BUDGET * affordable))))
 
 
 def compare(
@@ -136,7 +146,7 @@ def measure(
     """
     fixed = settings.refine_steps or 0
     steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
-    n = max(10, affordable_draws(draws, 4 * steps, settings, target) // sampler.chains)
+    n = max(10, affordable_draws(draws, 4 * steps, settings, target, FEWEST_DRAWS) // sampler.chains)
     raw = sampler.draw(n, rng)
     scale = engine.whitening(raw, sampler.scale)
 

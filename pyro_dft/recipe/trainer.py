@@ -211,7 +211,9 @@ class Trainer:
             self._look("measuring")
             measured = self.gaussian_measured = self._measure()
             self.fit.movement["gaussian"] = np.array(measured.chain_movement)
-            surely = [float((abs(d.effects) - d.standard_errors).max()) for d in measured.drift_raw_by_chain]
+            surely = [
+                float((abs(d.effects[:2]) - d.standard_errors[:2]).max()) for d in measured.drift_raw_by_chain
+            ]
             if max(surely) < s.gate:
                 return
             self.fit.measurement = None

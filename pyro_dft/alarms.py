@@ -1,0 +1,256 @@
+"""The alarms of a fit, in one table: what makes each sound, how bad that is, and the words for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pyro_dft.drift import LIMITS
+
+Facts = Mapping[str, Any]
+
+# An error that is expected to be left in the refined draws, in sds, makes a fit suspect. One beyond the second figure
+# makes it failed where something else says that transitions do not repair the draws.
+LEFT_LIMITS = (0.08, 0.1)
+# Standard errors of a mean's gap beyond this: errors of several tenths of an sd would not be seen.
+RESOLUTION_LIMIT = 0.15
+# Where draws remember more of their start than this, the drift test has seen nothing. Below the second figure
+# transitions pass between all parts of the posterior: there are no separate modes.
+BLIND_MEMORY = 0.975
+CONNECTED_MEMORY = 0.85
+# Weights of modes are estimates of importance sampling, with this tail and these standard errors at most.
+MODE_KHAT = 0.7
+MODE_ERROR = 0.03
+# Curved posteriors with good draws pass it too, as they make NUTS diverge; a horseshoe with wrong ones passes it barely.
+DIVERGENCE_LIMIT = 0.015
+STUCK_LIMIT = 0.1
+# Restarts that disagree about the shape of one mode mean little, unless transitions diverge there too (a horseshoe's necks).
+NARROW_DIVERGENCES = 0.01
+# Log densities that vary by more than this (nats) from one evaluation to the next make no posterior.
+NOISE_LIMIT = 0.1
+ACCEPTANCE_LIMIT = 0.4
+# Standard deviations beyond this are a sign of an improper posterior rather than of units.
+SPREAD_LIMIT = 1e9
+
+_ADVICE = "Try a larger num_steps or width, more refine_steps, or a reparametrised model."
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One row of the table.
+
+    Attributes:
+        name: Short name, as in `diagnostics()["alarms"]`; `docs/diagnostics.md` has a section for each.
+        severity: What the alarm makes of a fit by itself.
+        condition: Facts (the keys of `pyro_dft.verdict.Diagnostics`) -> whether it sounds.
+        words: Facts -> what is wrong and what to try.
+        unless: Alarms that say the same and more: this one is quiet where one of them sounds.
+        wrong: Facts -> whether the alarm is strong evidence that the draws were wrong before they were refined.
+        unrepaired: Whether it says that refinement does not repair such draws. A fit with both is failed.
+    """
+
+    name: str
+    severity: Literal["failed", "suspect"]
+    condition: Callable[[Facts], bool]
+    words: Callable[[Facts], str]
+    unless: tuple[str, ...] = ()
+    wrong: Callable[[Facts], bool] = lambda facts: False
+    unrepaired: bool = False
+
+
+def served(facts: Facts) -> Facts:
+    """The drift test of the draws that are served by default."""
+    return facts["drift_raw" if facts["refine_steps"] == 0 else "drift_refined"]
+
+
+def _kind(facts: Facts) -> str:
+    return "raw" if facts["refine_steps"] == 0 else "refined"
+
+
+def _limit(moment: str) -> float:
+    return float(LIMITS[-1 if moment.endswith("point") else 0, 0])
+
+
+def _unaccepted(facts: Facts) -> bool:
+    return not math.isfinite(served(facts)["worst"]) or facts["acceptance"] < ACCEPTANCE_LIMIT
+
+
+def _drifts(facts: Facts) -> str:
+    own = served(facts)
+    return (
+        f"the {_kind(facts)} draws still move under exact transitions: {own['moment']} of {own['coordinate']} by "
+        f"{own['worst']:.2f} sd (limit {_limit(own['moment'])}). {_ADVICE}"
+    )
+
+
+def _creeps(facts: Facts) -> str:
+    own = served(facts)
+    return (
+        f"the {_kind(facts)} draws move slowly but far under exact transitions: {own['gap_moment']} of "
+        f"{own['gap_coordinate']} is off by about {abs(own['gap']):.2f} sd (limit {_limit(own['gap_moment'])}). {_ADVICE}"
+    )
+
+
+def _leaves(facts: Facts) -> str:
+    left = facts["left"]
+    return (
+        f"before their refinement the draws were off by about {left['raw']:.2f} sd in {left['moment']} of "
+        f"{left['coordinate']}, and about {left['error']:.2f} sd of that may be left: transitions leave and enter some part of "
+        f"the posterior slowly (a neck or tail). {_ADVICE}"
+    )
+
+
+def _unsettled(facts: Facts) -> str:
+    return (
+        f"the draws still move, or remember where they started, after {facts['refine_steps']} transitions, and no more "
+        "were made: an error could be left that they repair slowly. Try a larger max_refine_steps (or refine_steps, where it "
+        "is given), a larger num_steps, or a reparametrised model."
+    )
+
+
+def _blinded(facts: Facts) -> str:
+    own = served(facts)
+    return (
+        f"exact transitions hardly move {own['slowest']}: an error of its mean of {2 * own['resolution']:.1f} sd "
+        "would not be seen. There may be several modes whose weights are not known; compare chains (num_chains=4)."
+    )
+
+
+def _too_few(facts: Facts) -> str:
+    own = served(facts)
+    return (
+        f"too few draws to judge: with {own['draws']} of them an error of {2 * own['resolution']:.1f} sd in the mean of some "
+        "coordinate would not be seen. Try a larger num_draws, or a larger full_data_budget where the model subsamples."
+    )
+
+
+def _lost_modes(facts: Facts) -> str:
+    optima = facts["optima"]
+    lost = sum(optima["weights"][i] for i in optima["missing"])
+    return (
+        f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
+        f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
+    )
+
+
+def _doubtful_modes(facts: Facts) -> bool:
+    modes = facts.get("modes")
+    return modes is not None and not (modes["k_hat"] <= MODE_KHAT and max(modes["errors"]) <= MODE_ERROR)
+
+
+def _mode_weights(facts: Facts) -> str:
+    modes = facts["modes"]
+    return (
+        f"there are {len(modes['weights'])} separate modes, and their weights {short(modes['weights'])} are doubtful: "
+        f"importance weights with k-hat {modes['k_hat']:.2f}, standard errors up to {max(modes['errors']):.2f}."
+    )
+
+
+def _uneven_shares(facts: Facts) -> bool:
+    optima = facts["optima"]
+    if facts.get("modes") or not optima or optima["missing"] or optima["count"] < 2:
+        return False
+    narrow = facts["divergence_rate"] > NARROW_DIVERGENCES
+    apart = served(facts)["memory"] > CONNECTED_MEMORY or narrow
+    return apart and bool(max(abs(np.subtract(optima["weights"], optima["shares"]))) > 0.1)
+
+
+def _shares(facts: Facts) -> str:
+    optima = facts["optima"]
+    return (
+        f"restarts ended at {optima['count']} optima with weights {short(optima['weights'])}, and the draws visit them "
+        f"with shares {short(optima['shares'])}: where these are separate modes, their weights are doubtful."
+    )
+
+
+ALARMS: tuple[Alarm, ...] = (
+    Alarm(
+        "acceptance", "failed", _unaccepted,
+        lambda f: "exact transitions from the draws are hardly ever accepted "
+        f"(acceptance {f['acceptance']:.2f}): the draws are far from the posterior. Check the model for improper or "
+        "extremely narrow directions; try float64, an init_strategy, or more restarts.",
+    ),
+    Alarm("drift", "failed", lambda f: served(f)["flagged"], _drifts, unless=("acceptance",)),
+    Alarm("gap", "failed", lambda f: served(f)["gap_flagged"], _creeps, unless=("acceptance", "drift")),
+    Alarm(
+        "noise", "failed", lambda f: f.get("noise", 0.0) > NOISE_LIMIT,
+        lambda f: f"the log density differs from one evaluation to the next (by {f['noise']:.2g} at one point): does the model "
+        "draw random numbers outside of sample statements? Such a model has no posterior.",
+    ),
+    Alarm(
+        "improper", "failed", lambda f: f["spread"] > SPREAD_LIMIT,
+        lambda f: f"the posterior is improper or nearly so: {f['widest']} has a standard deviation of {f['spread']:.1e}. "
+        "Give it a proper prior.",
+    ),
+    Alarm(
+        "r_hat", "failed", lambda f: f["r_hat"] is not None and not f["r_hat"] <= f["r_hat_limit"],
+        lambda f: f"chains disagree (R-hat {f['r_hat']:.3f}): independently trained samplers found different posteriors. "
+        "There may be several modes; try a larger num_steps or more restarts.",
+    ),
+    Alarm("missing mode", "failed", lambda f: bool(f["optima"] and f["optima"]["missing"]), _lost_modes),
+    Alarm(
+        "raw gap", "suspect", lambda f: f["refine_steps"] > 0 and f["left"]["error"] > LEFT_LIMITS[0], _leaves,
+        unless=("acceptance", "drift", "gap"), wrong=lambda f: f["left"]["error"] > LEFT_LIMITS[1],
+    ),
+    Alarm("blind", "suspect", lambda f: served(f)["memory"] > BLIND_MEMORY, _blinded, unrepaired=True),
+    Alarm(
+        "unsettled", "suspect", lambda f: f["refine_steps"] > 0 and f["unsettled"], _unsettled,
+        unless=("acceptance", "drift", "gap", "blind"), unrepaired=True,
+    ),
+    Alarm(
+        "few draws", "suspect", lambda f: served(f)["resolution"] > RESOLUTION_LIMIT, _too_few,
+        unless=("acceptance", "drift", "gap", "blind"),
+    ),
+    Alarm("mode weights", "suspect", _doubtful_modes, _mode_weights),
+    Alarm("mode weights", "suspect", _uneven_shares, _shares, unless=("mode weights",)),
+    Alarm(
+        "no search", "suspect", lambda f: not f.get("preconditioned", True),
+        lambda f: 'nothing looked for separate modes, as there was no preconditioner (precondition="never", or objective '
+        '"dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
+        "chains (num_chains=4), or a fit with the default settings.",
+    ),
+    Alarm(
+        "divergences", "suspect", lambda f: f["divergence_rate"] > DIVERGENCE_LIMIT,
+        lambda f: f"{f['divergence_rate']:.1%} of the refining transitions diverged: parts of the posterior are much narrower "
+        "than the rest (a funnel?) and may be missed. Try a non-centred parametrisation.",
+        unrepaired=True,
+    ),
+    Alarm(
+        "stuck", "suspect", lambda f: f["stuck"] > f["expected_stuck"] + STUCK_LIMIT,
+        lambda f: f"{f['stuck']:.1%} of the draws never moved while being refined: they sit in regions much narrower than "
+        "the rest.",
+        unrepaired=True,
+    ),
+)  # fmt: skip
+
+
+def sounding(facts: Facts) -> list[Alarm]:
+    """The alarms that sound, in the order of the table."""
+    fired: list[Alarm] = []
+    for alarm in ALARMS:
+        names = {other.name for other in fired}
+        if not names.intersection(alarm.unless) and alarm.condition(facts):
+            fired.append(alarm)
+    return fired
+
+
+def status(fired: list[Alarm], facts: Facts) -> str:
+    """The status that the alarms which sound make: "failed", "suspect" or "converged"."""
+    if any(alarm.severity == "failed" for alarm in fired):
+        return "failed"
+    if any(alarm.wrong(facts) for alarm in fired) and any(alarm.unrepaired for alarm in fired):
+        return "failed"
+    return "suspect" if fired else "converged"
+
+
+def short(value: Any) -> str:
+    """A number or a list of numbers in a few figures."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(short(v) for v in value) + "]"
+    return str(value)
