@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from pyro_dft import diagnostics, links
 from pyro_dft.diagnostics import Drift
-from pyro_dft.optima import triangular
+from pyro_dft.optima import shortfall, triangular
+from pyro_dft.symmetry import is_copy
 
 # Effects in posterior standard deviations whose lower 95 % limit passes this are flagged.
 DRIFT_LIMIT = 0.1
@@ -28,6 +30,9 @@ CONNECTED_MEMORY = 0.85
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
+# Draws whose log density and spread prove that they miss the evidence by so many nats, and as many more for each coordinate,
+# have lost what holds nearly all of the posterior.
+SHORTFALL_LIMIT, SHORTFALL_BY_DIMENSION = 3.0, 0.01
 # Weights of modes are estimates of importance sampling, with this tail and these standard errors at most.
 MODE_KHAT = 0.7
 MODE_ERROR = 0.03
@@ -65,7 +70,9 @@ class Diagnostics(dict[str, Any]):
         ksd: Kernel Stein discrepancy (IMQ) of the served draws in whitened coordinates, with its p-value.
         preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
-            the served draws at each.
+            the served draws at each, those that are `missing`, those that are exact `copies` of served ones (exchanged labels,
+            flipped signs), the share of the draws `outside` of all; `shortfall`, nats of evidence by which the draws provably
+            fall short of the best bound (`pyro_dft.optima.shortfall`), with its standard error and limit.
         modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
             and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
@@ -172,15 +179,27 @@ def ksd_entry(draws: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, Any
 
 
 def optima_entry(
-    means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws: np.ndarray
+    means: np.ndarray,
+    scales: np.ndarray,
+    elbos: np.ndarray,
+    draws: np.ndarray,
+    *,
+    errors: np.ndarray,
+    refined: np.ndarray,
+    log_density: np.ndarray,
+    density: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any] | None:
     """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
 
     Args:
         means: (R, d).
         scales: (R, d, d), any square roots of the covariances.
-        elbos: (R,).
+        elbos: (R,), up to d/2 log(2 pi e) and the constant of the log density.
         draws: Served draws in the same coordinates.
+        errors: Standard errors of `elbos`; infinite where they are no bounds of this posterior.
+        refined: Draws (..., d) after their refinement.
+        log_density: At `refined`, (...).
+        density: The log density at points (n, d), to tell missed modes from copies of others.
     """
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
@@ -189,12 +208,27 @@ def optima_entry(
     keep = found.relevant(MODE_LIMIT)
     picked = found.indices[keep]
     coverage = diagnostics.mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
+    dim = draws.shape[1]
+    bounds = np.where(np.isfinite(elbos), elbos - 3 * errors, -np.inf)
+    bound = float(bounds.max()) + 0.5 * dim * math.log(2 * math.pi * math.e)
+    short, short_error = shortfall(refined.reshape(-1, dim), log_density.reshape(-1), bound)
+    missing, held = coverage.missing(MODE_LIMIT), coverage.fraction >= 0.1 * coverage.expected
+    copies = [
+        int(i)
+        for i in missing
+        if any(is_copy(means[j], tril[j], means[picked[i]], tril[picked[i]], density) for j in picked[held])
+    ]
     return {
         "count": len(keep),
         "elbos": found.elbo[keep].tolist(),
         "weights": (found.weight[keep] / found.weight[keep].sum()).tolist(),
         "shares": coverage.fraction.tolist(),
-        "missing": coverage.missing(MODE_LIMIT).tolist(),
+        "missing": [int(i) for i in missing if i not in copies],
+        "copies": copies,
+        "outside": coverage.outside,
+        "shortfall": short,
+        "shortfall_error": short_error,
+        "shortfall_limit": SHORTFALL_LIMIT + SHORTFALL_BY_DIMENSION * dim,
         "failed_restarts": len(found.failed),
     }
 
@@ -314,7 +348,13 @@ def judge(facts: dict[str, Any]) -> Diagnostics:
         lost = sum(optima["weights"][i] for i in optima["missing"])
         failed["missing mode"] = (
             f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
-            f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
+            f"{lost:.0%} of the posterior). Reparametrise, or sample the modes apart."
+        )
+    if optima and optima["shortfall"] - 3 * optima["shortfall_error"] > optima["shortfall_limit"]:
+        failed["wrong mode"] = (
+            f"a restart found a part of the posterior with more evidence than the draws account for, by "
+            f"{optima['shortfall']:.3g} nats: they hold at most a share of {math.exp(-optima['shortfall']):.1g} of the "
+            "posterior. Try more restarts, initial_params nearer to the posterior, or a reparametrised model."
         )
     modes = facts.get("modes")
     if modes and not (modes["k_hat"] <= MODE_KHAT and max(modes["errors"]) <= MODE_ERROR):
