@@ -133,7 +133,21 @@ def _lost_modes(facts: Facts) -> str:
     lost = sum(optima["weights"][i] for i in optima["missing"])
     return (
         f"restarts found {optima['count']} separate optima, and the draws miss {len(optima['missing'])} of them (about "
-        f"{lost:.0%} of the posterior): the draws cover one mode only. Reparametrise, or sample the modes apart."
+        f"{lost:.0%} of the posterior). Reparametrise, or sample the modes apart."
+    )
+
+
+def _falls_short(facts: Facts) -> bool:
+    optima = facts["optima"]
+    return bool(optima) and optima["shortfall"] - 3 * optima["shortfall_error"] > optima["shortfall_limit"]
+
+
+def _wrong_mode(facts: Facts) -> str:
+    short_by = facts["optima"]["shortfall"]
+    return (
+        f"a restart found a part of the posterior with more evidence than the draws account for, by {short_by:.3g} nats: they "
+        f"hold at most a share of {math.exp(-short_by):.1g} of the posterior. Try more restarts, initial_params nearer to the "
+        "posterior, or a reparametrised model."
     )
 
 
@@ -192,6 +206,7 @@ ALARMS: tuple[Alarm, ...] = (
         "There may be several modes; try a larger num_steps or more restarts.",
     ),
     Alarm("missing mode", "failed", lambda f: bool(f["optima"] and f["optima"]["missing"]), _lost_modes),
+    Alarm("wrong mode", "failed", _falls_short, _wrong_mode),
     Alarm(
         "raw gap", "suspect", lambda f: f["refine_steps"] > 0 and f["left"]["error"] > LEFT_LIMITS[0], _leaves,
         unless=("acceptance", "drift", "gap"), wrong=lambda f: f["left"]["error"] > LEFT_LIMITS[1],

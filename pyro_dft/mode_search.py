@@ -1,26 +1,35 @@
-"""Separate modes: which optima are modes of their own, where there may be more, and what share of the posterior each holds.
+"""Separate modes: which optima are modes of their own, and where there may be more.
 
 Transitions do not pass between separate modes, and training that starts at one never sees the others. So each gets a
-sampler of its own, and a draw first chooses one. The restarts of the Gaussian fit say where modes are; importance
-sampling with the mixture of their Gaussians says how much each of them holds (M-PMC: Cappé, Douc, Guillin, Marin and
-Robert, "Adaptive importance sampling in general mixture classes", Statistics and Computing 18, 2008).
+sampler of its own, and a draw first chooses one. The restarts of the Gaussian fit say where modes are; how much each of them
+holds is in `pyro_dft.mode_weights`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_dft.mode_weights import (
+    GOOD_KHAT,
+    WEIGHT_DRAWS,
+    LogDensity,
+    Weighted,
+    log_gaussians,
+    weigh,
+    weigh_and_draw,
+)
 from pyro_dft.modes import Modes
 from pyro_dft.optima import distinct_optima, triangular
-from pyro_dft.psis import psis
 from pyro_dft.student import StudentT
 
+__all__ = ["Fitted", "further_starts", "search", "separate", "weigh"]
+
 Array = NDArray[np.floating[Any]]
-LogDensity = Callable[[Array], Array]  # (K, n, d) -> (K, n)
 Move = Callable[[Array, Array], Array]  # draws (K, n, d) and scales (K, d, d) -> draws after some transitions
 Fitted = tuple[
     Array, Array, Array
@@ -44,15 +53,109 @@ CANDIDATES = 4000
 # are several.
 ROUNDS = 6
 PATIENCE = 2
+# Rounds of restarts from draws with large importance weights, where these have a heavy tail: something was missed there.
+REPAIRS = 2
 # Evaluations times data rows that the points, and the draws for the weights, may use each.
 DATA_ROWS = 4e7
 # On the line between two modes the log density is lower than at the lower end by at least this (nats).
 BARRIER = 2.0
 LINE_POINTS = 33
-# Draws from each Gaussian, for the test of separation and for the weights.
+# Draws from each Gaussian, for the test of separation.
 TEST_DRAWS = 200
-WEIGHT_DRAWS = 4000
-EXPECTATIONS = 20
+
+
+@dataclass
+class _Search:
+    """What `search` works with; see there."""
+
+    fitted: Callable[[], Fitted]
+    restart: Callable[[Array], None]
+    log_density: LogDensity
+    move: Move
+    chains: int
+    affordable: int
+    rng: np.random.Generator
+
+    def groups(self) -> list[list[int]]:
+        """Optima, as indices of restarts, by the mode they belong to."""
+        return _grouped(*self.fitted(), self.log_density, self.move, self.rng)
+
+    def parts(self, index: list[int]) -> Fitted:
+        """The Gaussians of some restarts."""
+        means, scales, elbos = self.fitted()
+        return means[index], scales[index], elbos[index]
+
+    def look_further(self) -> list[list[int]]:
+        """Restarts from far away, for as long as they find something; the modes then known."""
+        count, misses = len(self.fitted()[2]), 0
+        groups = self.groups()
+        for _ in range(ROUNDS):
+            known, best = len(groups), groups[0][0]
+            means, scales, _ = self.parts(_firsts(groups))
+            points = min(CANDIDATES, max(self.affordable, 10 * count))
+            self.restart(further_starts(means, scales, count, self.log_density, self.rng, points))
+            groups = self.groups()
+            news = len(groups) > known or not self.same_optimum(best, groups[0][0])
+            misses = 0 if news else misses + 1
+            if misses >= (1 if len(groups) == 1 else PATIENCE):
+                break
+        return groups
+
+    def same_optimum(self, *index: int) -> bool:
+        """Whether restarts ended at one optimum."""
+        means, scales, elbos = self.parts(list(index))
+        return len(distinct_optima(means, triangular(scales), elbos)) == 1
+
+    def weighed(self, groups: list[list[int]], adapt: bool) -> tuple[Modes, Weighted]:
+        """Weights of the modes, with all their optima as the proposal."""
+        members = sum(groups, [])
+        owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        draws = min(WEIGHT_DRAWS, max(self.affordable // (len(members) * self.chains), TEST_DRAWS))
+        return weigh_and_draw(
+            *self.parts(members), self.log_density, self.chains, self.rng, draws, owner, adapt=adapt
+        )
+
+    def with_weights(self, groups: list[list[int]]) -> tuple[list[list[int]], Modes | None, list[int]]:
+        """The modes that hold something, their weights (None for a single one), and the optima that hold nothing."""
+        repairs, count = REPAIRS, len(self.fitted()[2])
+        light: list[int] = []
+        while len(groups) > 1:
+            found, drawn = self.weighed(groups, adapt=repairs == 0)
+            if drawn.suspicious and repairs:
+                known = sorted(sum(groups, []))
+                self.restart(_overlooked(drawn, self.parts(known)[1], count))
+                groups = self.groups()
+                news = len(sum(groups, [])) != len(known)
+                repairs = repairs - 1 if news else 0
+                if news or drawn.k_hat > GOOD_KHAT:
+                    continue
+            heavy = found.weights.mean(0) >= LEAST_WEIGHT
+            if heavy.all():
+                return groups, found, light
+            light += [i for group, keep in zip(groups, heavy, strict=True) if not keep for i in group]
+            groups = [group for group, keep in zip(groups, heavy, strict=True) if keep]
+        return groups, None, light
+
+    def starts(self, own: NDArray[np.intp], best: int, light: list[int]) -> NDArray[np.intp]:
+        """Where each chain starts when one mode holds all: at its own best restart, or at the best one of all.
+
+        Chains must be able to disagree. So each keeps its own restart where that ended at the best optimum, or at one that may
+        hold as much by its bound; a chain whose restarts have all missed the mode does not stay where there is nothing. One
+        whose restarts all failed stays as it is: what ails it is to be seen.
+
+        Args:
+            own: Best restart of each chain, (C,).
+            best: The restart that ended at the best mode.
+            light: Optima that are known to hold next to nothing.
+        """
+        means, scales, elbos = self.fitted()
+        optima = distinct_optima(means, triangular(scales), elbos)
+        place = {r: i for i, members in enumerate(optima.members) for r in members}
+        empty = {place[r] for r in light} - {place[best]}
+        near = optima.elbo - optima.elbo[0] >= np.log(LEAST_WEIGHT)
+        near[place[best]] = True
+        elsewhere = [r in place and (not near[place[r]] or place[r] in empty) for r in own]
+        return np.where(elsewhere, best, own)
 
 
 def search(
@@ -68,7 +171,7 @@ def search(
     """Separate modes among the restarts; further restarts look for more, from far away, for as long as they find some.
 
     Args:
-        fitted: The Gaussians of all restarts made so far.
+        fitted: The Gaussians of all restarts made so far; at first as many for each chain, one chain behind the other.
         restart: Makes further ones, from starting points (R, d).
         log_density: Of the posterior.
         move: A short refinement, whose kernel has the given scales.
@@ -77,38 +180,26 @@ def search(
         rng: For draws and starting points.
 
     Returns:
-        Indices (K,) of the modes among the restarts, and their weights; None with a single mode.
+        Indices among the restarts of those that the samplers start from, and the weights of the modes: K for each chain, (C K,),
+        one chain behind the other; with a single mode one for each, (C,), and None.
     """
-
-    def parts(index: NDArray[np.intp]) -> Fitted:
-        means, scales, elbos = fitted()
-        return means[index], scales[index], elbos[index]
-
-    if not np.isfinite(fitted()[2]).any():
-        return np.zeros(1, int), None
-    affordable = int(DATA_ROWS / data_size)
+    per_chain = fitted()[2].reshape(chains, -1)
+    own = per_chain.argmax(1) + np.arange(chains) * per_chain.shape[1]
+    if not np.isfinite(per_chain).any():
+        return own, None
+    job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), rng)
     try:
-        count, misses = len(fitted()[2]), 0
-        found = separate(*fitted(), log_density, move, rng)
-        for _ in range(ROUNDS):
-            known, (means, scales, _) = len(found), parts(found)
-            points = min(CANDIDATES, max(affordable, 10 * count))
-            restart(further_starts(means, scales, count, log_density, rng, points))
-            found = separate(*fitted(), log_density, move, rng)
-            misses = 0 if len(found) > known else misses + 1
-            if misses == (1 if len(found) == 1 else PATIENCE):
-                break
-        while len(found) > 1:
-            draws = min(WEIGHT_DRAWS, max(affordable // (len(found) * chains), TEST_DRAWS))
-            weighed = weigh(*parts(found), log_density, chains, rng, draws)
-            heavy = weighed.weights.mean(0) >= LEAST_WEIGHT
-            if heavy.all():
-                return found, weighed
-            found = found[heavy]
+        groups, found, light = job.with_weights(job.look_further())
+        if found is not None:
+            return np.tile(_firsts(groups), chains), found
+        return job.starts(own, groups[0][0], light), None
     except np.linalg.LinAlgError:
         # A direction without any scale, as in an improper posterior: there are no modes to tell apart.
-        return np.zeros(1, int), None
-    return found, None
+        return own, None
+
+
+def _firsts(groups: list[list[int]]) -> list[int]:
+    return [group[0] for group in groups]
 
 
 def separate(
@@ -127,20 +218,27 @@ def separate(
         move: A short refinement, whose kernel has the given scales.
         rng: For the draws.
     """
+    return np.array(_firsts(_grouped(means, scales, elbos, log_density, move, rng)))
+
+
+def _grouped(
+    means: Array, scales: Array, elbos: Array, log_density: LogDensity, move: Move, rng: np.random.Generator
+) -> list[list[int]]:
+    """The optima of each mode, as indices of restarts: modes and, in each, optima best first."""
     tril = triangular(scales)
     optima = distinct_optima(means, tril, elbos)
     picked = optima.indices[optima.relevant(LEAST_WEIGHT)][:MOST_MODES]
     if len(picked) < 2:
-        return picked
+        return [picked.tolist()]
     m, factors = means[picked], tril[picked]
     valleys = {(j, k): _valley(m[j], m[k], log_density) for k in range(len(m)) for j in range(k)}
     if max(valleys.values()) < BARRIER:
-        return picked[:1]
+        return [picked.tolist()]
     draws = m[:, None] + rng.normal(size=(len(picked), TEST_DRAWS, m.shape[1])) @ factors.swapaxes(1, 2)
     after = move(draws, factors)
-    nearest = _log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    nearest = log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
     # Some are nearer to another Gaussian from the start: only what the transitions add counts.
-    begun = _log_gaussians(draws.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    begun = log_gaussians(draws.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
     # A Gaussian that spans several modes is none: most of its draws leave it. The best one is kept in any case.
     settled = [k for k in range(len(picked)) if k == 0 or _passing(begun, nearest, k) < DRAINED]
     groups: list[list[int]] = []
@@ -156,7 +254,7 @@ def separate(
             )
         ]
         groups = [group for group in groups if group not in near] + [[*sum(near, []), k]]
-    return picked[sorted(min(group) for group in groups)]
+    return [picked[sorted(group)].tolist() for group in sorted(groups, key=min)]
 
 
 def _passing(begun: NDArray[np.intp], nearest: NDArray[np.intp], start: int, end: int | None = None) -> float:
@@ -210,7 +308,7 @@ def further_starts(
     points = np.stack([box, around], 1).reshape(-1, d)
     log_p = log_density(points[None])[0]
     wide = [StudentT(m, scale, 5.0) for m, scale in zip(means, scales, strict=True)]
-    known = np.logaddexp.reduce(_log_students(points, wide), axis=1)
+    known = np.logaddexp.reduce(np.stack([one.log_density(points) for one in wide], axis=1), axis=1)
     promise = np.where(np.isfinite(log_p), log_p - known, -np.inf)
     picked: list[int] = []
     for i in np.argsort(-promise, kind="stable")[: max(candidates // 10, count)]:
@@ -224,77 +322,23 @@ def further_starts(
     return points[[*picked, *rest]]
 
 
-def weigh(
-    means: Array,
-    scales: Array,
-    elbos: Array,
-    log_density: LogDensity,
-    chains: int,
-    rng: np.random.Generator,
-    draws: int = WEIGHT_DRAWS,
-) -> Modes:
-    """What share of the posterior each of K modes holds, estimated for each chain on its own.
-
-    Draws come from each Gaussian in equal numbers, with tails a little heavier than a Gaussian's (Student-t), and are
-    weighted by p / (mean of the K densities): the balance heuristic of Veach and Guibas (1995). Shares then are those
-    under which each mode's responsibilities, averaged over the weighted draws, give the same shares again.
+def _overlooked(drawn: Weighted, scales: Array, count: int) -> Array:
+    """Starting points (count, d) where the known optima explain least: draws with the largest weights, far from each other.
 
     Args:
-        means: (K, d).
-        scales: Square roots of the covariances, (K, d, d).
-        elbos: Evidence bounds (K,), to start from.
-        log_density: Of the posterior.
-        chains: C.
-        rng: For the draws.
-        draws: From each Gaussian.
+        drawn: Weighted draws of the known optima.
+        scales: Square roots of their covariances, (J, d, d).
+        count: Of the starting points.
     """
-    k, d = means.shape
-    factors = triangular(scales)
-    wide = [StudentT(m, f, 5.0 + d / 2.0) for m, f in zip(means, factors, strict=True)]
-    found = []
-    for _ in range(chains):
-        x = np.stack([one.draw(draws, rng) for one in wide])
-        log_q = _log_students(x.reshape(-1, d), wide)
-        log_p = log_density(x).reshape(-1)
-        log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
-        log_w = log_p - (np.logaddexp.reduce(log_q, axis=1) - np.log(k))
-        found.append(_shares(log_w, _log_gaussians(x.reshape(-1, d), means, factors), elbos))
-    weights, errors, k_hat, log_evidence = (np.array(part) for part in zip(*found, strict=True))
-    return Modes(weights, errors, k_hat, log_evidence)
-
-
-def _shares(log_w: Array, log_q: Array, elbos: Array) -> tuple[Array, Array, float, float]:
-    """Shares (K,), their standard errors, the tail of the weights (n,), the log evidence; log_q is (n, K)."""
-    if not np.isfinite(log_w).any():
-        even = np.full(len(elbos), 1.0 / len(elbos))
-        return even, even, np.inf, -np.inf
-    shares = np.exp(elbos - elbos.max())
-    shares /= shares.sum()
-    w = np.exp(log_w - log_w.max())
-    w /= w.sum()
-    for _ in range(EXPECTATIONS):
-        log_r = np.log(np.maximum(shares, 1e-300)) + log_q
-        r = np.exp(log_r - np.logaddexp.reduce(log_r, axis=1, keepdims=True))
-        shares = w @ r
-    errors = np.sqrt(np.square(w[:, None] * (r - shares)).sum(0))
-    evidence = float(np.logaddexp.reduce(log_w) - np.log(len(log_w)))
-    return shares, errors, psis(log_w).k_hat, evidence
-
-
-def _log_gaussians(x: Array, means: Array, factors: Array) -> Array:
-    """Log densities (n, K) of x (n, d), up to a constant that all share."""
-    return -0.5 * _squares(x, means, factors) - _log_dets(factors)
-
-
-def _log_students(x: Array, wide: list[StudentT]) -> Array:
-    """Log densities (n, K) of x (n, d)."""
-    return np.stack([one.log_density(x) for one in wide], axis=1)
-
-
-def _squares(x: Array, means: Array, factors: Array) -> Array:
-    parts = [(np.linalg.solve(f, (x - m).T) ** 2).sum(0) for m, f in zip(means, factors, strict=True)]
-    return np.stack(parts, axis=1)
-
-
-def _log_dets(factors: Array) -> Array:
-    return np.log(np.abs(np.diagonal(factors, axis1=1, axis2=2))).sum(1)
+    within = np.sqrt(np.square(scales).sum(-1).mean(0))
+    order = np.argsort(-drawn.log_w, kind="stable")
+    order = order[np.isfinite(drawn.log_w[order])][: max(50 * count, 200)]
+    picked: list[int] = []
+    for i in order:
+        gaps = np.square((drawn.points[picked] - drawn.points[i]) / within).sum(-1)
+        if not picked or gaps.min() > len(within):
+            picked.append(int(i))
+        if len(picked) == count:
+            break
+    rest = [int(i) for i in order if i not in picked][: count - len(picked)]
+    return drawn.points[np.resize([*picked, *rest], count)]

@@ -207,3 +207,45 @@ def mode_coverage(
 
 def _squared_mahalanobis(x: Array, mean: Array, chol: Array) -> Array:
     return (np.linalg.solve(chol, (x - mean).T) ** 2).sum(axis=0)
+
+
+def shortfall(draws: ArrayLike, log_density: ArrayLike, bound: float) -> tuple[float, float]:
+    """By how much draws miss what is known of the evidence: where it is positive, they are no draws of the posterior.
+
+    For draws of a density r, E log p - E log r is at most the log evidence, short of it by KL(r || p), and a Gaussian of
+    their covariance has at least their entropy. So KL(r || p) is at least `bound` - E log p - H(Gaussian): whatever the
+    shape of the posterior, draws that have lost the mode that holds most of it are off by what they have lost.
+
+    Args:
+        draws: (n, d).
+        log_density: Of the posterior at the draws, (n,), up to a constant.
+        bound: A lower bound of the log evidence, up to the same constant.
+
+    Returns:
+        That bound of KL(r || p) in nats, and its standard error; not a number and infinite with fewer than 4 d draws that
+        are finite.
+    """
+    x, log_p = np.asarray(draws, np.float64), np.asarray(log_density, np.float64)
+    good = np.isfinite(log_p) & np.isfinite(x).all(axis=1)
+    x, log_p = x[good], log_p[good]
+    n, d = x.shape
+    if n < max(4 * d, 10) or not np.isfinite(bound):
+        return np.nan, np.inf
+    sd = x.std(axis=0)
+    if not (sd > 0).all():
+        return np.nan, np.inf
+    z = (x - x.mean(axis=0)) / sd
+    correlation = z.T @ z / n
+    half_log_det = 0.5 * float(_log_det(correlation)) + float(np.log(sd).sum())
+    # The determinant of a sample covariance is too small on average (Wishart; digamma by its series).
+    half = (n - np.arange(1, d + 1)) / 2.0
+    digamma = np.log(half) - 1 / (2 * half) - 1 / (12 * half**2)
+    entropy = (
+        half_log_det - 0.5 * float((digamma - np.log(n / 2.0)).sum()) + 0.5 * d * np.log(2 * np.pi * np.e)
+    )
+    try:
+        squares = (z * np.linalg.solve(correlation, z.T).T).sum(axis=1)
+    except np.linalg.LinAlgError:
+        return np.nan, np.inf
+    error = float((log_p + 0.5 * squares).std(ddof=1) / np.sqrt(n))
+    return bound - float(log_p.mean()) - entropy, error

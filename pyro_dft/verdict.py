@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
@@ -11,13 +12,17 @@ import numpy as np
 
 from pyro_dft import alarms, diagnostics, links
 from pyro_dft.drift import MOMENTS, Drift, left_over
-from pyro_dft.optima import triangular
+from pyro_dft.optima import shortfall, triangular
 from pyro_dft.settings import Settings
+from pyro_dft.symmetry import is_copy
 
 # With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd. See `rhat_limit`.
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
+# Draws whose log density and spread prove that they miss the evidence by so many nats, and as many more for each coordinate,
+# have lost what holds nearly all of the posterior.
+SHORTFALL_LIMIT, SHORTFALL_BY_DIMENSION = 3.0, 0.01
 # Where draws remember more of their start than this, so many transitions are too few, whoever chose their number.
 UNSETTLED_MEMORY = 0.7
 WORDS = tuple("log sd" if moment == "sd" else moment for moment in MOMENTS)
@@ -49,7 +54,9 @@ class Diagnostics(dict[str, Any]):
             more where there are few draws; None with one chain.
         preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
-            the served draws at each.
+            the served draws at each, those that are `missing`, those that are exact `copies` of served ones (exchanged labels,
+            flipped signs), the share of the draws `outside` of all; `shortfall`, nats of evidence by which the draws provably
+            fall short of the best bound (`pyro_dft.optima.shortfall`), with its standard error and limit.
         modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
             and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
@@ -168,15 +175,27 @@ def drift_facts(
 
 
 def optima_entry(
-    means: np.ndarray, scales: np.ndarray, elbos: np.ndarray, draws: np.ndarray
+    means: np.ndarray,
+    scales: np.ndarray,
+    elbos: np.ndarray,
+    draws: np.ndarray,
+    *,
+    errors: np.ndarray,
+    refined: np.ndarray,
+    log_density: np.ndarray,
+    density: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any] | None:
     """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
 
     Args:
         means: (R, d).
         scales: (R, d, d), any square roots of the covariances.
-        elbos: (R,).
+        elbos: (R,), up to d/2 log(2 pi e) and the constant of the log density.
         draws: Served draws in the same coordinates.
+        errors: Standard errors of `elbos`; infinite where they are no bounds of this posterior.
+        refined: Draws (..., d) after their refinement.
+        log_density: At `refined`, (...).
+        density: The log density at points (n, d), to tell missed modes from copies of others.
     """
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
@@ -185,12 +204,27 @@ def optima_entry(
     keep = found.relevant(MODE_LIMIT)
     picked = found.indices[keep]
     coverage = diagnostics.mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
+    dim = draws.shape[1]
+    bounds = np.where(np.isfinite(elbos), elbos - 3 * errors, -np.inf)
+    bound = float(bounds.max()) + 0.5 * dim * math.log(2 * math.pi * math.e)
+    short, short_error = shortfall(refined.reshape(-1, dim), log_density.reshape(-1), bound)
+    missing, held = coverage.missing(MODE_LIMIT), coverage.fraction >= 0.1 * coverage.expected
+    copies = [
+        int(i)
+        for i in missing
+        if any(is_copy(means[j], tril[j], means[picked[i]], tril[picked[i]], density) for j in picked[held])
+    ]
     return {
         "count": len(keep),
         "elbos": found.elbo[keep].tolist(),
         "weights": (found.weight[keep] / found.weight[keep].sum()).tolist(),
         "shares": coverage.fraction.tolist(),
-        "missing": coverage.missing(MODE_LIMIT).tolist(),
+        "missing": [int(i) for i in missing if i not in copies],
+        "copies": copies,
+        "outside": coverage.outside,
+        "shortfall": short,
+        "shortfall_error": short_error,
+        "shortfall_limit": SHORTFALL_LIMIT + SHORTFALL_BY_DIMENSION * dim,
         "failed_restarts": len(found.failed),
     }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_dft.diagnostics import distinct_optima, mode_coverage
+from pyro_dft.optima import shortfall
 
 CENTRES = 3.0 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
@@ -158,3 +159,45 @@ class TestModeCoverage:
     def test_refuses(self, x, weights, message):
         with pytest.raises(ValueError, match=message):
             mode_coverage(x, CENTRES, self.chols, weights)
+
+
+class TestShortfall:
+    rng = np.random.default_rng(5)
+
+    def gaussian(self, n, sds):
+        draws = self.rng.normal(size=(n, len(sds))) * sds
+        constant = np.log(sds).sum() + 0.5 * len(sds) * np.log(2 * np.pi)
+        return draws, -0.5 * np.square(draws / sds).sum(1) - constant
+
+    @pytest.mark.parametrize(("n", "d"), [(400, 3), (400, 60)])
+    def test_draws_of_a_gaussian_fall_short_of_nothing(self, n, d):
+        found = [shortfall(*self.gaussian(n, np.geomspace(1e-3, 1e3, d)), 0.0) for _ in range(40)]
+        scores = np.array([short / error for short, error in found])
+        # Means of 40 have a standard error of .16. The error is that for large n: for 60 coordinates it is somewhat small.
+        assert abs(scores.mean()) < 0.7
+        assert scores.std() < 1.6
+
+    def test_it_bounds_what_was_lost(self):
+        draws, log_p = self.gaussian(2000, np.ones(4))
+        short, error = shortfall(draws, log_p, 5.0)
+        assert short == pytest.approx(5.0, abs=4 * error)
+        assert error < 0.1
+
+    def test_draws_of_other_shapes_never_seem_to_fall_short(self):
+        """Two narrow modes far apart, and a Student-t of two degrees of freedom: a Gaussian has more entropy."""
+        signs = np.sign(self.rng.normal(size=(2000, 1)))
+        draws, log_p = self.gaussian(2000, np.full(1, 0.1))
+        assert shortfall(draws + 5 * signs, log_p - np.log(2), 0.0)[0] < -1
+        t = self.rng.standard_t(2, size=(2000, 1))
+        log_t = -1.5 * np.log1p(t[:, 0] ** 2 / 2) - np.log(2 * np.sqrt(2))
+        assert shortfall(t, log_t, 0.0)[0] < 0
+
+    def test_nothing_can_be_said(self):
+        for draws, bound in (
+            (np.zeros((100, 2)), 0.0),
+            (self.rng.normal(size=(7, 2)), 0.0),
+            (np.ones((50, 2)), -np.inf),
+        ):
+            short, error = shortfall(draws, np.zeros(len(draws)), bound)
+            assert np.isnan(short)
+            assert error == np.inf

@@ -192,7 +192,9 @@ class DFT(PureTraining):
         self._posteriors = self._posteriors_of(args, kwargs)
         self._problems = [self._problem(posterior) for posterior in self._posteriors]
 
-    def _own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+    def _own_posterior(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], centred: bool = True
+    ) -> Posterior:
         if self.potential_fn is not None:
             if args or kwargs:
                 raise ModelError("potential_fn takes no model arguments: run() must be called without any")
@@ -200,10 +202,10 @@ class DFT(PureTraining):
                 self.potential_fn, self.initial_params or {}, self.transforms, self.smoothed_potential_fn
             )
         assert self.model is not None
-        return NumPyroProblem(self.model, args, kwargs, transforms=self.transforms)
+        return NumPyroProblem(self.model, args, kwargs, transforms=self.transforms, centred=centred)
 
     def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
-        own = self._own_posterior(args, kwargs)
+        own = self._own_posterior(args, kwargs, centred=not self._pure_state)
         movable = own.noncentering_candidates()
         if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
             return [own, own.noncentered(movable)]

@@ -14,7 +14,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 from numpyro.infer.util import log_density
 
-from pyro_dft import wording
+from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro import noncentering, predictive
@@ -32,7 +32,7 @@ from pyro_dft.numpyro.traced import (
     point,
     trace,
 )
-from pyro_dft.numpyro.transforms import biject_to
+from pyro_dft.numpyro.transforms import Wrapped, biject_to
 
 
 class NumPyroProblem(Problem):
@@ -47,6 +47,8 @@ class NumPyroProblem(Problem):
         args: Positional arguments of the model.
         kwargs: Keyword arguments of the model.
         transforms: Name -> transform from constrained to unconstrained space, to override the automatic one.
+        centred: Whether the coordinates of angles are centred at a mode, which needs data that are known: under a trace
+            they are not.
 
     Attributes:
         structure: The sites of the model by role.
@@ -64,6 +66,7 @@ class NumPyroProblem(Problem):
         kwargs: Mapping[str, Any] | None = None,
         *,
         transforms: Mapping[str, Any] | None = None,
+        centred: bool = True,
     ) -> None:
         self.args = tuple(args)
         self.kwargs = dict(kwargs or {})
@@ -76,7 +79,9 @@ class NumPyroProblem(Problem):
         self.data_size, self.minibatch_size = self.structure.data_size, self.structure.minibatch_size
         self.enumerated = bool(self.structure.discrete)
         self._noncentered: frozenset[str] = frozenset()
+        self._middle = np.zeros(self.dim, self.dtype)
         self._bind()
+        self._wrap_angles(model, centred)
 
     # What the model is
 
@@ -108,6 +113,61 @@ class NumPyroProblem(Problem):
         )
         self.transforms = {name: site.transform.inv for name, site in latent.items()}
         self.dtype = np.dtype(jnp.result_type(*(site.dtype for site in latent.values())))
+
+    def _wrap_angles(self, model: Callable[..., Any], centred: bool) -> None:
+        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
+        kinds = {name: site.angle for name, site in self.structure.latent.items() if site.angle}
+        found = [name for name, kind in kinds.items() if kind == "angle"]
+        flat = [name for name, kind in kinds.items() if kind != "angle"]
+        if flat and centred:
+            density = self._density()
+            found += [n for n in flat if circular.repeats(density, self._where(n), may_be_flat=False)]
+        if not found:
+            return
+        own = dict(self._given)
+
+        def wrap(names: list[str], centre: np.ndarray) -> None:
+            parts = {name: centre[self.layout.slices[name]] for name in names}
+            shapes = {name: self.structure.latent[name].shape for name in names}
+            self._given = own | {n: Wrapped(part.reshape(shapes[n])).inv for n, part in parts.items()}
+            self.structure = self._inspect(model)
+            self._read_latents()
+            self._middle = centre.astype(self.dtype)
+            self._bind()
+
+        wrap(found, np.zeros(self.dim))
+        if centred:
+            density = self._density()
+            # A model that tells pi from -pi keeps the cut, and NumPyro's own coordinates.
+            found = [name for name in found if circular.joins(density, self._where(name))]
+            angles = sum((self._where(name) for name in found), np.zeros(self.dim, bool))
+            wrap(found, circular.centres(density, angles))
+
+    def _where(self, name: str) -> np.ndarray:
+        """Which coordinates (d,) are those of a site."""
+        where = np.zeros(self.dim, bool)
+        where[self.layout.slices[name]] = True
+        return where
+
+    def _density(self) -> circular.Evaluate:
+        """Log densities and scores at points (n, d)."""
+        target = self.target()
+
+        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, score = target.evaluate(x.astype(self.dtype))
+            return np.asarray(value, float), np.asarray(score, float)
+
+        return evaluate
+
+    def _centre(self) -> np.ndarray:
+        return self._middle
+
+    def folded(self, x: np.ndarray) -> np.ndarray:
+        """Flat points (..., d) without the full turns of angles."""
+        angles = np.zeros(self.dim, bool)
+        for site in self.layout.sites:
+            angles[self.layout.slices[site.name]] = site.transform == circular.NAME
+        return circular.folded(x, angles, self._middle.astype(float))
 
     def _param_values(self, model: Callable[..., Any]) -> dict[str, Any]:
         """Initial values of `numpyro.param` and mutable sites, as NumPyro's NUTS takes them."""
@@ -196,7 +256,7 @@ class NumPyroProblem(Problem):
         self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
     ) -> np.ndarray:
         if init_strategy is None:
-            return rng.uniform(-radius, radius, (n, self.dim)).astype(self.dtype)
+            return (self._middle + rng.uniform(-radius, radius, (n, self.dim))).astype(self.dtype)
 
         def one(words: Any) -> Any:
             strategy = init_strategy if callable(getattr(init_strategy, "func", None)) else init_strategy()

@@ -183,6 +183,10 @@ class Problem:
         """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
         return x
 
+    def folded(self, x: np.ndarray) -> np.ndarray:
+        """Flat points (..., d) without the full turns of angles; themselves where there are none."""
+        return x
+
     def noncentering_candidates(self) -> tuple[str, ...]:
         """Latent sites that :meth:`noncentered` could treat."""
         return ()

@@ -28,13 +28,16 @@ class PureTraining(Inference):
 
     _last: tuple[Any, Posterior, Target] | None = None
     _words: tuple[int, ...] = ()
+    _pure_state = False  # whether the posteriors are read for what `init`, `update` and `fit` trained
     _checked_networks: tuple[int, OwnNetworks] | None = None
     _problems: list[Any]
     _rng: np.random.Generator
 
     @abstractmethod
-    def _own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
-        """The posterior in the model's own coordinates."""
+    def _own_posterior(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], centred: bool = True
+    ) -> Posterior:
+        """The posterior in the model's own coordinates, with those of angles centred at a mode or at zero."""
 
     @property
     def step(self) -> Any:
@@ -169,7 +172,11 @@ class PureTraining(Inference):
         """
         self._words = tuple(int(word) for word in np.asarray(state.key))
         with self._all_or_nothing(), self._timed():
-            self._prepare(args, kwargs)
+            self._pure_state = True
+            try:
+                self._prepare(args, kwargs)
+            finally:
+                self._pure_state = False
             self._trainer = Trainer(
                 ENGINE,
                 self._problems,
@@ -184,7 +191,7 @@ class PureTraining(Inference):
     def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
         """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
         if self._last is None or not same_objects(self._last[0], (args, kwargs)):
-            posterior = self._own_posterior(args, kwargs)
+            posterior = self._own_posterior(args, kwargs, centred=False)
             found = ((args, kwargs), posterior, posterior.target())
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
             if traced:  # what a trace made must not outlive it
@@ -222,7 +229,8 @@ def fit_of(state: FitState, objective: str) -> Fit:
     own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)
     scale = np.asarray(own.scale)
     scale = scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
-    optima = Gaussians(np.asarray(own.mean), scale, elbo, np.zeros(len(elbo)))
+    # The highest bounds seen on the way, on minibatches perhaps, bound nothing surely.
+    optima = Gaussians(np.asarray(own.mean), scale, elbo, np.full(len(elbo), np.inf))
     return Fit(
         sampler, 0, [objective if trained else "gaussian"] * chains, optima, optima.best_of_chains(chains),
         [float(elbo.max())], fisher_gap=np.asarray(state.network.gap, float),

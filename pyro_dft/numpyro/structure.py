@@ -15,11 +15,11 @@ import numpyro.distributions as dist
 from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
-from pyro_dft import wording
+from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
-from pyro_dft.numpyro.transforms import base_support, biject_to, support_name
+from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Site:
         transform: From unconstrained to constrained values of a latent site; as at the first run.
         support: Name of its support.
         movable: Whether it is of a location-scale family.
+        angle: "angle" on a circular support, "improper" where it is flat on the real line, else "".
     """
 
     name: str
@@ -58,6 +59,7 @@ class Site:
     transform: Any = None
     support: str = ""
     movable: bool = False
+    angle: str = ""
 
 
 @dataclass
@@ -213,10 +215,12 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
     except (NotImplementedError, KeyError):
         raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
-    found.support = support_name(fn.support)
+    found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
     found.value = None
     scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
     found.movable = name not in given and not scanned and location_scale(fn) is not None
+    if name not in given and not scanned:
+        found.angle = angle_of(fn)
     return found
 
 

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
-from numpyro.distributions.transforms import IdentityTransform
+from numpyro.distributions.transforms import IdentityTransform, Transform
 
-__all__ = ["base_support", "biject_to", "is_identity", "support_name"]
+from pyro_dft.circular import COPIES, SPREAD
+
+__all__ = ["Wrapped", "angle_of", "base_support", "biject_to", "is_identity", "support_name"]
+
+
+class Wrapped(Transform):
+    """Real coordinates -> angles in [-pi, pi), with the share of each copy in the place of the Jacobian.
+
+    See `pyro_dft.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the centre.
+
+    Args:
+        centre: m, a number or of the shape of the site.
+    """
+
+    domain = constraints.real
+    codomain = constraints.real
+
+    def __init__(self, centre: Any = 0.0) -> None:
+        self.centre = np.asarray(centre)
+
+    def __call__(self, x: Any) -> Any:
+        """Coordinates -> angles."""
+        return jnp.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def _inverse(self, y: Any) -> Any:
+        centre = self.centre.astype(jnp.result_type(y))
+        return centre + self(y - centre)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Any:
+        """Log shares of the copies."""
+        t = x - self.centre.astype(jnp.result_type(x))
+        copies = self(t)[..., None] + 2 * math.pi * jnp.arange(-COPIES, COPIES + 1, dtype=t.dtype)
+        return -jnp.square(t) / (2 * SPREAD**2) - jax.nn.logsumexp(-jnp.square(copies) / (2 * SPREAD**2), -1)
+
+    def tree_flatten(self) -> Any:
+        """As NumPyro's transforms: no leaves."""
+        return (), ((), {"centre": self.centre})
+
+    def eq(self, other: Any, static: bool = False) -> bool:
+        """Whether another transform is the same."""
+        return isinstance(other, Wrapped) and np.array_equal(self.centre, other.centre)
 
 
 def base_support(support: Any) -> Any:
@@ -43,3 +88,14 @@ def is_identity(transform: Any) -> bool:
     while hasattr(transform, "base_transform"):
         transform = transform.base_transform
     return isinstance(transform, IdentityTransform)
+
+
+def angle_of(fn: Any) -> str:
+    """What a distribution may be: "angle" on a circular support, "improper" where it is flat on the real line, or ""."""
+    support = base_support(fn.support)
+    if support is constraints.circular:
+        return "angle"
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    flat = isinstance(fn, dist.ImproperUniform) and support is constraints.real
+    return "improper" if flat else ""

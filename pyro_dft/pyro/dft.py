@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -285,6 +286,8 @@ class DFT(Inference):
         self._posteriors = posteriors
         if self._trainer.fit is not None:
             self._trainer.fit.measurement = None  # it was made on the data before
+            # Nor are the bounds of the restarts those of the new posterior.
+            self._trainer.fit.optima.elbo_error[:] = math.inf
         self._trainer.gaussian_measured = None
 
     @contextlib.contextmanager

@@ -7,8 +7,10 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyro.poutine as poutine
 import torch
 from pyro.infer.autoguide.initialization import InitMessenger
@@ -17,7 +19,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft import wording
+from pyro_dft import circular, wording
 from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.layout import Layout, SiteInfo
 
@@ -29,7 +31,7 @@ from .noncentering import NonCentered, movable_sites
 from .placement import DynamicSupport, Place, SiteMap
 from .problem import Problem
 from .structure import Structure, data_sizes, describe_non_finite, failure, inspect_model, uniform_value
-from .transforms import bijection, is_identity, support_name
+from .transforms import Wrapped, angle_of, bijection, is_identity, support_name
 
 
 class PyroProblem(Problem):
@@ -80,6 +82,8 @@ class PyroProblem(Problem):
             self._find_dynamic_supports()
         self._check_potential()
         self.find_batching(self._prototype)
+        self._centre = torch.zeros_like(self._prototype)
+        self._wrap_angles()
 
     # What the model is
 
@@ -118,6 +122,42 @@ class PyroProblem(Problem):
             if not torch.equal(before, after):
                 self._maps[name] = DynamicSupport()
         self.dynamic_sites = tuple(self._maps)
+
+    def _wrap_angles(self) -> None:
+        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
+        nodes, dim = self.structure.trace.nodes, self.dim
+
+        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            points = torch.as_tensor(x, dtype=self.dtype, device=self.device)
+            value, gradient = self.values_and_gradients(points)
+            return -value.double().cpu().numpy(), -gradient.double().cpu().numpy()
+
+        found, angles = [], np.zeros(dim, bool)
+        for name in sorted(set(self.layout.names) - set(self._curved) - self._given):
+            kind = angle_of(nodes[name]["fn"])
+            where = np.zeros(dim, bool)
+            where[self.layout.slices[name]] = True
+            if kind and circular.repeats(evaluate, where, may_be_flat=kind == "angle"):
+                found.append(name)
+                angles |= where
+        if not found:
+            return
+        centre = torch.as_tensor(circular.centres(evaluate, angles), dtype=self.dtype, device=self.device)
+        self._centre = centre
+        for name in found:
+            shape = self.layout[name].unconstrained_shape
+            own = centre[self.layout.slices[name]].reshape(shape).to(self._dtypes[name])
+            self.transforms[name] = Wrapped(own).inv
+            self._curved.append(name)
+        sites = (replace(s, transform=circular.NAME) if s.name in found else s for s in self.layout.sites)
+        self.layout = Layout(tuple(sites))
+
+    def folded(self, x: np.ndarray) -> np.ndarray:
+        """Flat points (..., d) without the full turns of angles."""
+        angles = np.zeros(self.dim, bool)
+        for site in self.layout.sites:
+            angles[self.layout.slices[site.name]] = site.transform == circular.NAME
+        return circular.folded(x, angles, self._centre.double().cpu().numpy())
 
     def _check_potential(self) -> None:
         try:
@@ -222,7 +262,8 @@ class PyroProblem(Problem):
 
     def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
         if init_strategy is None:
-            return torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
+            box = torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
+            return self._centre + box
         return torch.stack([self._coordinates(self._run_anywhere(init_strategy)) for _ in range(n)])
 
     def _coordinates(self, trace: Any) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -239,6 +240,10 @@ class Problem:
 
     def original_coordinates(self, x: Tensor) -> Tensor:
         """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
+        return x
+
+    def folded(self, x: np.ndarray) -> np.ndarray:
+        """Flat points (..., d) without the full turns of angles; themselves where there are none."""
         return x
 
     def noncentering_candidates(self) -> tuple[str, ...]:

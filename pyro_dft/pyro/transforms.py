@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import biject_to
 from torch import Tensor
 from torch.distributions import constraints, transforms
+
+from pyro_dft.circular import COPIES, SPREAD
 
 
 class _TriangularTransform(transforms.Transform):
@@ -104,6 +108,43 @@ def bijection(support: constraints.Constraint) -> transforms.Transform:
     return biject_to(support)
 
 
+class Wrapped(transforms.Transform):
+    """Real coordinates -> angles in [-pi, pi), with the share of each copy in the place of the Jacobian.
+
+    See `pyro_dft.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the centre.
+
+    Args:
+        centre: m, of the shape of the site.
+    """
+
+    domain = constraints.real
+    codomain: constraints.Constraint = constraints.real
+    bijective = True
+    sign = +1
+
+    def __init__(self, centre: Tensor) -> None:
+        super().__init__()
+        self.centre = centre
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Wrapped) and torch.equal(self.centre, other.centre)
+
+    __hash__ = transforms.Transform.__hash__
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.centre + self._call(y - self.centre)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log shares of the copies."""
+        t = x - self.centre
+        turns = 2 * math.pi * torch.arange(-COPIES, COPIES + 1, dtype=x.dtype, device=x.device)
+        copies = self._call(t)[..., None] + turns
+        return -t.square() / (2 * SPREAD**2) - torch.logsumexp(-copies.square() / (2 * SPREAD**2), -1)
+
+
 def support_name(support: constraints.Constraint) -> str:
     """A short stable name of a support: ``"real"``, ``"positive"``, ``"interval"``, ``"simplex"``, ..."""
     while isinstance(support, constraints.independent):
@@ -129,3 +170,12 @@ def is_identity(transform: transforms.Transform) -> bool:
     if type(transform).__name__ == "_InverseTransform":
         return is_identity(transform.inv)
     return isinstance(transform, transforms.ComposeTransform) and not transform.parts
+
+
+def angle_of(fn: Any) -> str:
+    """What a distribution on the real line may be: "angle" for the circular families, "improper" for a flat one, or ""."""
+    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    if isinstance(fn, dist.SineSkewed | dist.SineBivariateVonMises | torch.distributions.VonMises):
+        return "angle"
+    return "improper" if isinstance(fn, dist.ImproperUniform) else ""

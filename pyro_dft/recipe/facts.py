@@ -47,6 +47,7 @@ def facts(
     spread = original.std(0)
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
+    kept = (lambda draws: draws) if fit.modes is None else fit.modes.kept
     return {
         "objective": fit.objective[0] if same else list(fit.objective),
         "coordinates": [site.name for site in used.layout.sites if site != own.layout[site.name]],
@@ -56,10 +57,14 @@ def facts(
         "r_hat_limit": verdict.rhat_limit(chains, count, dim) if chains > 1 else None,
         "preconditioned": settings.preconditioned,
         "optima": verdict.optima_entry(
-            np.asarray(fit.optima.mean, float),
+            used.folded(np.asarray(fit.optima.mean, float)),
             np.asarray(fit.optima.scale, float),
             np.asarray(fit.optima.elbo, float),
-            engine.numpy(flat),
+            used.folded(engine.numpy(flat)),
+            errors=np.asarray(fit.optima.elbo_error, float),
+            refined=engine.numpy(kept(measured.refined)),
+            log_density=engine.numpy(kept(measured.log_density)),
+            density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
         ),
         "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),

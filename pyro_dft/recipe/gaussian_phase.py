@@ -111,7 +111,7 @@ class GaussianPhase:
             return chosen
         target = self.problems[chosen.problem].target
         with self.ledger.phase("modes"):
-            gaussians, several, found = modes.find(
+            gaussians, index, found = modes.find(
                 self.engine,
                 target,
                 chosen.gaussians,
@@ -120,7 +120,6 @@ class GaussianPhase:
                 leapfrog_steps=self.settings.leapfrog_steps,
                 rng=self.rng,
             )
-        index = chosen.index if found is None else np.tile(several, self.chains)
         return Chosen(chosen.problem, gaussians, index, chosen.elbos, found)
 
     def branch(self, ledger: Ledger) -> GaussianPhase:

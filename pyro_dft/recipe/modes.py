@@ -38,7 +38,8 @@ def find(
         rng: The engine's random number generator, for draws and starting points.
 
     Returns:
-        The Gaussians of all restarts, indices (K,) of the modes among them, and their weights; None with a single mode.
+        The Gaussians of all restarts, indices (C K,) of those that the samplers start from, and the weights of K modes; None
+        with a single one.
     """
     host = engine.host_rng(rng)
 

@@ -1,12 +1,11 @@
 """Which sampler is served: the Gaussian, the one before the DFT phase, or the one after it.
 
-Each candidate's draws are refined shortly with the same random numbers; the nearer a sampler is to the posterior, the less
+Each candidate's draws are refined shortly, on equal terms; the nearer a sampler is to the posterior, the less
 its draws move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,12 +34,12 @@ class Selection:
 
     def __init__(self, engine: Engine, problem: Problem, settings: Settings, seed: int, fit: Fit):
         self.engine, self.problem, self.settings, self.seed, self.fit = engine, problem, settings, seed, fit
+        self._kernel: tuple[Any, Any] = (None, None)
 
     def run(
         self,
         phase: NetworkPhase,
         chains: int,
-        measure: Callable[[], Measurement],
         gaussian_measured: Measurement | None,
     ) -> None:
         """Puts the best sampler of a training into the fit.
@@ -48,8 +47,7 @@ class Selection:
         Args:
             phase: The training.
             chains: C.
-            measure: The drift test of the fit's sampler.
-            gaussian_measured: That of the Gaussian, where it was made.
+            gaussian_measured: The drift test of the Gaussian, where it was made.
         """
         fit, networks, objective = self.fit, phase.networks, self.settings.objective
         # Not `fit.sampler`: an interrupt may have come in the middle of this before.
@@ -61,15 +59,12 @@ class Selection:
             return
         name = "kl" if phase.before_dft is None else "dft"
         fit.objective = [name] * fit.sampler.chains
-        if phase.before_dft is None and self.problem.target.minibatch:
-            # Full data are costly: the drift test, which comes next anyway, says as well how far draws move.
-            after = fit.movement[name] = np.array(measure().chain_movement)
-        else:
-            after = self.movement(name, fit.sampler)
+        self._kernel = self._kernel_of(gaussian)
+        after = self.movement(name, fit.sampler)
         if phase.before_dft is not None:
             after = self._before_or_after_dft(phase, chains, after)
-        before_training = fit.movement.get("gaussian")
-        if before_training is not None and before_training.mean() <= after.mean():
+        # Not the movement of the Gaussian's own drift test, which makes as many transitions as that needs.
+        if "gaussian" in fit.movement and self.movement("gaussian", gaussian).mean() <= after.mean():
             fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
             fit.measurement = gaussian_measured
 
@@ -87,18 +82,32 @@ class Selection:
         fit.objective = ["dft" if h else "kl" for h in each]
         return np.where(helped, after, before)
 
-    def movement(self, name: str, sampler: Any) -> np.ndarray:
-        """How far a short refinement moves draws of each chain, (C,)."""
-        engine, problem, s = self.engine, self.problem, self.settings
-        target, leapfrogs = problem.target, s.leapfrog_steps
+    def _kernel_of(self, sampler: Any) -> tuple[Any, Any]:
+        """Scales (C, d, d) and steps (C,) of transitions for the draws of a sampler."""
+        engine, target = self.engine, self.problem.target
         rng = engine.seeded(target, self.seed)
-        draws = affordable_draws(SELECTION_DRAWS, SELECTION_STEPS, s, target)
-        before = sampler.draw(max(draws // sampler.chains, 10), rng)
-        scale = engine.whitening(before, sampler.scale)
-        step_size = engine.tune_step_size(target, before, scale, leapfrog_steps=leapfrogs, rng=rng)
+        draws = sampler.draw(self._count(sampler), rng)
+        scale = engine.whitening(draws, sampler.scale)
+        leapfrogs = self.settings.leapfrog_steps
+        return scale, engine.tune_step_size(target, draws, scale, leapfrog_steps=leapfrogs, rng=rng)
+
+    def _count(self, sampler: Any) -> int:
+        """Draws of each chain."""
+        draws = affordable_draws(SELECTION_DRAWS, SELECTION_STEPS, self.settings, self.problem.target)
+        return max(draws // sampler.chains, 10)
+
+    def movement(self, name: str, sampler: Any) -> np.ndarray:
+        """How far a short refinement moves draws of each chain, (C,).
+
+        Every candidate has as many draws, and as many transitions of one kernel (the Gaussian's) with the same random numbers.
+        """
+        engine, problem, target = self.engine, self.problem, self.problem.target
+        # However many numbers a sampler takes for its draws, those of the transitions are the same.
+        drawing, moving = (engine.seeded(target, self.seed + i) for i in (1, 2))
+        before = sampler.draw(self._count(sampler), drawing)
         after = engine.refine(
-            target, before, scale, step_size, steps=SELECTION_STEPS, leapfrog_steps=leapfrogs, rng=rng
-        ).draws
+            target, before, *self._kernel, steps=SELECTION_STEPS, leapfrog_steps=self.settings.leapfrog_steps, rng=moving
+        ).draws  # fmt: skip
         drifts = compare(engine, before, after, problem.original, self.fit.modes)[1:]
         self.fit.movement[name] = np.array([d.rms for d in drifts])
         return self.fit.movement[name]

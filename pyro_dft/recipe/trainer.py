@@ -253,7 +253,7 @@ class Trainer:
         problem = self.problems[self.fit.problem]
         selection = Selection(self.engine, problem, self.settings, self._selection_seed, self.fit)
         with self._ledger.phase("selection"):
-            selection.run(self._network, self.chains, self._measure, self.gaussian_measured)
+            selection.run(self._network, self.chains, self.gaussian_measured)
         self._network_steps, self._network = self._network.steps, None
 
     def _measure(self) -> Measurement:

@@ -1,0 +1,69 @@
+"""Modes that are exact copies of others are not missed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyro_dft.symmetry import is_copy
+from pyro_dft.verdict import optima_entry
+
+MEAN = np.array([3.0, -1.0, 0.0, 7.0])
+FACTOR = np.diag([0.5, 1.0, 2.0, 0.1])
+ORDER, SIGNS = np.array([3, 0, 2, 1]), np.array([1.0, -1.0, 1.0, -1.0])
+
+
+def density(mean, factor):
+    return lambda x: -0.5 * np.square((x - mean) / np.diagonal(factor)).sum(-1)
+
+
+class TestIsCopy:
+    other = SIGNS * MEAN[ORDER]
+    other_factor = np.diag(np.diagonal(FACTOR)[ORDER])
+
+    def test_exchanged_and_flipped(self):
+        # The fits that means and sds come from are not exact.
+        for shift in (0.0, 0.2):
+            mean = self.other + shift * np.diagonal(self.other_factor)
+            assert is_copy(MEAN, FACTOR, mean, 1.1 * self.other_factor, self.invariant)
+
+    @staticmethod
+    def invariant(x):
+        return -0.5 * np.square(np.sort(np.abs(x), -1) - np.sort(np.abs(MEAN))).sum(-1)
+
+    def test_another_mode_of_the_same_mass_is_none(self):
+        other = density(self.other, self.other_factor)
+
+        def log_density(x):
+            return np.logaddexp(density(MEAN, FACTOR)(x), other(x) - 0.01 * np.square(x).sum(-1))
+
+        assert not is_copy(MEAN, FACTOR, self.other, self.other_factor, log_density)
+
+
+def entry(log_density):
+    """Two optima, at (3, -1) and at (-1, 3), and draws of the first one."""
+    means, scales = np.array([[3.0, -1.0], [-1.0, 3.0]]), np.tile(0.3 * np.eye(2), (2, 1, 1))
+    draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 2))
+    return optima_entry(
+        means, scales, np.zeros(2), draws, errors=np.zeros(2), refined=draws, log_density=log_density(draws), density=log_density
+    )  # fmt: skip
+
+
+def mixture(*shares):
+    means = np.array([[3.0, -1.0], [-1.0, 3.0]])
+
+    def log_density(x):
+        return np.logaddexp.reduce(
+            np.log(shares) - 0.5 * np.square((x[:, None] - means) / 0.3).sum(-1), axis=-1
+        )
+
+    return log_density
+
+
+def test_an_exact_copy_is_not_missing():
+    report = entry(mixture(0.5, 0.5))
+    assert (report["missing"], report["copies"]) == ([], [1])
+
+
+def test_a_mode_of_another_weight_is_missing():
+    report = entry(mixture(0.5, 0.49))
+    assert (report["missing"], report["copies"]) == ([1], [])
