@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,56 @@ def check_count(name: str, value: Any, least: int, error: type[ValueError] = Val
         raise error(f"{name}={value!r}: expected an integer of at least {least}")
 
 
-def same_objects(a: Arguments, b: Arguments) -> bool:
-    """Whether two sets of (args, kwargs) hold the very same objects: enough to notice a new minibatch."""
-    (args_a, kwargs_a), (args_b, kwargs_b) = a, b
-    return (
-        len(args_a) == len(args_b)
-        and kwargs_a.keys() == kwargs_b.keys()
-        and all(x is y for x, y in zip(args_a, args_b, strict=True))
-        and all(value is kwargs_b[name] for name, value in kwargs_a.items())
-    )
+def copied(value: Any, copy_array: Callable[[Any], Any]) -> Any:
+    """Arguments whose arrays can no longer be changed from outside.
+
+    Args:
+        value: Nested tuples, lists and dicts of arrays and other values; these others stay the same objects.
+        copy_array: Copies an array of the framework; returns anything else as it is.
+    """
+    if type(value) is dict:
+        return {key: copied(item, copy_array) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(item, copy_array) for item in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(copied(item, copy_array) for item in value))
+    return copy_array(value)
+
+
+def unchanged(kept: Any, now: Any, same_array: Callable[[Any, Any], bool | None]) -> bool:
+    """Whether arguments hold what `copied` once kept of them: a buffer may have been filled with other data since.
+
+    Args:
+        kept: From `copied`.
+        now: Arguments of the present call.
+        same_array: Compares two arrays of the framework by what they hold; None where one of them is no array.
+    """
+    if type(kept) is not type(now):
+        return False
+    if isinstance(kept, dict):
+        return kept.keys() == now.keys() and all(unchanged(kept[key], now[key], same_array) for key in kept)
+    if isinstance(kept, list | tuple):
+        return len(kept) == len(now) and all(map(partial(unchanged, same_array=same_array), kept, now))
+    same = same_array(kept, now)
+    if same is not None:
+        return same
+    return kept is now or (isinstance(kept, bool | int | float | str) and kept == now)
+
+
+def other_numbers(kept: Any, now: Any, to_numpy: Callable[[Any], np.ndarray | None]) -> bool:
+    """Whether arrays at the same place of two sets of arguments surely hold other numbers.
+
+    Arrays of other shapes, and arguments that are given in another form, say nothing here.
+    """
+    if isinstance(kept, dict) and isinstance(now, dict):
+        return any(other_numbers(kept[key], now[key], to_numpy) for key in kept.keys() & now.keys())
+    if isinstance(kept, list | tuple) and isinstance(now, list | tuple):
+        return len(kept) == len(now) and any(map(partial(other_numbers, to_numpy=to_numpy), kept, now))
+    pair = [value if isinstance(value, np.ndarray) else to_numpy(value) for value in (kept, now)]
+    if any(array is None or array.dtype.kind not in "biuf" for array in pair):
+        return False
+    one, two = (np.asarray(array, np.float64) for array in pair)
+    return one.shape == two.shape and not np.array_equal(one, two, equal_nan=True)
 
 
 def pack(

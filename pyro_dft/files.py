@@ -141,6 +141,7 @@ class Files(Hooks):
             self._seconds, self._cpu_seconds = float(report["seconds"]), float(report["cpu_seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
+        arguments = self._snapshot(arguments)
         try:
             self._read(*arguments)
         except (ModelError, TypeError) as error:

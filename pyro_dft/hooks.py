@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.arguments import Arguments
+from pyro_dft.arguments import Arguments, copied
 from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.layout import Layout
 from pyro_dft.settings import Settings
@@ -58,6 +58,7 @@ class Hooks(ABC):
     _arguments: Arguments
     _checkpoint: Checkpoint | None
     _rng: Any  # the framework's random number generator of the fit
+    _looking: Any  # another one, for draws on the way of a training
     _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
@@ -96,8 +97,12 @@ class Hooks(ABC):
         """Layout of the model's own unconstrained coordinates."""
 
     @abstractmethod
+    def _flagged_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[Any, Any]]:
+        """New draws, in flat blocks that together have `each` for each chain, and which of them diverged on their way."""
+
     def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
-        """New draws, in flat blocks that together have `each` for each chain."""
+        """The draws alone."""
+        return (draws for draws, _ in self._flagged_blocks(each, refine_steps))
 
     @abstractmethod
     def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
@@ -127,6 +132,11 @@ class Hooks(ABC):
         measurement = self._fit.measurement
         return self._served(measurement.raw if self._default_refine_steps() == 0 else measurement.refined)
 
+    def _kept_diverged(self) -> Any:
+        """Which of the kept draws a diverging transition led to, (chains, draws); none where they are not refined."""
+        measured = self._fit.measurement
+        return self._served(measured.diverged & (self._default_refine_steps() > 0))
+
     def _served(self, draws: Any) -> Any:
         """Draws (chains, n, dim) of the chains from those of the measured samplers, of which a chain can have several."""
         modes = self._fit.modes
@@ -154,6 +164,18 @@ class Hooks(ABC):
     @abstractmethod
     def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any:
         """Native arrays, one after the other."""
+
+    @abstractmethod
+    def _copied(self, value: Any) -> Any:
+        """A copy of an array that may be changed in place; any other value as it is."""
+
+    @abstractmethod
+    def _same_array(self, a: Any, b: Any) -> bool | None:
+        """Whether two arrays hold the same; None where one of them is no array."""
+
+    def _snapshot(self, arguments: Arguments) -> Arguments:
+        """Arguments of the model that stay as they are when their owner changes his arrays in place."""
+        return copied(arguments, self._copied)
 
     @abstractmethod
     def _to_numpy(self, value: Any) -> np.ndarray | None:

@@ -6,6 +6,7 @@ how its engine trains, draws and refines.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import warnings
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyro_dft import density, plot, verdict, wording
-from pyro_dft.arguments import check_count
+from pyro_dft.arguments import check_count, copied
 from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
 from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
@@ -83,7 +84,7 @@ class Inference(Training):
             )
         self.model = model
         self.potential_fn = potential_fn
-        self.initial_params = initial_params
+        self.initial_params = copied(initial_params, self._copied)
         self.transforms = dict(transforms or {})
         self.num_chains = num_chains
         self.init_strategy = init_strategy
@@ -145,7 +146,7 @@ class Inference(Training):
             num_samples = self.settings.num_draws // (chains if group_by_chain else 1)
         with self._session():
             if num_samples is None:
-                samples = self._constrain([self._kept])
+                samples = self._constrain([self._copied(self._kept)])
             else:
                 each = num_samples if group_by_chain else -(-num_samples // chains)
                 if refine_steps is None:
@@ -233,7 +234,7 @@ class Inference(Training):
         # Draws taken since the fit have cost gradients too.
         self._report |= self._evaluations()
         self._report |= {"seconds": self._seconds, "cpu_seconds": self._cpu_seconds}
-        return self._report
+        return copy.deepcopy(self._report)
 
     def _evaluations(self) -> dict[str, int | None]:
         """`gradient_evaluations` of the potential since the model was given, and the `data_rows` that they read."""
@@ -323,10 +324,10 @@ class Inference(Training):
     ) -> Any:
         """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
 
-        Its groups are posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`, all False),
-        unconstrained_posterior and observed_data, and the others on request. Attributes hold the library's version, the
-        settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation plots carry no
-        information on mixing.
+        Its groups are posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`: whether one of the
+        transitions that refined the draw had an energy error over 1000), unconstrained_posterior and observed_data, and the
+        others on request. Attributes hold the library's version, the settings, the training time and the verdict. Draws are
+        independent: rank, trace and autocorrelation plots carry no information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.
@@ -353,16 +354,17 @@ class Inference(Training):
             check_count("num_samples", num_samples, 1)
         report = self.diagnostics()
         with self._session():
-            flat = self._kept
+            flat, diverging = self._kept, self._kept_diverged()
             if num_samples is not None:
-                flat = self._concatenate(self._blocks(num_samples, report["refine_steps"]), axis=1)
+                blocks = self._flagged_blocks(num_samples, report["refine_steps"])
+                flat, diverging = (self._concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
             samples = self._constrain([flat])
             original = self._original(flat)
             log_density = -self._potential_at(original)
             groups = self._model_groups(samples, log_likelihood, posterior_predictive, prior)
         return to_inference_data(
             {name: self._numpy(value) for name, value in samples.items()},
-            sample_stats={"lp": log_density},
+            sample_stats={"lp": log_density, "diverging": self._numpy(diverging)},
             unconstrained_posterior=self._layout().unflatten(original),
             constant_data={name: self._numpy(value) for name, value in (constant_data or {}).items()},
             coords=coords,

@@ -161,7 +161,8 @@ def _arrays(group: str, values: Mapping[str, ArrayLike]) -> dict[str, NDArray[An
     """Arrays under safe names, with chain and draw dimensions checked."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in values.items():
-        safe, array = _safe_name(name), np.asarray(value)
+        # A copy: what is done to the result must not move the draws, or the user's own data.
+        safe, array = _safe_name(name), np.array(value)
         if safe in arrays:
             raise ValueError(f"{group}: two sites would be called {safe!r}")
         if group not in _DATA_GROUPS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import time
 import warnings
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro_dft import links, verdict
-from pyro_dft.arguments import check_count, same_objects
+from pyro_dft.arguments import check_count, unchanged
 from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.errors import FidelityWarning, NotFittedError
 from pyro_dft.files import CHECK_POINTS, Files
@@ -141,9 +140,10 @@ class Training(Files):
                     with self._session():
                         self._resume()
             with self._session():
-                if not same_objects(self._arguments, (args, kwargs)):
-                    self._replace_data(args, kwargs)
-                    self._arguments = (args, kwargs)
+                if not unchanged(self._arguments, (args, kwargs), self._same_array):
+                    arguments = self._snapshot((args, kwargs))
+                    self._replace_data(*arguments)
+                    self._arguments = arguments
                 self._drop_results()
                 progress = self._trainer.step()
                 if self._checkpoint is not None:
@@ -165,10 +165,11 @@ class Training(Files):
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forgets an earlier fit and sets up a training that no step has been made of."""
         self._forget()
-        self._read(args, kwargs)
+        arguments = self._snapshot((args, kwargs))
+        self._read(*arguments)
         with self._session():
             self._trainer = self._start()
-        self._arguments = (args, kwargs)
+        self._arguments = arguments
         if self.callback is not None:
             self._trainer.watch = self._watcher(self.callback)
 
@@ -187,10 +188,10 @@ class Training(Files):
         return watch
 
     def _draw_so_far(self, num_samples: int) -> dict[str, Any]:
-        """Raw draws of the sampler in training; its own random numbers stay as they are."""
+        """Raw draws of the sampler in training, by random numbers of their own: new ones at each call."""
         check_count("num_samples", num_samples, 1)
         before = self._fit, self._rng
-        self._fit, self._rng = self._trainer.so_far(), copy.deepcopy(self._rng)
+        self._fit, self._rng = self._trainer.so_far(), self._looking
         try:
             samples = self._constrain(self._blocks(-(-num_samples // self.num_chains), 0))
         finally:

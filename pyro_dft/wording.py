@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_dft import links
-from pyro_dft.errors import ModelError, SettingsError
+from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 
 Shape = tuple[int, ...]
 
@@ -152,3 +152,37 @@ def no_own_network(option: str, given: bool) -> SettingsError:
         "the Gaussian alone was kept, or a file was read" if given else f"give one, DFT(..., {option}=...)"
     )
     return SettingsError(f"there is no trained {option} of your own: {reason}")
+
+
+def other_data(fitted: bool) -> ModelError:
+    """A kernel is asked for draws of another posterior than the one that its sampler was trained for."""
+    if fitted:
+        return ModelError(
+            "the fitted DFT was trained on other data, or for another model: use DFTKernel(model)"
+        )
+    return ModelError(
+        "the sampler was trained on other data than these, or for another model: call MCMC.warmup again with the new data, "
+        "or set post_warmup_state to None, so that MCMC.run trains anew"
+    )
+
+
+def fitted_for_traced_data() -> NotFittedError:
+    """The data cannot be compared with those of the fit."""
+    return NotFittedError(
+        "a fitted DFT cannot be served where its data are traced, as within jax.jit: they could be any. Give MCMC the data as "
+        "they are, or none"
+    )
+
+
+def batch_of_traced_keys() -> NotFittedError:
+    """Vectorised chains, trained under a trace."""
+    return NotFittedError("a batch of traced keys cannot be trained: map over them one by one")
+
+
+def no_verdict_under_a_trace() -> str:
+    """Nothing looks at draws of a sampler that is trained while the data are traced."""
+    return (
+        "the data are traced, as within jax.jit or jax.vmap: the chain is trained by plan, for one mode, and nothing judges its "
+        "draws. For a verdict give MCMC the data as they are, or train by DFT.fit and hand the state to DFT.adopt; see "
+        f"{links.page('numpyro')}"
+    )

@@ -27,7 +27,9 @@ def facts(served=(), left=0.0, **others):
     }  # fmt: skip
 
 
-MISSING = {"count": 2, "missing": [1], "weights": [0.6, 0.4], "shares": [1.0, 0.0]}
+ENOUGH = {"shortfall": 0.5, "shortfall_error": 0.1, "shortfall_limit": 3.0}
+MISSING = {"count": 2, "missing": [1], "weights": [0.6, 0.4], "shares": [1.0, 0.0], **ENOUGH}
+SHORT = {**MISSING, "count": 1, "missing": [], "shortfall": 9.0}
 SOUNDING = {
     "acceptance": facts(acceptance=0.2),
     "drift": facts({"flagged": True}),
@@ -36,6 +38,7 @@ SOUNDING = {
     "improper": facts(spread=1e10),
     "r_hat": facts(r_hat=1.1, r_hat_limit=1.01),
     "missing mode": facts(optima=MISSING),
+    "wrong mode": facts(optima=SHORT),
     "raw gap": facts(left=0.09),
     "blind": facts({"memory": 0.99}),
     "unsettled": facts(unsettled=True),

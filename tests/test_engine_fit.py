@@ -587,7 +587,7 @@ def test_a_stored_fit_is_complete(banana_fit, dtype, device):
     measured = banana_fit.measurement
     kept = {
         "raw": measured.raw, "halfway": measured.halfway, "refined": measured.refined,
-        "scale": measured.scale, "step_size": measured.step_size,
+        "scale": measured.scale, "step_size": measured.step_size, "diverged": measured.diverged,
     }  # fmt: skip
     problem = Problem(Target(banana, 2, dtype=dtype, device=device), starts(3, 2, 2, dtype, device))
     t = FittedTrainer(ENGINE, [problem], 0, banana_fit.sampler, banana_fit.objective, measured.steps, kept)

@@ -104,6 +104,7 @@ class Refinement(NamedTuple):
         scale: (C, d, d) whitening of the transitions.
         step_size: (C,) leapfrog steps.
         acceptance: (C,).
+        diverged: (C, n) draws with a diverging transition on their way from `raw` to `refined`.
     """
 
     raw: Array
@@ -113,6 +114,7 @@ class Refinement(NamedTuple):
     scale: Array
     step_size: Array
     acceptance: Array
+    diverged: Array
 
 
 def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -> FitState:
@@ -276,9 +278,12 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         scale: Array
         step_size: Array
         acceptance: Array
+        diverged: Array
+        passes: Array
 
     def go(now: _Loop) -> _Loop:
-        key = random.fold(words, 1 + now.steps)
+        # By the pass: the first two have the same number of steps, and must not share their noise.
+        key = random.fold(words, 1 + now.passes)
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = hmc.whitening_traced(now.second, state.scale)
         part = now.second[:, :: max(1, n // hmc.TUNING_DRAWS)][:, : some.shape[1]]
@@ -294,21 +299,27 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         again = ~enough & (steps <= schedule.max_refine_steps)
         return _Loop(
             jnp.where(again, steps, now.steps), again, now.second, moves.position.x, scale, step_size,
-            moves.acceptance.mean(1),
+            moves.acceptance.mean(1), now.diverged | (moves.divergences > 0), now.passes + 1,
         )  # fmt: skip
 
     steps = jnp.asarray(schedule.refine_steps or min(FIRST_STEPS, schedule.max_refine_steps), jnp.int32)
     unknown = jnp.full(c, jnp.nan, raw.dtype)
-    first = _Loop(steps, jnp.array(True), raw, raw, state.scale, unknown, unknown)
+    never, none = jnp.zeros((c, n), bool), jnp.zeros((), jnp.int32)
+    first = _Loop(steps, jnp.array(True), raw, raw, state.scale, unknown, unknown, never, none)
     last = jax.lax.while_loop(lambda now: now.again, go, first)
-    return Refinement(raw, last.first, last.second, last.steps, last.scale, last.step_size, last.acceptance)
+    return Refinement(
+        raw, last.first, last.second, last.steps, last.scale, last.step_size, last.acceptance, last.diverged
+    )
 
 
 def refined(
     schedule: Schedule, mean: Array, scale: Array, generator: Weights, network: Array, data: Any, words: Array, n: int,
     kernel_scale: Array, step_size: Array, steps: Any,
-) -> Array:  # fmt: skip
-    """New draws (C, n, d), refined by `steps` transitions; without the network those of the Gaussian alone."""
+) -> tuple[Array, Array]:  # fmt: skip
+    """New draws (C, n, d), refined by `steps` transitions, and which of them had one that diverged, (C, n).
+
+    Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
+    """
     z, eps = random.normal(random.fold(words, 0), (2, mean.shape[0], n, mean.shape[1]), mean.dtype)
     with_network = sampling.transport(mean, scale, generator, z, eps)
     raw = jnp.where(network, with_network, sampling.transport(mean, scale, None, z, eps))
@@ -316,7 +327,7 @@ def refined(
         schedule.spec, data, raw, kernel_scale, step_size, random.fold(words, 1), jnp.maximum(steps, 1),
         schedule.leapfrog_steps, False,
     )  # fmt: skip
-    return jnp.where(steps > 0, moves.position.x, raw)
+    return jnp.where(steps > 0, moves.position.x, raw), (steps > 0) & (moves.divergences > 0)
 
 
 compiled_start = partial(jax.jit, static_argnums=0)(start)

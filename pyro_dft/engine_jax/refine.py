@@ -33,6 +33,7 @@ class Refined:
         acceptance: Mean acceptance probability, (C,).
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
+        diverged: Draws with such a transition, (C, n).
         log_density_before: None: what a model draws by itself is fixed when it is traced, so that it cannot vary.
     """
 
@@ -41,11 +42,13 @@ class Refined:
     acceptance: np.ndarray
     divergence_rate: float
     stuck: float
+    diverged: np.ndarray
     log_density_before: np.ndarray | None = None
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""
-        return replace(self, draws=self.draws[:, :count], log_density=self.log_density[:, :count])
+        fewer = {name: getattr(self, name)[:, :count] for name in ("draws", "log_density", "diverged")}
+        return replace(self, **fewer)
 
 
 class Position(NamedTuple):
@@ -269,7 +272,8 @@ def refine(
             whole[:, some] = np.asarray(part)[:, :count]
         target.count(c * count * (steps * leapfrog_steps + 1), int(out.nonfinite))
     return Refined(
-        x, log_q, acceptance.mean(1), float(divergences.mean()) / max(steps, 1), float((~moved).mean()) if steps else 0.0
+        x, log_q, acceptance.mean(1), float(divergences.mean()) / max(steps, 1),
+        float((~moved).mean()) if steps else 0.0, divergences > 0,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ class Refined:
         acceptance: Mean acceptance probability, (C,).
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
+        diverged: Draws with such a transition, (C, n).
     """
 
     draws: Tensor
@@ -37,12 +38,12 @@ class Refined:
     acceptance: Tensor
     divergence_rate: float
     stuck: float
+    diverged: Tensor
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""
-        fewer = {
-            name: getattr(self, name)[:, :count] for name in ("draws", "log_density", "log_density_before")
-        }
+        each = ("draws", "log_density", "log_density_before", "diverged")
+        fewer = {name: getattr(self, name)[:, :count] for name in each}
         return replace(self, **fewer)
 
 
@@ -87,6 +88,7 @@ def refine(
     kernel = _Kernel(target, draws, scale, leapfrog_steps, rng)
     before = kernel.log_q
     moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
+    diverged = torch.zeros_like(moved)
     acceptance, divergent = (
         torch.zeros_like(step_size),
         torch.zeros((), dtype=torch.float64, device=draws.device),
@@ -95,9 +97,11 @@ def refine(
         take, probability, error = kernel.transition(step_size)
         moved |= take
         acceptance = acceptance + probability.mean(1) / steps
-        divergent = divergent + (error > MAX_ENERGY_ERROR).double().mean() / steps
+        beyond = error > MAX_ENERGY_ERROR
+        diverged |= beyond
+        divergent = divergent + beyond.double().mean() / steps
     stuck = float((~moved).double().mean()) if steps else 0.0
-    return Refined(kernel.x, kernel.log_q, before, acceptance, float(divergent), stuck)
+    return Refined(kernel.x, kernel.log_q, before, acceptance, float(divergent), stuck, diverged)
 
 
 @torch.no_grad()

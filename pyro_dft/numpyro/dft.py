@@ -30,7 +30,10 @@ from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
 
 # What a file holds of the measurement, beside the sampler.
-_MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
+_MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
+
+# Added to the seed of a fit for draws that a callback takes.
+LOOKING = 2**31
 
 
 class DFT(PureTraining):
@@ -88,7 +91,7 @@ class DFT(PureTraining):
     """
 
     _framework, _needs_seed = "numpyro", False
-    _live = frozenset(("_posteriors", "_problems", "_rng", "_last", "_checked_networks"))
+    _live = frozenset(("_posteriors", "_problems", "_rng", "_looking", "_last", "_checked_networks"))
 
     def run(self, rng_key: Any, *args: Any, **kwargs: Any) -> None:
         """Trains the sampler for the posterior given the model's arguments, from the start.
@@ -189,6 +192,7 @@ class DFT(PureTraining):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seed = () if self.settings.seed is None else (self.settings.seed % 2**32,)
         self._rng = np.random.default_rng([*self._words, *seed])
+        self._looking = np.random.default_rng([*self._words, *seed, LOOKING])
         self._posteriors = self._posteriors_of(args, kwargs)
         self._problems = [self._problem(posterior) for posterior in self._posteriors]
 
@@ -265,13 +269,13 @@ class DFT(PureTraining):
     def _layout(self) -> Layout:
         return self._posteriors[0].layout
 
-    def _blocks(self, each: int, refine_steps: int) -> Iterator[np.ndarray]:
+    def _flagged_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         fit, measured = self._fit, self._fit.measurement
 
-        def refined(block: np.ndarray) -> np.ndarray:
+        def refined(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not refine_steps:
-                return block
-            return refine(
+                return block, np.zeros(block.shape[:2], bool)
+            moved = refine(
                 self._problems[fit.problem].target,
                 block,
                 measured.scale,
@@ -279,7 +283,8 @@ class DFT(PureTraining):
                 steps=refine_steps,
                 leapfrog_steps=self.settings.leapfrog_steps,
                 rng=self._rng,
-            ).draws
+            )
+            return moved.draws, moved.diverged
 
         if fit.modes is None:
             for block in fit.sampler.blocks(each, self._rng):
@@ -288,7 +293,8 @@ class DFT(PureTraining):
         size = max(1, CHUNK // fit.sampler.chains)
         for start in range(0, each, size):
             needed, rows = fit.modes.rows(min(size, each - start), self._rng)
-            yield fit.modes.combine(refined(fit.sampler.draw(needed, self._rng)), rows)
+            draws, diverged = refined(fit.sampler.draw(needed, self._rng))
+            yield fit.modes.combine(draws, rows), fit.modes.combine(diverged, rows)
 
     def _constrain(self, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
         parts: dict[str, list[np.ndarray]] = {}
@@ -321,6 +327,16 @@ class DFT(PureTraining):
         if all(isinstance(piece, np.ndarray) for piece in pieces):
             return np.concatenate(pieces, axis)
         return jnp.concatenate(pieces, axis)
+
+    def _copied(self, value: Any) -> Any:
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    def _same_array(self, a: Any, b: Any) -> bool | None:
+        if isinstance(a, jax.Array):  # which cannot change
+            return a is b
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+            return None
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
     def _to_numpy(self, value: Any) -> np.ndarray | None:
         if isinstance(value, np.ndarray):
@@ -430,6 +446,7 @@ class DFT(PureTraining):
             "scale": (chains, dim, dim),
             "measured.scale": (chains, dim, dim),
             "measured.step_size": (chains,),
+            "measured.diverged": (chains, count),
             **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
         }
         own_generator = self._networks(dim).generator
@@ -445,6 +462,7 @@ class DFT(PureTraining):
         dtype = self._problems[index].target.dtype
         own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
+        kept["diverged"] = arrays["measured.diverged"].astype(bool)
         sampler = Sampler.from_arrays(own, own_generator)
         return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
 

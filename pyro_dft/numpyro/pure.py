@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pyro_dft.arguments import same_objects
+from pyro_dft.arguments import unchanged
 from pyro_dft.engine_jax import functional, noise
 from pyro_dft.engine_jax.custom import Own
 from pyro_dft.engine_jax.engine import ENGINE
@@ -189,10 +189,11 @@ class PureTraining(Inference):
         self._warn(stacklevel=3)
 
     def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
-        """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
-        if self._last is None or not same_objects(self._last[0], (args, kwargs)):
-            posterior = self._own_posterior(args, kwargs, centred=False)
-            found = ((args, kwargs), posterior, posterior.target())
+        """The posterior in the model's own coordinates; remembered for as long as the arguments are the same."""
+        if self._last is None or not unchanged(self._last[0], (args, kwargs), self._same_array):
+            arguments = self._snapshot((args, kwargs))
+            posterior = self._own_posterior(*arguments, centred=False)
+            found = (arguments, posterior, posterior.target())
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
             if traced:  # what a trace made must not outlive it
                 return found[1], found[2]

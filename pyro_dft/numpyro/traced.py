@@ -38,6 +38,11 @@ class Traced:
             digest.update(part)
         self._key = digest.digest()
 
+    @property
+    def digest(self) -> bytes:
+        """What it compares by."""
+        return self._key
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Traced) and self._key == other._key
 
@@ -87,7 +92,9 @@ def trace(function: Callable[..., Any], *shapes: Any, kind: type[Traced] = Trace
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(*shapes)
     return kind(closed.jaxpr, jax.tree.structure(out)), [
-        c if isinstance(c, jax.Array | jax.core.Tracer) else np.asarray(c) for c in closed.consts
+        # A copy: the user may change an array in place that the model reads from outside.
+        c if isinstance(c, jax.Array | jax.core.Tracer) else np.array(c)
+        for c in closed.consts
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,11 @@ from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
 
 # What a file holds of the measurement, beside the sampler.
-_MEASURED = ("raw", "halfway", "refined", "scale", "step_size")
+_MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
+
+
+# Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes.
+READING, LOOKING = 2**40, 2**41
 
 
 class DFT(Inference):
@@ -95,7 +100,7 @@ class DFT(Inference):
     """
 
     _framework, _needs_seed = "pyro", True
-    _live = frozenset(("_posteriors", "_problems", "_rng"))
+    _live = frozenset(("_posteriors", "_problems", "_rng", "_looking"))
     _home: torch.device | None  # where the latent sites are, once that is known
 
     def __init__(
@@ -128,7 +133,7 @@ class DFT(Inference):
         self._require_fit()
         with self._session():
             return DrawsGuide(
-                self._posterior.constrain(self._kept.flatten(0, 1), include_deterministic=False)
+                self._posterior.constrain(self._copied(self._kept).flatten(0, 1), include_deterministic=False)
             )
 
     @property
@@ -136,8 +141,7 @@ class DFT(Inference):
         """The trained generator of your own: latent points (n, d) to noise-free draws (n, d), flat.
 
         They are in the coordinates of the training, which are those of the posterior with `precondition="never"`. A list where
-        there are several chains or modes. Between single steps, the modules as they
-        are trained; they may be given to another `DFT`, to go on with.
+        there are several chains or modes. They are copies, and may be given to another `DFT`, to go on with.
 
         Raises:
             NotFittedError: before the training.
@@ -179,7 +183,8 @@ class DFT(Inference):
         found = (self._fit or self._trainer).networks_so_far[option]
         if not isinstance(found, CustomGenerator | CustomScore):
             raise wording.no_own_network(option, given is not None)
-        return found.nets[0] if len(found.nets) == 1 else list(found.nets)
+        nets = copy.deepcopy(list(found.nets))
+        return nets[0] if len(nets) == 1 else nets
 
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale
     # sites, in non-centred ones.
@@ -188,12 +193,14 @@ class DFT(Inference):
         seed = self.settings.seed
         if seed is None:
             seed = int(torch.randint(2**31 - 1, (), device="cpu"))
-        self._rng, self._home = torch.Generator("cpu").manual_seed(seed), self.device
+        # Another stream than that of the fit, which begins below.
+        self._rng, self._home = torch.Generator("cpu").manual_seed(seed + READING), self.device
         with self._session():
             self._posteriors = self._posteriors_of(args, kwargs)
             self._problems = [self._problem(posterior) for posterior in self._posteriors]
         self._home = self._posteriors[0].device
         self._rng = torch.Generator(self._home).manual_seed(seed)
+        self._looking = torch.Generator(self._home).manual_seed(seed + LOOKING)
 
     def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
         if self.potential_fn is not None:
@@ -314,7 +321,9 @@ class DFT(Inference):
     def _layout(self) -> Layout:
         return self._posteriors[0].layout
 
-    def _blocks(self, each: int, refine_steps: int, chains: slice = slice(None)) -> Iterator[Tensor]:
+    def _flagged_blocks(
+        self, each: int, refine_steps: int, chains: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         fit, measured = self._fit, self._fit.measurement
         samplers, modes = range(fit.sampler.chains)[chains], fit.modes
         if modes is not None:
@@ -329,8 +338,9 @@ class DFT(Inference):
             if modes is not None:
                 needed, rows = modes.rows(needed, self._host_rng())
             block = fit.sampler.draw(needed, self._rng)[some]
+            diverged = torch.zeros(block.shape[:2], dtype=torch.bool, device=block.device)
             if refine_steps:
-                block = refine(
+                moved = refine(
                     self._problems[fit.problem].target,
                     block,
                     measured.scale[some],
@@ -338,8 +348,11 @@ class DFT(Inference):
                     steps=refine_steps,
                     leapfrog_steps=self.settings.leapfrog_steps,
                     rng=self._rng,
-                ).draws
-            yield block if modes is None or rows is None else modes.combine(block, rows)
+                )
+                block, diverged = moved.draws, moved.diverged
+            if modes is not None and rows is not None:
+                block, diverged = modes.combine(block, rows), modes.combine(diverged, rows)
+            yield block, diverged
 
     def _constrain(self, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}
@@ -372,6 +385,18 @@ class DFT(Inference):
 
     def _concatenate(self, arrays: Iterable[Tensor], axis: int = 0) -> Tensor:
         return torch.cat(list(arrays), axis)
+
+    def _copied(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    def _same_array(self, a: Any, b: Any) -> bool | None:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        return None
 
     def _to_numpy(self, value: Any) -> np.ndarray | None:
         if not isinstance(value, Tensor):
@@ -479,6 +504,7 @@ class DFT(Inference):
             "scale": (chains, dim, dim),
             "measured.scale": (chains, dim, dim),
             "measured.step_size": (chains,),
+            "measured.diverged": (chains, count),
             **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
         }
         size = {"width": self.settings.width, "depth": self.settings.depth, "own": self._own_generator}
@@ -492,6 +518,7 @@ class DFT(Inference):
         own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
         sampler = Sampler.from_arrays(own, **size, device=target.device)
         kept = {name: torch.as_tensor(arrays[f"measured.{name}"], device=target.device) for name in _MEASURED}
+        kept["diverged"] = kept["diverged"].bool()
         return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
 
 

@@ -7,11 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from pyro.infer.mcmc.api import MCMC
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_dft import swap
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.serving import Served
@@ -89,6 +92,7 @@ class DFTKernel(MCMCKernel):
         self._save_params: list[str] | None = None
         self._chains_set_up = 0
         self._warmup_steps = self._calls = 0
+        self._divergences: list[int] = []  # draws after the warm-up that a diverging transition led to
         self._loss: float | None = None
         self._served: Served | None = None
 
@@ -128,6 +132,7 @@ class DFTKernel(MCMCKernel):
         chain = int(name) if in_worker and name.isdigit() else self._chains_set_up
         self._chains_set_up += 1
         self._warmup_steps, self._calls, self._loss = warmup_steps, 0, None
+        self._divergences = []
         if self._fitted is None:
             seed = self._options.get("seed")
             # With one seed for all, the chains would be copies of each other.
@@ -141,7 +146,9 @@ class DFTKernel(MCMCKernel):
             if args or kwargs:
                 self._served.check_data(args, kwargs)
             if in_worker:
-                dft._rng.manual_seed(torch.initial_seed())  # MCMC seeds its workers apart
+                # MCMC seeds its workers apart; and one of its seeds may be that of the training.
+                seeds = np.random.SeedSequence([torch.initial_seed(), SEED_STEP])
+                dft._rng.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         self.transforms = self._served.transforms()
         latent = list(dft._layout().names)
         unknown = sorted(set(self._save_params or ()) - set(latent))
@@ -165,7 +172,12 @@ class DFTKernel(MCMCKernel):
         if self._fitted is None and not served.dft._trainer.done:
             loss = served.dft._advance(until=self._calls / self._warmup_steps if warming else 1.0)
             self._loss = self._loss if loss is None else loss
-        return params if warming else served.next()
+        if warming:
+            return params
+        draw, diverged = served.next()
+        if diverged:
+            self._divergences.append(self._calls - self._warmup_steps - 1)
+        return draw
 
     def logging(self) -> OrderedDict[str, str]:
         """Phase of the training and the loss of `DFT.step`, for MCMC's progress bar."""
@@ -175,8 +187,11 @@ class DFTKernel(MCMCKernel):
         return OrderedDict(phase=phase, loss=f"{self._loss:.3g}")
 
     def diagnostics(self) -> dict[str, Any]:
-        """`DFT.diagnostics` of this chain's sampler, and no `divergences`, which `az.from_pyro` asks for."""
-        return {"divergences": [], "dft": self._ready().dft.diagnostics().to_json()}
+        """`DFT.diagnostics` of this chain's sampler, and `divergences`.
+
+        These are the draws, numbered from 0, on whose way a refining transition had an energy error over 1000.
+        """
+        return {"divergences": list(self._divergences), "dft": self._ready().dft.diagnostics().to_json()}
 
     def cleanup(self) -> None:
         """Keeps the sampler: MCMC cleans up twice, before it asks for the transforms."""
@@ -189,3 +204,14 @@ class DFTKernel(MCMCKernel):
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes and files get the kernel without its training; a fitted DFT goes with it."""
         return {**self.__dict__, "_served": None}
+
+
+def _kernel_of(mcmc: Any) -> DFTKernel | None:
+    return mcmc.kernel if isinstance(mcmc.kernel, DFTKernel) else None
+
+
+def _reports_of(mcmc: Any) -> list[dict[str, Any]]:
+    return [own["dft"] for own in mcmc._diagnostics if own is not None]
+
+
+swap.show_verdict(MCMC, "summary", _kernel_of, _reports_of)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft.errors import ModelError
+from pyro_dft import wording
+from pyro_dft.arguments import other_numbers
 from pyro_dft.files import CHECK_POINTS
 
 if TYPE_CHECKING:
@@ -46,25 +47,26 @@ class Served:
             point = dft._problems[0].starts[0, :1]
         else:
             point = dft._posterior.original_coordinates(dft._kept[self.chain, :1])
-        return {name: value[0] for name, value in self._values(point).items()}
+        # Copies here and below: a hook of MCMC may change what it is given.
+        return {name: value[0].clone() for name, value in self._values(point).items()}
 
-    def next(self) -> dict[str, Tensor]:
-        """One more draw, refined as by default."""
+    def next(self) -> tuple[dict[str, Tensor], bool]:
+        """One more draw, refined as by default, and whether a transition diverged on its way."""
         return next(self._draws)
 
-    def _all(self, kept: bool) -> Iterator[dict[str, Tensor]]:
+    def _all(self, kept: bool) -> Iterator[tuple[dict[str, Tensor], bool]]:
         dft, chain = self.dft, slice(self.chain, self.chain + 1)
         dft._require_fit()
-        blocks = iter([dft._kept[chain]] if kept else [])
+        blocks = iter([(dft._kept[chain], dft._kept_diverged()[chain])] if kept else [])
         while True:
             with dft._session():
-                flat = next(blocks, None)
-                if flat is None:
-                    blocks = dft._blocks(BLOCK, dft._default_refine_steps(), chain)
-                    flat = next(blocks)
-                values = self._values(dft._posterior.original_coordinates(flat[0]))
-            for i in range(flat.shape[1]):
-                yield {name: value[i] for name, value in values.items()}
+                block = next(blocks, None)
+                if block is None:
+                    blocks = dft._flagged_blocks(BLOCK, dft._default_refine_steps(), chain)
+                    block = next(blocks)
+                values = self._values(dft._posterior.original_coordinates(block[0][0]))
+            for i, diverged in enumerate(block[1][0].tolist()):
+                yield {name: value[i].clone() for name, value in values.items()}, diverged
 
     def _values(self, original: Tensor) -> dict[str, Tensor]:
         """Points (n, d) of the model's own coordinates -> site name -> (n, *shape)."""
@@ -79,9 +81,11 @@ class Served:
         """Checks that the model with these arguments is what the sampler was trained for.
 
         Raises:
-            ModelError: its potential differs.
+            ModelError: an array of numbers or the potential differs.
         """
         dft = self.dft
+        if other_numbers(dft._arguments, (args, kwargs), dft._to_numpy):
+            raise wording.other_data(True)
         with dft._session():
             own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
             points = dft._posterior.original_coordinates(dft._kept[0, :CHECK_POINTS])
@@ -90,6 +94,4 @@ class Served:
                 dft._numpy(own.values_and_gradients(points)[0]),
             )
         if not same:
-            raise ModelError(
-                "the fitted DFT was trained on other data, or for another model: use DFTKernel(model)"
-            )
+            raise wording.other_data(True)

@@ -59,6 +59,7 @@ class Refined(Protocol):
     acceptance: Any
     divergence_rate: float
     stuck: float
+    diverged: Any
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""

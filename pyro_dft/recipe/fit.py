@@ -107,7 +107,7 @@ class FittedTrainer:
         sampler: The sampler.
         objective: What it ended with, for each chain.
         refine_steps: Transitions that its draws need.
-        kept: `raw`, `halfway` and `refined` draws, `scale` and `step_size` of its measurement.
+        kept: `raw`, `halfway` and `refined` draws, `scale`, `step_size` and `diverged` of its measurement.
         modes: Weights of several samplers for each chain, or None.
     """
 
@@ -130,7 +130,7 @@ class FittedTrainer:
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
-            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0,
+            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"],
         )  # fmt: skip
         none = np.zeros(0)
         self.fit = Fit(

@@ -44,6 +44,7 @@ class Measurement:
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
         stuck: Share of draws that never moved in the second half.
+        diverged: (C, n) draws with such a transition on their whole way from `raw` to `refined`.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
             the potential draws random numbers of its own, which jax fixes when it traces the model.
     """
@@ -61,6 +62,7 @@ class Measurement:
     acceptance: Any
     divergence_rate: float
     stuck: float
+    diverged: Any
     noise: float = 0.0
 
     @property
@@ -160,8 +162,10 @@ def measure(
 
     step_size = tune(raw)
     first = go(raw)
+    diverged = first.diverged
     while True:
         second = go(first.draws)
+        diverged = diverged | second.diverged
         moved = compare(engine, first.draws, second.draws, original, modes)[0]
         if fixed or moved.still or 2 * steps > settings.max_refine_steps:
             break
@@ -169,7 +173,7 @@ def measure(
         fewer = affordable_draws(draws, 8 * steps, settings, target) // sampler.chains
         if fewer < min(raw.shape[1], LEAST_DRAWS // sampler.chains):
             break
-        raw, second = raw[:, :fewer], second.first(fewer)
+        raw, second, diverged = raw[:, :fewer], second.first(fewer), diverged[:, :fewer]
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = engine.whitening(second.draws, sampler.scale)
         step_size = tune(second.draws)
@@ -177,5 +181,6 @@ def measure(
     drifts = compare(engine, raw, first.draws, original, modes)
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
-        second.acceptance, second.divergence_rate, second.stuck, _noise(engine, first.log_density, second.log_density_before),
+        second.acceptance, second.divergence_rate, second.stuck, diverged,
+        _noise(engine, first.log_density, second.log_density_before),
     )  # fmt: skip

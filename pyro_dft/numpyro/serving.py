@@ -1,0 +1,225 @@
+"""Draws of a trained sampler in the form in which `numpyro.infer.MCMC` takes them: states that serve one draw after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_context
+
+from pyro_dft.engine_jax import functional, noise
+from pyro_dft.engine_jax.networks import Weights, init_generator
+from pyro_dft.numpyro.dft import DFT
+from pyro_dft.numpyro.problem import Problem
+
+_MIX = (0x9E3779B1, 0x85EBCA6B)
+
+
+class Trained(NamedTuple):
+    """The samplers of one chain, one for each of K separate modes, and what refines their draws.
+
+    Attributes:
+        mean: (K, d).
+        scale: (K, d, d).
+        generator: Weights, (K, ...) each.
+        weights: (K,) how often each of them serves.
+        kernel_scale: (K, d, d) whitening of the transitions.
+        step_size: (K,) leapfrog steps.
+        network: Whether the generator is used, or the Gaussian alone.
+        coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
+        steps: Transitions that a draw gets.
+    """
+
+    mean: Any
+    scale: Any
+    generator: Weights
+    weights: Any
+    kernel_scale: Any
+    step_size: Any
+    network: Any
+    coordinates: Any
+    steps: Any
+
+
+class DFTState(NamedTuple):
+    """State of the kernel.
+
+    Attributes:
+        i: Calls of `sample` so far.
+        z: The present draw, unconstrained, by site.
+        potential_energy: Potential there, in the model's own coordinates.
+        diverging: Whether one of the transitions that refined the draw had an energy error over 1000.
+        rng_key: Random key of the draws to come. Another one in its place gives other draws from there on.
+        position: Row of `block` that comes next.
+        block: Draws to serve, (rows, d), in the model's own coordinates.
+        energies: Potentials there, (rows,).
+        diverged: `diverging` of each, (rows,).
+        told: Words of the key that `block` goes with, (2,).
+        data: Words that the model's arguments are recognised by, (2,).
+        trained: The samplers.
+    """
+
+    i: Any
+    z: Any
+    potential_energy: Any
+    diverging: Any
+    rng_key: Any
+    position: Any
+    block: Any
+    energies: Any
+    diverged: Any
+    told: Any
+    data: Any
+    trained: Trained
+
+
+def chain_axes(state: DFTState) -> DFTState:
+    """Which leaves of a state of several chains, trained together, have a leading axis for them."""
+    axes = jax.tree.map(lambda _: 0, state)
+    trained = axes.trained._replace(network=None, coordinates=None, steps=None)
+    return axes._replace(i=None, position=None, data=None, trained=trained)
+
+
+@jax.custom_batching.custom_vmap
+def any_chain(flag: Any) -> Any:
+    """Whether a flag is set in any of the chains that are mapped over: they then branch together, and not draw by draw."""
+    return flag
+
+
+@any_chain.def_vmap
+def _(size: int, batched: list[bool], flag: Any) -> tuple[Any, bool]:
+    return flag.any(), False
+
+
+def fingerprint(arguments: Any) -> Any:
+    """Words (2,) that change with the numbers in a model's arguments; may be traced."""
+    words = jnp.zeros(2, jnp.uint32)
+    for number, leaf in enumerate(jax.tree.leaves(arguments)):
+        value = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool) or value.size == 0:
+            continue
+        value = jnp.real(jnp.asarray(value)) + jnp.imag(jnp.asarray(value))
+        bits = jax.lax.bitcast_convert_type(value.reshape(-1).astype(jnp.float32), jnp.uint32)
+        place = jnp.arange(len(bits), dtype=jnp.uint32) + np.uint32(number << 16)
+        own = [((bits ^ (bits >> 15)) * (place * np.uint32(mix) | np.uint32(1))).sum() for mix in _MIX]
+        words = words * np.uint32(3) + jnp.stack(own).astype(jnp.uint32)
+    return words
+
+
+def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
+    """States of some chains of a fit, stacked, or of one chain, that serve the kept draws first, or only new ones.
+
+    Args:
+        dft: A fitted one.
+        chosen: Indices of chains, (chains,), or one index; it may be traced.
+        keys: The random key of each.
+        data: Words of `fingerprint`.
+        kept: Whether to begin with the draws that the fit keeps.
+    """
+    fit, own = dft._fit, dft._posteriors[0]
+    measured, sampler = fit.measurement, fit.sampler
+    chains, modes = dft.num_chains, 1 if fit.modes is None else fit.modes.count
+    with eval_context():  # the fit is there already, whatever is being traced around it
+        original = dft._original(dft._kept).astype(own.dtype)
+        potential = dft._potential_at(original).astype(own.dtype)
+    generator = sampler.generator
+    if generator is None:
+        generator = _no_weights(chains * modes, sampler.dim, dft)
+    weights = np.ones((chains, 1)) if fit.modes is None else fit.modes.weights
+
+    def pick(value: Any) -> Any:
+        return jnp.take(jnp.asarray(value), chosen, axis=0)
+
+    def of_chains(value: Any) -> Any:
+        value = np.asarray(value)
+        return pick(value.reshape(chains, modes, *value.shape[1:]))
+
+    trained = Trained(
+        of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
+        pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
+        of_chains(measured.scale), of_chains(measured.step_size), jnp.asarray(sampler.generator is not None),
+        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(dft._default_refine_steps(), jnp.int32),
+    )  # fmt: skip
+    block = pick(original)
+    energies = pick(potential)
+    diverged = pick(dft._kept_diverged())
+    position = jnp.asarray(0 if kept else original.shape[1], jnp.int32)
+    return DFTState(
+        jnp.zeros((), jnp.int32), own.layout.unflatten(block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
+        position, block, energies, diverged, noise.words(keys), data, trained,
+    )  # fmt: skip
+
+
+def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
+    """Arrays in the shapes of a generator that is not used: both kinds of sampler have the same state."""
+    size, dtype = (dft.settings.width, dft.settings.depth), dft._posteriors[0].dtype
+    own = dft._networks(dim).generator
+    like = jax.eval_shape(
+        lambda words: init_generator(words, samplers, dim, *size, 1.0, dtype, own), np.zeros(2, np.uint32)
+    )
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+
+
+def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any) -> DFTState:
+    """The next draw: of the block or, where that is used up or the state has another key now, of a new one.
+
+    Args:
+        state: Of one chain, or of several that were trained together.
+        posteriors: The model with the arguments of this call, in all coordinates.
+        dft: Holds the settings.
+        data: Words of `fingerprint` for these arguments. Where they are not those of the state, its samplers are for other
+            data, and the draw is not a number.
+    """
+    several = state.block.ndim == 3
+    due = (state.position >= state.block.shape[-2]) | (noise.words(state.rng_key) != state.told).any()
+
+    def renew(now: DFTState) -> DFTState:
+        if not several:
+            return _renewed(now, posteriors, dft)
+        axes = chain_axes(now)
+        return jax.vmap(lambda own: _renewed(own, posteriors, dft), in_axes=(axes,), out_axes=axes)(now)
+
+    state = jax.lax.cond(any_chain(due), renew, lambda now: now, state)
+    row = state.position
+    known = (state.data == data).all()
+    z = jnp.where(known, state.block[..., row, :], jnp.nan)
+    return state._replace(
+        i=state.i + 1,
+        z=posteriors[0].layout.unflatten(z),
+        potential_energy=state.energies[..., row],
+        diverging=state.diverged[..., row],
+        position=row + 1,
+    )
+
+
+def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
+    """The same chain with a block of new draws."""
+    own, t, rows = posteriors[0], state.trained, len(state.block)
+    key, now = jax.random.split(state.rng_key)
+    words = noise.words(now)
+
+    def in_coordinates(problem: Problem) -> Callable[[Any], Any]:
+        def new(_: Any) -> Any:
+            target = problem.target()
+            # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
+            flat, diverged = functional.refined(
+                dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
+                t.kernel_scale, t.step_size, t.steps,
+            )  # fmt: skip
+            unit = noise.uniform(noise.fold(words, 2), (rows,), np.float32)
+            ends = jnp.cumsum(t.weights)
+            mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)
+            flat, diverged = (value[mode, jnp.arange(rows)] for value in (flat, diverged))
+            return problem.original_coordinates(flat), diverged
+
+        return new
+
+    block, diverged = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
+    energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
+    return state._replace(
+        rng_key=key, told=noise.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
+        energies=energies, diverged=diverged,
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""The verdict on a fit beneath the table that a framework's own `MCMC` prints."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_ORDER = ("converged", "suspect", "failed")
+
+
+def show_verdict(
+    mcmc: type,
+    method: str,
+    kernel: Callable[[Any], Any],
+    reports: Callable[[Any], Sequence[Mapping[str, Any]]],
+) -> None:
+    """Lets a method that prints a summary print the verdict as well, where the kernel is ours; once for each process.
+
+    `MCMC` prints the table by itself and asks its kernel for nothing but the number of divergences, so that a fit that
+    failed would look like one that did not.
+
+    Args:
+        mcmc: The framework's class.
+        method: Name of the method.
+        kernel: The `DFTKernel` of an instance, or None.
+        reports: The diagnostics that belong to the draws of an instance: one for each chain, or one for all; none where the
+            training was traced.
+    """
+    plain = getattr(mcmc, method)
+
+    @functools.wraps(plain)
+    def with_verdict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = plain(self, *args, **kwargs)
+        if kernel(self) is not None:
+            print(verdict_line(reports(self)))
+        return result
+
+    setattr(mcmc, method, with_verdict)
+
+
+def verdict_line(reports: Sequence[Mapping[str, Any]]) -> str:
+    """One line: the worst status, the alarms behind it, and where to read on.
+
+    Args:
+        reports: As `Diagnostics`, of each training.
+    """
+    if not reports:
+        return (
+            "DFT: no verdict, as the training was traced; give MCMC concrete data, or use DFT(...).run(...)"
+        )
+    worst = max((report["status"] for report in reports), key=_ORDER.index)
+    alarms = list(dict.fromkeys(alarm for report in reports for alarm in report["alarms"]))
+    named = f" ({', '.join(alarms)})" if alarms else ""
+    bad = [str(i) for i, report in enumerate(reports) if report["status"] == worst]
+    where = f" in chain {', '.join(bad)} of {len(reports)}" if 1 <= len(bad) < len(reports) else ""
+    return f"DFT: {worst}{where}{named}; the kernel's diagnostics say more"
