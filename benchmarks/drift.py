@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.posteriordb.bars import upper_limit
 from pyro_dft import alarms
-from pyro_dft.drift import Drift, drift, left_over
+from pyro_dft.drift import Drift, drift
+from pyro_dft.remains import left_over
 
 Array = np.ndarray
 

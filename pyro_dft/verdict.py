@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pyro_dft import alarms, diagnostics, links
-from pyro_dft.drift import MOMENTS, Drift, left_over
+from pyro_dft.drift import MOMENTS, Drift
 from pyro_dft.optima import shortfall, triangular
+from pyro_dft.remains import left_over
 from pyro_dft.settings import Settings
 from pyro_dft.symmetry import is_copy
 

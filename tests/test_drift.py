@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.drift import alarm_table, false_alarms, power_table, student
-from pyro_dft.drift import FALSE_ALARMS, LIMITS, NEAR, drift, left_over
+from pyro_dft.drift import FALSE_ALARMS, LIMITS, NEAR, drift
+from pyro_dft.remains import left_over
 from pyro_dft.verdict import drift_entry
 
 
