@@ -12,10 +12,11 @@ from typing import Any
 
 from pyro_dft import links, verdict
 from pyro_dft.arguments import check_count, same_objects
-from pyro_dft.checkpoint import Checkpoint
+from pyro_dft.checkpoint import Checkpoint, check_folder
 from pyro_dft.errors import FidelityWarning, NotFittedError
-from pyro_dft.files import CHECK_POINTS, Files
+from pyro_dft.files import Files, seed_of
 from pyro_dft.progress import ProgressBar
+from pyro_dft.recognition import CHECK_POINTS
 
 
 class Training(Files):
@@ -30,6 +31,7 @@ class Training(Files):
         self._arguments = ((), {})
         self._trainer = None
         self._checkpoint: Checkpoint | None = None
+        self._process = os.getpid()
         self._whole = False  # whether the training was one `run`, and not single steps that may go on
         self._failure = ""
         self._seconds = self._cpu_seconds = 0.0
@@ -53,8 +55,10 @@ class Training(Files):
         Raises:
             ModelError: the model or its data cannot be used; the message names the site or argument. Nothing
                 of an earlier fit is left then.
+            SettingsError: the checkpoint's folder is missing or cannot be written to.
 
         Warns:
+            RuntimeWarning: a checkpoint could not be written; the training goes on.
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
 
         Example:
@@ -68,6 +72,8 @@ class Training(Files):
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """All of `run`, which calls it; warnings name the line of the user's own call."""
         planned = 0
+        if self.checkpoint is not None:
+            check_folder(self.checkpoint)
         with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
             self._whole = True
@@ -105,8 +111,9 @@ class Training(Files):
             "layout": self._layout().to_json(),
         }
         points = self._trainer.problems[0].starts.reshape(-1, self._layout().dim)[:CHECK_POINTS]
-        values = self._potential_at(self._numpy(points))
-        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, values, self._close)
+        now = self._portrait(self._numpy(points), self._precision())
+        sums = self._fingerprints(self._arguments)
+        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, now, sums)
         self._checkpoint.resume(self._trainer)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -136,6 +143,8 @@ class Training(Files):
         """
         with self._timed():
             if self._trainer is None or self._whole:
+                if self.checkpoint is not None:
+                    check_folder(self.checkpoint)
                 with self._all_or_nothing():
                     self._prepare(args, kwargs)
                     with self._session():
@@ -166,6 +175,7 @@ class Training(Files):
         """Forgets an earlier fit and sets up a training that no step has been made of."""
         self._forget()
         self._read(args, kwargs)
+        self._process = os.getpid()
         with self._session():
             self._trainer = self._start()
         self._arguments = (args, kwargs)
@@ -222,6 +232,9 @@ class Training(Files):
 
     def _require_fit(self) -> None:
         if self._fit is not None:
+            if self._process != os.getpid():  # a fork would repeat the draws of its parent
+                self._set_seed(seed_of(None))
+                self._process = os.getpid()
             return
         if self._failure:
             raise NotFittedError(
