@@ -194,7 +194,7 @@ class Files(Hooks):
             before = Portrait.read(points, values, check.get("sites"), self._layout().dim)
         with self._session():
             same = header.get("framework") == self._framework
-            trouble = self._unlike(before, check.get("arguments"), arguments, same)
+            trouble = self._unlike(path, before, check.get("arguments"), arguments, same)
             if trouble:
                 raise StorageError(wording.another_posterior(path, trouble))
             content = restoring.check_sampler(
@@ -220,12 +220,12 @@ class Files(Hooks):
             ) from error
 
     def _unlike(
-        self, before: Portrait, checksums: Any, arguments: Arguments, same_framework: bool
+        self, path: Any, before: Portrait, checksums: Any, arguments: Arguments, same_framework: bool
     ) -> list[str]:
         """In what the posterior, with these arguments, is not the one it was before; warns where that is mere rounding."""
         precision = max(self._precision(), before.precision)
         now = self._portrait(before.points, precision)
-        with storage.reading("the checksums of the arguments"):
+        with storage.reading(path):
             own = self._fingerprints(arguments) if checksums else []
             trouble, rounded = unlike(before, now, (checksums, own), same_framework)
         if rounded:
