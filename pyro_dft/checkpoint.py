@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pyro_dft import storage
+from pyro_dft import storage, wording
 from pyro_dft.errors import StorageError
+from pyro_dft.recognition import Portrait, unlike
 
 KIND = "training"
 
@@ -24,8 +27,8 @@ class Checkpoint:
         path: The file.
         every: Iterations between two writes.
         owner: What must be the same when a training is taken up: framework, settings, seed, layout of the sites.
-        potential: Values of the potential at points that depend on the seed alone; by them model and data are recognised.
-        close: Whether two sets of such values agree.
+        portrait: The posterior at points that depend on the seed alone, with its rounding errors.
+        checksums: Of the model's arguments. By these and the portrait, model and data are recognised.
     """
 
     def __init__(
@@ -33,19 +36,21 @@ class Checkpoint:
         path: str | os.PathLike[str],
         every: int,
         owner: Mapping[str, Any],
-        potential: np.ndarray,
-        close: Callable[[np.ndarray, np.ndarray], bool],
+        portrait: Portrait,
+        checksums: list[dict[str, Any]],
     ):
         self.path, self.every, self.owner = path, every, dict(owner)
-        self._potential, self._close = potential, close
+        self._portrait, self._checksums = portrait, checksums
         self._written = 0
+        self._warned = False
 
     def resume(self, trainer: Any) -> None:
-        """Hands a training what the file holds; nothing where there is no file.
+        """Hands a training what the file holds; nothing where there is no file. What killed writes left is removed.
 
         Raises:
             StorageError: the file is damaged, or of another training.
         """
+        storage.clean(self.path)
         if not os.path.exists(self.path):
             return
         arrays, header = storage.load(self.path)
@@ -55,16 +60,26 @@ class Checkpoint:
                 f"{self.path}: not a checkpoint of this training ({', '.join(different) or 'kind'} "
                 "differs); remove it, or give another path"
             )
-        if not self._close(self._potential, arrays.pop("check.values")):
-            raise StorageError(f"{self.path}: the checkpoint is of another model, or of other data")
-        try:
-            trainer.resume(arrays, header)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise StorageError(f"{self.path}: the checkpoint cannot be used ({error!r})") from error
-        self._written = int(header["network_steps"])
+        with taking_up(self.path):
+            check, points = dict(header.get("check") or {}), self._portrait.points
+            sites = check.get("sites")
+            before = Portrait.read(points, arrays.pop("check.values"), sites, points.shape[1])
+            trouble = unlike(before, self._portrait, (check.get("arguments"), self._checksums))[0]
+            if trouble:
+                raise StorageError(
+                    f"{self.path}: the checkpoint is of another model, or of other data ({'; '.join(trouble)})"
+                )
+            steps = _check_state(arrays, header, self.owner["settings"]["num_steps"])
+            # The engine takes it up when the networks are due, and names the file if it cannot.
+            trainer.resume(arrays, header | {"path": str(self.path)})
+        self._written = steps
 
     def after_step(self, trainer: Any) -> None:
-        """Writes the file if it is time to."""
+        """Writes the file if it is time to.
+
+        Warns:
+            RuntimeWarning: it cannot be written; once only, and the training goes on.
+        """
         if trainer.done:
             self.remove()
             return
@@ -75,14 +90,79 @@ class Checkpoint:
         if state is None:  # the networks are done, or in the middle of a compiled chunk
             return
         arrays, header = state
-        arrays |= {"check.values": self._potential}
-        storage.save(self.path, arrays, header | self.owner | {"kind": KIND})
+        arrays |= {"check.values": self._portrait.values}
+        check = {"sites": self._portrait.to_json(), "arguments": self._checksums}
         self._written = done
+        try:
+            storage.save(self.path, arrays, header | self.owner | {"kind": KIND, "check": check})
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(wording.checkpoint_not_written(self.path, error), RuntimeWarning, stacklevel=4)
+            self._warned = True
 
     def remove(self) -> None:
-        """Takes the file away: the training is complete."""
-        with contextlib.suppress(FileNotFoundError):
+        """Takes the file away: the training is complete.
+
+        Warns:
+            RuntimeWarning: it cannot be removed.
+        """
+        try:
             os.remove(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            warnings.warn(wording.checkpoint_not_removed(self.path, error), RuntimeWarning, stacklevel=5)
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Makes sure, before a training, that its checkpoint can be written.
+
+    Raises:
+        SettingsError: the folder is missing or cannot be written to.
+    """
+    try:
+        storage.check_folder(path)
+    except OSError as error:
+        raise wording.no_checkpoint_folder(path, error) from error
+
+
+@contextlib.contextmanager
+def taking_up(path: Any) -> Iterator[None]:
+    """Whatever a checkpoint makes the code inside raise becomes a `StorageError`."""
+    with storage.reading(path, "the checkpoint cannot be used"):
+        yield
+
+
+def check_like(arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> None:
+    """Makes sure that arrays are of the names, shapes and types of others.
+
+    Raises:
+        ValueError: they are not.
+    """
+    described = [
+        {name: (tuple(value.shape), value.dtype) for name, value in own.items()} for own in (arrays, like)
+    ]
+    if described[0] != described[1]:
+        names = sorted(k for k in arrays.keys() | like.keys() if described[0].get(k) != described[1].get(k))
+        raise ValueError(f"arrays {', '.join(names[:5])} are not those of this training")
+
+
+def _check_state(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], num_steps: int) -> int:
+    """Iterations made, after a look at what the engine will read.
+
+    Raises:
+        ValueError: counts do not fit each other.
+    """
+    steps, problem, losses = header["network_steps"], header["problem"], arrays["losses"]
+    counts = [count for _, count in header["phases"]]
+    if any(type(count) is not int or count < 0 for count in [steps, problem, *counts]):
+        raise ValueError("its counts are not counts")
+    if steps > num_steps or losses.ndim != 1 or losses.dtype.kind != "f" or sum(counts) != len(losses):
+        raise ValueError(f"{steps} of {num_steps} iterations, {sum(counts)} in its phases")
+    costs = [*header["phase_seconds"].values(), *header.get("phase_gradients", {}).values()]
+    if not all(math.isfinite(cost) for cost in costs):
+        raise ValueError("its costs are not finite")
+    return steps
 
 
 def pack_history(history: Sequence[Any]) -> tuple[np.ndarray, list[list[Any]]]:

@@ -16,6 +16,8 @@ import numpy as np
 from pyro_dft.arguments import Arguments, copied
 from pyro_dft.checkpoint import Checkpoint
 from pyro_dft.layout import Layout
+from pyro_dft.recognition import Portrait, Terms, fingerprints
+from pyro_dft.restoring import Restored
 from pyro_dft.settings import Settings
 from pyro_dft.verdict import Diagnostics
 
@@ -59,8 +61,10 @@ class Hooks(ABC):
     _checkpoint: Checkpoint | None
     _rng: Any  # the framework's random number generator of the fit
     _looking: Any  # another one, for draws on the way of a training
+    _posteriors: Any  # the model's posterior in each set of coordinates, its own first
     _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
+    _process: int  # where the random numbers were set up: a fork of it would repeat them
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
     _fit: Any  # the engine's measured `Fit`; None before, and after each further step
     _kept: Any  # flat draws that the fit keeps
@@ -71,8 +75,18 @@ class Hooks(ABC):
     # From a model to a training
 
     @abstractmethod
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Turns the model and its arguments into targets, and sets up the random number generator."""
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        """Turns the model and its arguments into targets, and sets up the random number generator.
+
+        Args:
+            args: Arguments of the model.
+            kwargs: Keyword arguments of the model.
+            seed: Of the random numbers, below 2**63; None takes that of the fit.
+        """
+
+    @abstractmethod
+    def _set_seed(self, seed: int) -> None:
+        """Lets the random number generator start again, from a seed below 2**63."""
 
     @abstractmethod
     def _start(self) -> Any:
@@ -118,6 +132,10 @@ class Hooks(ABC):
 
         The first one is that of the model's own unconstrained coordinates.
         """
+
+    @abstractmethod
+    def _terms_at(self, points: np.ndarray) -> Terms:
+        """Log density of each site at points (n, dim) of the model's own unconstrained coordinates."""
 
     @abstractmethod
     def _flat(self, points: np.ndarray) -> Any:
@@ -207,10 +225,24 @@ class Hooks(ABC):
 
     # Files
 
+    def _portrait(self, points: np.ndarray, rounding: float | None = None) -> Portrait:
+        """The posterior at points (n, dim); with its rounding errors where the relative one of a number is given."""
+        if rounding is None:
+            return Portrait.of(points, self._potential_at, self._terms_at)
+        return Portrait.with_rounding(points, self._potential_at, self._terms_at, rounding)
+
+    def _fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
+        """Checksums of the model's arguments."""
+        return fingerprints(arguments, self.model, self._to_numpy)
+
     @abstractmethod
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and header entries that define the trained sampler."""
 
     @abstractmethod
-    def _restore(self, path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
-        """A complete trainer from what `_state` returned; raises StorageError where it does not fit."""
+    def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+        """Names and shapes of the arrays of a generator of the user's own; None where there is none."""
+
+    @abstractmethod
+    def _restore(self, content: Restored) -> Any:
+        """A complete trainer from what a file says."""

@@ -3,16 +3,22 @@
 The header sits in the metadata of the file under the key "pyro_dft". Besides what the caller puts there it
 holds "format" (an integer that grows when files change in a way that old readers cannot understand),
 "version" (of the library that wrote it) and "crc32" (of names, types, shapes and bytes of all arrays: a
-posterior that was damaged on the way must not load).
+posterior that was damaged on the way must not load). Beside it, under "pyro_dft_crc32", stands the checksum of
+the header's own text. Files of early versions have none; since no other key may be there, one that is damaged
+cannot pass for one that is missing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
+import operator
 import os
 import secrets
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +33,16 @@ from pyro_dft.layout import Layout
 
 FORMAT = 1
 
-_KEY = "pyro_dft"
+_KEY, _KEY_SUM = "pyro_dft", "pyro_dft_crc32"
 _RESERVED = ("format", "version", "crc32")
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
+# Temporary files of a write that was killed are taken away by a later one after so many seconds.
+_STALE = 3600.0
+
+# What Python, NumPy and the engines raise on content that is not what was written.
+UNUSABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike], header: Mapping[str, Any]) -> None:
@@ -53,7 +66,9 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike], header:
         raise ValueError(f"header keys {reserved} are reserved")
     arrays = {name: _as_storable(name, value) for name, value in tensors.items()}
     full = {**header, "format": FORMAT, "version": __version__, "crc32": _checksum(arrays)}
-    content = to_safetensors(arrays, metadata={_KEY: json.dumps(full, default=_to_json)})
+    text = json.dumps(full, default=_to_json)
+    content = to_safetensors(arrays, metadata={_KEY: text, _KEY_SUM: _text_checksum(text)})
+    clean(path, _STALE)
     _write_atomically(Path(os.path.realpath(path)), content)
 
 
@@ -70,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     """
     _check_container(path)
     try:
-        with safe_open(os.fspath(path), framework="np") as file:
+        with reading(path), safe_open(os.fspath(path), framework="np") as file:
             header = _read_header(path, file.metadata() or {})
             # Only now: the arrays of a file in an unknown format mean nothing.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -81,6 +96,55 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
             f"{path}: damaged, the checksum of the arrays does not match; restore it from a copy"
         )
     return tensors, header
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], what: str = "its header cannot be used") -> Iterator[None]:
+    """Whatever the content of a file makes the code inside raise becomes a `StorageError`.
+
+    Args:
+        path: the file, for the message.
+        what: what is wrong, for the message.
+
+    Raises:
+        StorageError: as above; one that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except UNUSABLE as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        raise StorageError(f"{path}: {what} ({type(error).__name__}: {text})") from error
+
+
+def clean(path: str | os.PathLike[str], age: float = 0.0) -> None:
+    """Removes temporary files that writes to this path have left behind, because they were killed.
+
+    Args:
+        path: where the writes went to.
+        age: seconds since the last change of a file, at least: another process may be writing this moment.
+    """
+    target = Path(os.path.realpath(path))
+    for found in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with contextlib.suppress(OSError):  # another process was quicker, or the file is not ours to remove
+            if time.time() - found.stat().st_mtime >= age:
+                found.unlink()
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Makes sure that a file can be written there, by writing one next to it.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to, or the path is that of a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder")
+    temporary = _temporary(target)
+    with open(temporary, "xb"):
+        pass
+    temporary.unlink()
 
 
 def check_tensors(
@@ -125,10 +189,8 @@ def check_layout(path: str | os.PathLike[str], saved: Mapping[str, Any], expecte
     Raises:
         StorageError: `saved` is no layout, or a site is missing, new or different; the message names it.
     """
-    try:
+    with reading(path, "its layout cannot be read"):
         found = Layout.from_json(saved)
-    except ValueError as error:
-        raise StorageError(f"{path}: its layout cannot be read ({error})") from error
     mismatch = expected.mismatch(found)
     if mismatch is not None:
         raise StorageError(f"{path}: saved for another model (here: the model, there: the file); {mismatch}")
@@ -147,6 +209,10 @@ def _to_json(value: Any) -> Any:
     raise TypeError(f"header holds a {type(value).__name__}, which JSON cannot: {value!r}")
 
 
+def _text_checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def _checksum(tensors: Mapping[str, NDArray[Any]]) -> int:
     crc = 0
     for name in sorted(tensors):
@@ -156,9 +222,13 @@ def _checksum(tensors: Mapping[str, NDArray[Any]]) -> int:
     return crc
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _temporary(path: Path) -> Path:
     # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -183,12 +253,10 @@ def _check_container(path: str | os.PathLike[str]) -> None:
         if end_of_header > size:
             raise StorageError(f"{path}: truncated within its header ({size} of {end_of_header} bytes)")
         file.seek(_LENGTH_BYTES)
-        try:
+        with reading(path, "not a safetensors file: its header cannot be read"):
             entries = json.loads(file.read(end_of_header - _LENGTH_BYTES))
             ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise StorageError(f"{path}: not a safetensors file (its header cannot be read)") from error
-        end_of_data = end_of_header + max(ends, default=0)
+            end_of_data = end_of_header + max(map(operator.index, ends), default=0)
         if end_of_data > size:
             raise StorageError(f"{path}: truncated ({size} of {end_of_data} bytes)")
 
@@ -198,12 +266,16 @@ def _read_header(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> d
         raise StorageError(
             f"{path}: a safetensors file, but not one that pyro_dft wrote (no {_KEY!r} header)"
         )
-    try:
+    own_sum = _text_checksum(metadata[_KEY])
+    unknown = metadata.keys() - {_KEY, _KEY_SUM}
+    if unknown or metadata.get(_KEY_SUM, own_sum) != own_sum:
+        raise StorageError(
+            f"{path}: damaged, the checksum of the header does not match; restore it from a copy"
+        )
+    with reading(path, "its pyro_dft header is not JSON"):
         header = json.loads(metadata[_KEY])
-    except ValueError as error:
-        raise StorageError(f"{path}: its pyro_dft header is not JSON") from error
     found = header.get("format") if isinstance(header, dict) else None
-    if not isinstance(found, int):
+    if type(found) is not int:
         raise StorageError(f"{path}: its pyro_dft header names no format")
     if found > FORMAT:
         raise StorageError(

@@ -11,10 +11,11 @@ from typing import Any
 
 from pyro_dft import links, verdict
 from pyro_dft.arguments import check_count, unchanged
-from pyro_dft.checkpoint import Checkpoint
+from pyro_dft.checkpoint import Checkpoint, check_folder
 from pyro_dft.errors import FidelityWarning, NotFittedError
-from pyro_dft.files import CHECK_POINTS, Files
+from pyro_dft.files import Files, seed_of
 from pyro_dft.progress import ProgressBar
+from pyro_dft.recognition import CHECK_POINTS
 
 
 class Training(Files):
@@ -29,6 +30,7 @@ class Training(Files):
         self._arguments = ((), {})
         self._trainer = None
         self._checkpoint: Checkpoint | None = None
+        self._process = os.getpid()
         self._whole = False  # whether the training was one `run`, and not single steps that may go on
         self._failure = ""
         self._seconds = self._cpu_seconds = 0.0
@@ -52,8 +54,10 @@ class Training(Files):
         Raises:
             ModelError: the model or its data cannot be used; the message names the site or argument. Nothing
                 of an earlier fit is left then.
+            SettingsError: the checkpoint's folder is missing or cannot be written to.
 
         Warns:
+            RuntimeWarning: a checkpoint could not be written; the training goes on.
             FidelityWarning: a diagnostic says that the fit is doubtful, or the training was interrupted.
 
         Example:
@@ -67,6 +71,8 @@ class Training(Files):
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """All of `run`, which calls it; warnings name the line of the user's own call."""
         planned = 0
+        if self.checkpoint is not None:
+            check_folder(self.checkpoint)
         with self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
             self._whole = True
@@ -104,8 +110,9 @@ class Training(Files):
             "layout": self._layout().to_json(),
         }
         points = self._trainer.problems[0].starts.reshape(-1, self._layout().dim)[:CHECK_POINTS]
-        values = self._potential_at(self._numpy(points))
-        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, values, self._close)
+        now = self._portrait(self._numpy(points), self._precision())
+        sums = self._fingerprints(self._arguments)
+        self._checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, owner, now, sums)
         self._checkpoint.resume(self._trainer)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -135,6 +142,8 @@ class Training(Files):
         """
         with self._timed():
             if self._trainer is None or self._whole:
+                if self.checkpoint is not None:
+                    check_folder(self.checkpoint)
                 with self._all_or_nothing():
                     self._prepare(args, kwargs)
                     with self._session():
@@ -167,6 +176,7 @@ class Training(Files):
         self._forget()
         arguments = self._snapshot((args, kwargs))
         self._read(*arguments)
+        self._process = os.getpid()
         with self._session():
             self._trainer = self._start()
         self._arguments = arguments
@@ -223,6 +233,9 @@ class Training(Files):
 
     def _require_fit(self) -> None:
         if self._fit is not None:
+            if self._process != os.getpid():  # a fork would repeat the draws of its parent
+                self._set_seed(seed_of(None))
+                self._process = os.getpid()
             return
         if self._failure:
             raise NotFittedError(

@@ -186,3 +186,37 @@ def no_verdict_under_a_trace() -> str:
         "draws. For a verdict give MCMC the data as they are, or train by DFT.fit and hand the state to DFT.adopt; see "
         f"{links.page('numpyro')}"
     )
+
+
+def another_posterior(path: Any, differences: Sequence[str]) -> str:
+    """A file is of another model, or of other data."""
+    return f"{path}: the potential differs from the saved one: another model, or other data ({'; '.join(differences)})"
+
+
+def rounded_arguments(names: Sequence[str]) -> str:
+    """Data that are not the same to the last bit, and make no difference."""
+    return (
+        f"arguments {', '.join(map(repr, names))} are not the same, to the last bit, as those of the training; the log "
+        "density agrees with the saved one within rounding, so the sampler is taken for them"
+    )
+
+
+def no_checkpoint_folder(path: Any, reason: Exception) -> SettingsError:
+    """Nothing can be written where the checkpoint is to be."""
+    return SettingsError(f"checkpoint={str(path)!r} cannot be written: {type(reason).__name__}: {reason}")
+
+
+def checkpoint_not_written(path: Any, reason: Exception) -> str:
+    """The training goes on without a checkpoint."""
+    return (
+        f"{path}: the checkpoint could not be written ({type(reason).__name__}: {reason}); the training goes on, and tries "
+        "again later without another warning"
+    )
+
+
+def checkpoint_not_removed(path: Any, reason: Exception) -> str:
+    """A checkpoint of a complete training is still there."""
+    return (
+        f"{path}: the training is complete, but its checkpoint could not be removed ({type(reason).__name__}: {reason}); "
+        "remove it, or the next run takes it up"
+    )

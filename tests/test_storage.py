@@ -157,6 +157,52 @@ class TestLoadRefuses:
         path.write_bytes(content)
         storage.load(path)
 
+    def test_no_damaged_byte_of_the_header_changes_what_is_read(self, path):
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        expected = storage.load(path)
+        read = 0
+        for position in range(end):
+            for flip in (1, 255):
+                damaged = bytearray(content)
+                damaged[position] ^= flip
+                path.write_bytes(damaged)
+                try:
+                    tensors, header = storage.load(path)
+                except StorageError:
+                    continue
+                read += 1
+                assert header == expected[1]
+                assert all(np.array_equal(tensors[name], value) for name, value in expected[0].items())
+        assert read < end // 10
+
+    def test_files_of_early_versions_have_no_checksum_of_the_header(self, path):
+        tensors, header = storage.load(path)
+        text = json.dumps(header)
+        save_file(tensors, path, metadata={"pyro_dft": text})
+        assert storage.load(path)[1] == header
+        for more in ({"pyro_dft_crc32": "00000000"}, {"pyro_dft_crc33": "00000000"}):
+            save_file(tensors, path, metadata={"pyro_dft": text, **more})
+            self.refuses(path, "damaged, the checksum of the header")
+
+    def test_headers_that_are_too_much(self, path):
+        deep = "[" * 100_000 + "]" * 100_000
+        for text, message in (
+            (deep, "not JSON"),
+            ('{"format": 1' + "0" * 5000 + "}", "not JSON"),
+            ('{"format": true}', "no format"),
+            ('{"format": 1e999}', "no format"),
+        ):
+            save_file({"a": np.zeros(2)}, path, metadata={"pyro_dft": text})
+            self.refuses(path, message)
+        for text in (
+            "{" + f'"a": {deep}' + "}",
+            '{"a": {"data_offsets": [0, 1e999]}}',
+            '{"a": {"data_offsets": [0, "1"]}}',
+        ):
+            path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + b"data")
+            self.refuses(path, "header cannot be read")
+
     def test_trailing_bytes(self, path):
         path.write_bytes(path.read_bytes() + b"more")
         self.refuses(path, "not a valid safetensors file")

@@ -15,6 +15,8 @@ from jax import Array
 
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax.custom import Own
+from pyro_dft.shapes import generator_shapes as generator_shapes
+from pyro_dft.shapes import mlp_shapes
 
 # Arrays of jax or NumPy by name; of a user's network those below "own".
 Weights = dict[str, Any]
@@ -36,22 +38,6 @@ def residual_mlp(weights: Weights, x: Array) -> Array:
 def depth_of(weights: Weights) -> int:
     """Hidden layers of a network."""
     return sum(name.startswith("mlp.hidden.") and name.endswith(".weight") for name in weights)
-
-
-def mlp_shapes(chains: int, dim: int, width: int, depth: int, more: int = 0) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays of `residual_mlp` with `more` inputs than outputs."""
-    sizes = [dim + more] + [width] * depth
-    names = [f"mlp.hidden.{i}" for i in range(depth)] + ["mlp.last"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, a, b in zip(names, sizes, [*sizes[1:], dim], strict=True):
-        shapes |= {f"{name}.weight": (chains, a, b), f"{name}.bias": (chains, 1, b)}
-    return shapes
-
-
-def generator_shapes(chains: int, dim: int, width: int, depth: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the generator's arrays."""
-    own = {"matrix": (chains, dim, dim), "shift": (chains, 1, dim), "log_sigma": (chains, 1, dim)}
-    return own | mlp_shapes(chains, dim, width, depth)
 
 
 def init_mlp(key: Array, chains: int, dim: int, width: int, depth: int, dtype: Any, more: int = 0) -> Weights:

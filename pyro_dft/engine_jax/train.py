@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from pyro_dft.checkpoint import check_like
 from pyro_dft.engine_jax import networks, objectives
 from pyro_dft.engine_jax import noise as random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
@@ -480,6 +481,7 @@ class NetworkTrainer:
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """The inverse of `arrays`."""
+        check_like(arrays, self.arrays())
         like = {"state": self.state._asdict(), "mean": self.mean, "scale": self.scale}
         found = unnamed(arrays, like)
         self.state, self.mean, self.scale = NetworkState(**found["state"]), found["mean"], found["scale"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.custom import CustomGenerator, Source
 from pyro_dft.engine_torch.networks import Generator
+from pyro_dft.shapes import generator_shapes
 
 # Rows of draws that are held at once.
 CHUNK = Generator.rows
@@ -126,6 +127,10 @@ class Sampler:
         chains: int, dim: int, width: int, depth: int, own: Source | None = None
     ) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the network's arrays in `to_arrays`."""
+        if own is None:
+            return {
+                f"generator.{k}": shape for k, shape in generator_shapes(chains, dim, width, depth).items()
+            }
         empty = _empty(chains, dim, width, depth, own, torch.float32, torch.device("cpu"))
         return {f"generator.{k}": tuple(v.shape) for k, v in empty.state_dict().items()}
 

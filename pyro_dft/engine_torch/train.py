@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dft import wording
-from pyro_dft.checkpoint import part
+from pyro_dft.checkpoint import check_like, part
 from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
@@ -165,6 +165,10 @@ class NetworkTrainer:
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """The inverse of `arrays`."""
+        # Adam has no moments before its first step.
+        adam = ("generator_adam.", "score_adam.")
+        now = {name: value for name, value in self.arrays().items() if not name.startswith(adam)}
+        check_like({name: v for name, v in arrays.items() if not name.startswith(adam)}, now)
         home = self.mean.device
         own = {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
         self.generator.load_state_dict(part(own, "generator."))
@@ -349,6 +353,10 @@ class Trained:
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = value
         groups = self.adam.state_dict()["param_groups"]
+        for i, weights in enumerate(self.adam.param_groups[0]["params"]):
+            for key, value in state.get(i, {}).items():
+                if value.shape != (torch.Size([]) if key == "step" else weights.shape):
+                    raise ValueError(f"Adam's {key} of weights {i} has shape {tuple(value.shape)}")
         self.adam.load_state_dict({"state": state, "param_groups": groups})
 
     def _squares(self, gradient: Tensor, chain: int | None) -> Tensor:

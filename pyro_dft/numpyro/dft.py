@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft import storage, wording
+from pyro_dft import wording
 from pyro_dft.engine_jax.custom import TrainedNetwork
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
-from pyro_dft.errors import ModelError, StorageError
+from pyro_dft.errors import ModelError
 from pyro_dft.inference import LIKELIHOOD_LIMIT
 from pyro_dft.layout import Layout
-from pyro_dft.modes import Modes
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
@@ -28,9 +26,8 @@ from pyro_dft.numpyro.pure import PureTraining
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
-
-# What a file holds of the measurement, beside the sampler.
-_MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
+from pyro_dft.recognition import Terms
+from pyro_dft.restoring import MEASURED, Restored
 
 # Added to the seed of a fit for draws that a callback takes.
 LOOKING = 2**31
@@ -189,12 +186,17 @@ class DFT(PureTraining):
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale sites,
     # in non-centred ones.
 
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seed = () if self.settings.seed is None else (self.settings.seed % 2**32,)
-        self._rng = np.random.default_rng([*self._words, *seed])
-        self._looking = np.random.default_rng([*self._words, *seed, LOOKING])
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        own = () if self.settings.seed is None else (self.settings.seed % 2**32,)
+        words = [*self._words, *own] if seed is None else [seed]
+        self._rng = np.random.default_rng(words if seed is None else seed)
+        self._looking = np.random.default_rng([*words, LOOKING])
         self._posteriors = self._posteriors_of(args, kwargs)
         self._problems = [self._problem(posterior) for posterior in self._posteriors]
+
+    def _set_seed(self, seed: int) -> None:
+        # In place: a trainer holds the same generator.
+        self._rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
     def _own_posterior(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], centred: bool = True
@@ -313,6 +315,9 @@ class DFT(PureTraining):
         target = self._problems[problem].target
         return -target.evaluate(points.astype(target.dtype))[0]
 
+    def _terms_at(self, points: np.ndarray) -> Terms:
+        return self._posteriors[0].site_terms(points)
+
     def _flat(self, points: np.ndarray) -> np.ndarray:
         return points.astype(self._problems[self._fit.problem].target.dtype)
 
@@ -414,7 +419,7 @@ class DFT(PureTraining):
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
-        arrays |= {f"measured.{name}": np.asarray(getattr(measured, name)) for name in _MEASURED}
+        arrays |= {f"measured.{name}": np.asarray(getattr(measured, name)) for name in MEASURED}
         if self._fit.modes is not None:
             arrays |= self._fit.modes.to_arrays()
         return arrays, {
@@ -423,48 +428,27 @@ class DFT(PureTraining):
             "measured_steps": measured.steps,
         }
 
-    def _restore(
-        self, path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, Any]
-    ) -> FittedTrainer:
-        try:
-            layout, steps = header["sampler_layout"], int(header["measured_steps"])
-            objective = [str(name) for name in header["objective"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
-        layouts = [posterior.layout.to_json() for posterior in self._posteriors]
-        if layout not in layouts:
-            raise StorageError(
-                f"{path}: the sampler was trained in coordinates that this model does not have"
-            )
-        index = layouts.index(layout)
-        dim = self._posteriors[index].dim
-        modes = Modes.from_arrays(path, arrays, self.num_chains)
-        chains = self.num_chains if modes is None else self.num_chains * modes.count
-        count = arrays["measured.raw"].shape[1] if arrays.get("measured.raw", np.empty(0)).ndim == 3 else 0
-        expected: dict[str, tuple[int, ...]] = {
-            "mean": (chains, dim),
-            "scale": (chains, dim, dim),
-            "measured.scale": (chains, dim, dim),
-            "measured.step_size": (chains,),
-            "measured.diverged": (chains, count),
-            **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
+    def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+        size, own = (self.settings.width, self.settings.depth), self._networks(dim).generator
+        return None if own is None else Sampler.generator_shapes(chains, dim, *size, own)
+
+    def _restore(self, content: Restored) -> FittedTrainer:
+        target = self._problems[content.index].target
+        sampler = Sampler.from_arrays(content.sampler, self._networks(target.dim).generator)
+        kept = {
+            name: value if value.dtype.kind == "b" else value.astype(target.dtype)
+            for name, value in content.measured.items()
         }
-        own_generator = self._networks(dim).generator
-        if any(name.startswith("generator.own.") for name in arrays) and own_generator is None:
-            raise StorageError(wording.network_missing(path))
-        if any(name.startswith("generator.") for name in arrays):
-            expected |= Sampler.generator_shapes(
-                chains, dim, self.settings.width, self.settings.depth, own_generator
-            )
-        if modes is not None:
-            expected |= modes.shapes()
-        storage.check_tensors(path, arrays, expected)
-        dtype = self._problems[index].target.dtype
-        own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
-        kept = {name: arrays[f"measured.{name}"].astype(dtype) for name in _MEASURED}
-        kept["diverged"] = arrays["measured.diverged"].astype(bool)
-        sampler = Sampler.from_arrays(own, own_generator)
-        return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
+        return FittedTrainer(
+            ENGINE,
+            self._problems,
+            content.index,
+            sampler,
+            content.objective,
+            content.steps,
+            kept,
+            content.modes,
+        )
 
 
 def _rows(flat: np.ndarray) -> np.ndarray:

@@ -15,13 +15,14 @@ from jax.core import eval_context
 from numpyro.infer.mcmc import MCMC, MCMCKernel
 
 from pyro_dft import swap, wording
+from pyro_dft.arguments import Arguments
 from pyro_dft.engine_jax import functional, noise
 from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.errors import FidelityWarning, SettingsError
-from pyro_dft.files import CHECK_POINTS
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Trained, advance, fingerprint, states
+from pyro_dft.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.verdict import Diagnostics
 
 # Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
@@ -168,7 +169,7 @@ class DFTKernel(MCMCKernel):
         assert dft is not None
         dft._require_fit()
         own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
-        if _digest(own) != _digest(other) and not _alike(dft, own, other):
+        if _digest(own) != _digest(other) and not _alike(dft, own, other, (args, kwargs)):
             raise wording.other_data(True)
         return dft
 
@@ -303,13 +304,22 @@ def _digest(posterior: Problem) -> bytes:
     return found.digest()
 
 
-def _alike(dft: DFT, own: Problem, other: Problem) -> bool:
+def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool:
     """Whether two potentials are one that was written differently, such as with whole numbers for floats."""
     if own.layout != other.layout or own.potential == other.potential:
         return False
     points = dft._original(dft._kept)[0, :CHECK_POINTS]
-    values = [-problem.target().evaluate(points.astype(problem.dtype))[0] for problem in (own, other)]
-    return dft._close(values[1], values[0])
+
+    def portrait(problem: Problem) -> Portrait:
+        target = problem.target()
+
+        def potential(x: np.ndarray) -> np.ndarray:
+            return -target.evaluate(x.astype(problem.dtype))[0]
+
+        return Portrait.with_rounding(points, potential, problem.site_terms, dft._precision())
+
+    sums = dft._fingerprints(dft._arguments), dft._fingerprints(arguments)
+    return not unlike(portrait(own), portrait(other), sums)[0]
 
 
 def _kernel_of(mcmc: Any) -> DFTKernel | None:

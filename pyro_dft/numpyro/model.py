@@ -17,7 +17,7 @@ from numpyro.infer.util import log_density
 from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.numpyro import noncentering, predictive
+from pyro_dft.numpyro import noncentering, predictive, terms
 from pyro_dft.numpyro.placement import Default, Plates, Point, placed
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.structure import Structure, inspect_model
@@ -434,6 +434,10 @@ class NumPyroProblem(Problem):
             )
             return {name: np.asarray(value) for name, value in computed().items()}
         return {name: np.asarray(site.value) for name, site in sites.items()}
+
+    def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+        """Log density of each site at points (n, d), in double precision; see `Problem.site_terms`."""
+        return terms.site_terms(self, x)
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,16 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dft import storage, wording
+from pyro_dft import wording
 from pyro_dft.engine_torch.custom import CustomGenerator, CustomScore, Networks
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.refine import refine
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.errors import ModelError, SettingsError, StorageError
+from pyro_dft.errors import ModelError, SettingsError
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
-from pyro_dft.modes import Modes
 from pyro_dft.pyro.guide import DrawsGuide
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
@@ -30,10 +28,8 @@ from pyro_dft.pyro.problem import Problem as Posterior
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
-
-# What a file holds of the measurement, beside the sampler.
-_MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
-
+from pyro_dft.recognition import Terms
+from pyro_dft.restoring import MEASURED, Restored
 
 # Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes.
 READING, LOOKING = 2**40, 2**41
@@ -189,8 +185,8 @@ class DFT(Inference):
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale
     # sites, in non-centred ones.
 
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seed = self.settings.seed
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        seed = self.settings.seed if seed is None else seed
         if seed is None:
             seed = int(torch.randint(2**31 - 1, (), device="cpu"))
         # Another stream than that of the fit, which begins below.
@@ -201,6 +197,9 @@ class DFT(Inference):
         self._home = self._posteriors[0].device
         self._rng = torch.Generator(self._home).manual_seed(seed)
         self._looking = torch.Generator(self._home).manual_seed(seed + LOOKING)
+
+    def _set_seed(self, seed: int) -> None:
+        self._rng.manual_seed(seed)
 
     def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
         if self.potential_fn is not None:
@@ -372,6 +371,10 @@ class DFT(Inference):
         x = torch.as_tensor(points, dtype=target.dtype, device=target.device)
         return -self._numpy(target.evaluate(x)[0])
 
+    def _terms_at(self, points: np.ndarray) -> Terms:
+        own = self._posteriors[0]
+        return own.site_terms(torch.as_tensor(points, dtype=own.dtype, device=own.device))
+
     def _flat(self, points: np.ndarray) -> Tensor:
         target = self._problems[self._fit.problem].target
         return torch.as_tensor(points, dtype=target.dtype, device=target.device)
@@ -472,7 +475,7 @@ class DFT(Inference):
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
-        arrays |= {f"measured.{name}": self._numpy(getattr(measured, name)) for name in _MEASURED}
+        arrays |= {f"measured.{name}": self._numpy(getattr(measured, name)) for name in MEASURED}
         if self._fit.modes is not None:
             arrays |= self._fit.modes.to_arrays()
         return arrays, {
@@ -481,45 +484,25 @@ class DFT(Inference):
             "measured_steps": measured.steps,
         }
 
-    def _restore(
-        self, path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, Any]
-    ) -> FittedTrainer:
-        try:
-            layout, steps = header["sampler_layout"], int(header["measured_steps"])
-            objective = [str(name) for name in header["objective"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{path}: its header cannot be used ({error!r})") from error
-        layouts = [posterior.layout.to_json() for posterior in self._posteriors]
-        if layout not in layouts:
-            raise StorageError(
-                f"{path}: the sampler was trained in coordinates that this model does not have"
-            )
-        index = layouts.index(layout)
-        target, dim = self._problems[index].target, self._posteriors[index].dim
-        modes = Modes.from_arrays(path, arrays, self.num_chains)
-        chains = self.num_chains if modes is None else self.num_chains * modes.count
-        count = arrays["measured.raw"].shape[1] if arrays.get("measured.raw", np.empty(0)).ndim == 3 else 0
-        expected: dict[str, tuple[int, ...]] = {
-            "mean": (chains, dim),
-            "scale": (chains, dim, dim),
-            "measured.scale": (chains, dim, dim),
-            "measured.step_size": (chains,),
-            "measured.diverged": (chains, count),
-            **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
-        }
+    def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+        size, own = (self.settings.width, self.settings.depth), self._own_generator
+        return None if own is None else Sampler.generator_shapes(chains, dim, *size, own)
+
+    def _restore(self, content: Restored) -> FittedTrainer:
+        device = self._problems[content.index].target.device
         size = {"width": self.settings.width, "depth": self.settings.depth, "own": self._own_generator}
-        if any(name.startswith("generator.nets.") for name in arrays) and self._own_generator is None:
-            raise StorageError(wording.network_missing(path))
-        if any(name.startswith("generator.") for name in arrays):
-            expected |= Sampler.generator_shapes(chains, dim, **size)
-        if modes is not None:
-            expected |= modes.shapes()
-        storage.check_tensors(path, arrays, expected)
-        own = {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))}
-        sampler = Sampler.from_arrays(own, **size, device=target.device)
-        kept = {name: torch.as_tensor(arrays[f"measured.{name}"], device=target.device) for name in _MEASURED}
-        kept["diverged"] = kept["diverged"].bool()
-        return FittedTrainer(ENGINE, self._problems, index, sampler, objective, steps, kept, modes)
+        sampler = Sampler.from_arrays(content.sampler, **size, device=device)
+        kept = {name: torch.as_tensor(value, device=device) for name, value in content.measured.items()}
+        return FittedTrainer(
+            ENGINE,
+            self._problems,
+            content.index,
+            sampler,
+            content.objective,
+            content.steps,
+            kept,
+            content.modes,
+        )
 
 
 def _usable(device: torch.device | str) -> torch.device:

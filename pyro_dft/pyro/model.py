@@ -23,7 +23,7 @@ from pyro_dft import circular, wording
 from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.layout import Layout, SiteInfo
 
-from . import predictive
+from . import predictive, terms
 from .batching import map_rows
 from .enumeration import minibatch_log_density
 from .evaluation import checked_samples, full_index, patched
@@ -388,6 +388,10 @@ class PyroProblem(Problem):
     def observed(self) -> dict[str, Tensor]:
         """Observed data by site, all rows."""
         return {name: self.structure.trace.nodes[name]["value"] for name in self.structure.observed}
+
+    def site_terms(self, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+        """Log density of each site at points (n, d), in double precision; see `Problem.site_terms`."""
+        return terms.site_terms(self, x)
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
         """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.

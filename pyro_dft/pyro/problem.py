@@ -262,6 +262,15 @@ class Problem:
         """Observed data by site."""
         raise ModelError(self._needs_model("observed data"))
 
+    def site_terms(self, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+        """Log density of each site on the full data at points (n, d), in double precision; {} for a bare potential.
+
+        Returns:
+            Name of a latent or observed site, and "log Jacobian" for the transforms -> the sum (n,) and the sum of the absolute
+            terms (n,), or None where discrete sites leave it no density by itself.
+        """
+        return {}
+
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
         """Pointwise log-likelihood of the full data by observed site."""
         raise ModelError(self._needs_model("the log-likelihood"))

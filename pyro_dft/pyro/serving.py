@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_dft import wording
 from pyro_dft.arguments import other_numbers
-from pyro_dft.files import CHECK_POINTS
+from pyro_dft.pyro.problem import Problem
+from pyro_dft.recognition import CHECK_POINTS, Portrait, unlike
 
 if TYPE_CHECKING:
     from pyro_dft.pyro.dft import DFT
@@ -77,6 +80,18 @@ class Served:
             values |= {name: constrained[name] for name in own.dynamic_sites}
         return values
 
+    def _portrait(self, posterior: Problem, points: np.ndarray) -> Portrait:
+        """A posterior at points (n, d) of its own coordinates."""
+
+        def tensor(x: np.ndarray) -> Tensor:
+            return torch.as_tensor(x, dtype=posterior.dtype, device=posterior.device)
+
+        def potential(x: np.ndarray) -> np.ndarray:
+            return self.dft._numpy(posterior.values_and_gradients(tensor(x))[0])
+
+        precision = self.dft._precision()
+        return Portrait.with_rounding(points, potential, lambda x: posterior.site_terms(tensor(x)), precision)
+
     def check_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Checks that the model with these arguments is what the sampler was trained for.
 
@@ -88,10 +103,11 @@ class Served:
             raise wording.other_data(True)
         with dft._session():
             own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
-            points = dft._posterior.original_coordinates(dft._kept[0, :CHECK_POINTS])
-            same = own.layout == other.layout and dft._close(
-                dft._numpy(other.values_and_gradients(points)[0]),
-                dft._numpy(own.values_and_gradients(points)[0]),
-            )
+            same = own.layout == other.layout
+            if same:
+                points = dft._numpy(dft._posterior.original_coordinates(dft._kept[0, :CHECK_POINTS]))
+                sums = dft._fingerprints(dft._arguments), dft._fingerprints((args, kwargs))
+                before, now = (self._portrait(each, points) for each in (own, other))
+                same = not unlike(before, now, sums)[0]
         if not same:
             raise wording.other_data(True)

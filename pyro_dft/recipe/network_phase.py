@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.checkpoint import pack_history, part, unpack_history
+from pyro_dft.checkpoint import check_like, pack_history, part, unpack_history
 from pyro_dft.recipe.engine import Engine, NetworkTrainer
 from pyro_dft.recipe.fit import Progress
 from pyro_dft.settings import Settings
@@ -96,6 +96,7 @@ class NetworkPhase:
         self.networks.set_arrays(part(arrays, "network."))
         kept = part(arrays, "kept.")
         if kept:
+            check_like(kept, self.networks.pack(self.networks.snapshot()))
             self.before_dft = self.networks.unpack(kept)
         self.steps = int(header["network_steps"])
         self.engine.set_rng_state(self.rng, header)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.checkpoint import taking_up
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
@@ -237,7 +238,8 @@ class Trainer:
             self.engine, self.target, self.fit.sampler, self.settings, self.rng, self.networks
         )
         if self._resumed is not None:
-            self._take_up(*self._resumed)
+            with taking_up(self._resumed[1].get("path")):
+                self._take_up(*self._resumed)
 
     def _network_chunk(self) -> list[float]:
         assert self._network is not None

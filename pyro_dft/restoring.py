@@ -1,0 +1,165 @@
+"""What a file says about a trained sampler, checked before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyro_dft import storage, wording
+from pyro_dft.checkpoint import part
+from pyro_dft.errors import StorageError
+from pyro_dft.layout import Layout
+from pyro_dft.modes import Modes
+from pyro_dft.settings import Settings
+from pyro_dft.shapes import Shapes, generator_shapes
+from pyro_dft.verdict import Diagnostics
+
+# What a file holds of the measurement, beside the sampler.
+MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained sampler as a file has it.
+
+    Attributes:
+        index: Which of the sets of coordinates it was trained in.
+        steps: Transitions that its draws need.
+        objective: What it ended with, for each sampler.
+        modes: How often each of several samplers of a chain serves, or None.
+        sampler: Its arrays, by name.
+        measured: Arrays of its measurement, by name.
+    """
+
+    index: int
+    steps: int
+    objective: list[str]
+    modes: Modes | None
+    sampler: dict[str, np.ndarray]
+    measured: dict[str, np.ndarray]
+
+
+def check_sampler(
+    path: Any,
+    arrays: dict[str, np.ndarray],
+    header: dict[str, Any],
+    layouts: Sequence[Layout],
+    num_chains: int,
+    settings: Settings,
+    own_shapes: Callable[[int, int], Shapes | None],
+) -> Restored:
+    """Checks everything that defines the sampler, by names, shapes and types alone.
+
+    Args:
+        path: The file, for the message.
+        arrays: Its arrays, without those of the recognition and the arguments.
+        header: Its header.
+        layouts: Of the sets of coordinates that the model has.
+        num_chains: Chains C.
+        settings: Settings of the fit.
+        own_shapes: Shapes of the arrays of a user's generator, given (samplers, dim); None where the user brings none.
+
+    Raises:
+        StorageError: they do not fit each other, or this model.
+    """
+    with storage.reading(path):
+        steps, layout = _count(header, "measured_steps"), header["sampler_layout"]
+        most = max(settings.max_refine_steps, settings.refine_steps or 0)
+        objective = [str(name) for name in header["objective"]]
+        if steps > most:
+            raise ValueError(f"measured_steps is {steps}, above {most}")
+    known = [own.to_json() for own in layouts]
+    if layout not in known:
+        raise StorageError(f"{path}: the sampler was trained in coordinates that this model does not have")
+    index = known.index(layout)
+    dim, modes = layouts[index].dim, Modes.from_arrays(path, arrays, num_chains)
+    chains = num_chains * (1 if modes is None else modes.count)
+    raw = arrays.get("measured.raw", np.empty(0))
+    count = raw.shape[1] if raw.ndim == 3 else 0
+    expected: Shapes = {
+        "mean": (chains, dim),
+        "scale": (chains, dim, dim),
+        "measured.scale": (chains, dim, dim),
+        "measured.step_size": (chains,),
+        **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
+        **({} if modes is None else modes.shapes()),
+    }
+    expected["measured.diverged"] = (chains, count)
+    # Files of early versions have none.
+    arrays = {"measured.diverged": np.zeros((chains, count), bool)} | arrays
+    generator = [name for name in arrays if name.startswith("generator.")]
+    if generator:
+        expected |= _generator(path, generator, chains, dim, settings, own_shapes)
+    storage.check_tensors(path, arrays, expected)
+    kinds = {"measured.diverged": "b"}
+    numbers = [k for k in expected if arrays[k].dtype.kind != kinds.get(k, "f") and k not in generator]
+    if numbers or len(objective) != chains or not count:
+        raise StorageError(f"{path}: its arrays do not make a sampler ({', '.join(numbers) or 'objective'})")
+    return Restored(
+        index, steps, objective, modes,
+        {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))},
+        part(arrays, "measured."),
+    )  # fmt: skip
+
+
+def _generator(
+    path: Any,
+    names: list[str],
+    chains: int,
+    dim: int,
+    settings: Settings,
+    own_shapes: Callable[[int, int], Shapes | None],
+) -> Shapes:
+    own = own_shapes(chains, dim)
+    if own is not None:
+        return own
+    if any(name.startswith(("generator.nets.", "generator.own.")) for name in names):
+        raise StorageError(wording.network_missing(path))
+    if settings.depth > len(names):  # each layer has two: a header must not ask for more than the file holds
+        raise StorageError(f"{path}: its network has {len(names)} arrays, too few for depth={settings.depth}")
+    shapes = generator_shapes(chains, dim, settings.width, settings.depth)
+    return {f"generator.{name}": shape for name, shape in shapes.items()}
+
+
+def read_settings(path: Any, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> tuple[Settings, int]:
+    """Settings and number of chains of a file.
+
+    Raises:
+        StorageError: they are none, or the file holds no samplers for so many chains.
+    """
+    with storage.reading(path):
+        settings, chains = Settings.from_kwargs(**header["settings"]), _count(header, "num_chains")
+        samplers = arrays["mean"].shape[0] if arrays["mean"].size else 0
+        if not 1 <= chains <= samplers:
+            raise ValueError(f"num_chains is {chains}, with {samplers} samplers")
+    return settings, chains
+
+
+def read_report(path: Any, header: dict[str, Any]) -> Diagnostics:
+    """The diagnostics of a file.
+
+    Raises:
+        StorageError: they are none.
+    """
+    with storage.reading(path):
+        report = Diagnostics(header["diagnostics"])
+        alarms = report.get("alarms", [])  # early versions have none
+        words = [report["status"], *report["warnings"], *alarms]
+        seconds = float(report["seconds"]), float(report["cpu_seconds"])
+        lists = isinstance(report["warnings"], list) and isinstance(alarms, list)
+        fine = lists and all(isinstance(word, str) for word in words) and all(map(math.isfinite, seconds))
+        if not fine or report["status"] not in ("converged", "suspect", "failed"):
+            raise ValueError("the diagnostics are not in the expected form")
+        _count(report, "refine_steps")
+    return report
+
+
+def _count(values: dict[str, Any], name: str) -> int:
+    value = values[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is {value!r:.40}, not a number of them")
+    return value
