@@ -31,8 +31,9 @@ from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.recognition import Terms
 from pyro_dft.restoring import MEASURED, Restored
 
-# Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes.
-READING, LOOKING = 2**40, 2**41
+# Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
+# of a larger number torch takes the low half alone.
+READING, LOOKING = 0x52454144, 0x1C4F4F4B
 
 
 class DFT(Inference):
