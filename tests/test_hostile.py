@@ -198,6 +198,7 @@ class TestJudge:
 
         truth, x = Truth(draw(1, 100_000)), draw(2, 16_000)
         assert truth.heavy.tolist() == [True, False]
+        assert not Truth(truth.draws**3).gaps.any()  # a tail is no gap, however heavy
         assert truth.unit[0] == pytest.approx(2 * 2.92 / 3.2897, rel=0.02)  # t(2) has its 95 % point at 2.92
         assert compare(x, truth).quality == "good"
         assert compare(1.3 * x, truth).quality == "bad"

@@ -23,12 +23,12 @@ CHANCE = 0.05
 # Of this many draws an sd says little where the kurtosis is larger (its own error is over 3 % with 4,000 draws, or does not
 # exist): the width between the 5 and 95 % points, and the median, stand in for the sd and the mean.
 KURTOSIS = 15.0
-# Where so small a change of probability moves a true point by so many bars, it lies in a gap between modes: any error of their
-# weights, however small, moves it by much. Such points are left out; means and sds see the weights.
-GAP_SHARE, GAP_BARS = 0.01, 4.0
+# Where so small a change of probability moves a true point by so many bars, and by less on either side, it lies in a gap between
+# modes: any error of their weights, however small, moves it by much. It is left out; means and sds see the weights.
+GAP_SHARE, GAP_BARS, GAP_BESIDE = 0.01, 4.0, 0.03
 STATISTICS = ("mean", "sd", "5 %", "50 %", "95 %")
 # In the keys of the fits: under other rules they are made again.
-RULES = (EXACT_DRAWS, CHANCE, KURTOSIS, GAP_SHARE, GAP_BARS)
+RULES = (EXACT_DRAWS, CHANCE, KURTOSIS, GAP_SHARE, GAP_BARS, GAP_BESIDE)
 BARS = (REFINED.mean, REFINED.sd, REFINED.quantile, REFINED.quantile, REFINED.quantile)
 
 
@@ -66,8 +66,14 @@ class Truth:
     @cached_property
     def gaps(self) -> Array:
         """Which of the points lie in a gap, (3, d)."""
-        below, above = (np.quantile(self.draws, np.add(QUANTILES, s * GAP_SHARE), axis=0) for s in (-1, 1))
-        return (above - below) / self.unit > GAP_BARS * REFINED.quantile
+        beside, here, beyond = (self._spacing(np.add(QUANTILES, s * GAP_BESIDE)) for s in (-1, 0, 1))
+        # In a heavy tail points are far apart as well, but the farther out the more.
+        return (here > GAP_BARS * REFINED.quantile) & (here > 2 * np.maximum(beside, beyond))
+
+    def _spacing(self, p: Array) -> Array:
+        """How far so small a share of probability moves the points at p (3,), (3, d)."""
+        below, above = (np.quantile(self.draws, p + s * GAP_SHARE, axis=0) for s in (-1, 1))
+        return (above - below) / self.unit
 
 
 @dataclass(frozen=True)
