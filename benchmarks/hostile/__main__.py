@@ -28,7 +28,7 @@ from benchmarks.hostile.kinds import KINDS, order  # noqa: E402
 from benchmarks.table import Row  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-# A fit takes several times as long with Pyro.
+# How many fits by default.
 COUNTS = {"numpyro": 320, "pyro": 112}
 
 

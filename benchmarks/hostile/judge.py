@@ -121,9 +121,11 @@ class Comparison:
         return not REFINED.holds(self.row()) and self.quality != "bad"
 
     def worst(self) -> dict[str, Any]:
-        """The error that is largest in units of its bar, net of noise: where it is, and its sizes."""
-        net = (np.abs(self.error) - self.noise) / np.array(BARS)[:, None]
-        i, j = np.unravel_index(int(net.argmax()), net.shape)
+        """The error that is largest in units of its bar, net of noise where it passes that: where it is, and its sizes."""
+        size = np.abs(self.error) / np.array(BARS)[:, None]
+        net = size - self.noise / np.array(BARS)[:, None]
+        largest = net if net.max() > 0 else size
+        i, j = np.unravel_index(int(largest.argmax()), largest.shape)
         return {
             "where": f"{STATISTICS[i]} of {j}",
             "bars": float(abs(self.error[i, j]) / BARS[i]),
