@@ -115,7 +115,12 @@ def main(
     rows = list(stored(path).values())
     if rows:
         print(
-            report.write(rows, f"python -m benchmarks.hostile --backend {options.backend}", fits.CODE, stem)
+            report.write(
+                rows,
+                f"python -m benchmarks.hostile --backend {options.backend} --fits {len(rows)}",
+                fits.CODE,
+                stem,
+            )
         )
 
 
