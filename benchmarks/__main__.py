@@ -20,6 +20,7 @@ COMMANDS = {
     "calibration": "do the diagnostics tell bad fits from good ones?",
     "drift": "how often the drift test flags right draws, and wrong ones",
     "flags": "the diagnostics on densities of many kinds",
+    "hostile": "is a fit that says converged ever wrong? random posteriors with exact draws",
     "evidence": "is the evidence right?",
     "objectives": "which objective trains best at equal cost?",
     "compiled": "what many chains and many data sets cost in NumPyro",
