@@ -262,7 +262,7 @@ def test_batched_values_that_differ_from_single_ones_fall_back(make, points):
 
     def two_faced(x):
         calls.append(None)
-        return x.square().sum() * (2.0 if len(calls) == 5 else 1.0)
+        return x.square().sum() * (2.0 if len(calls) in (5, 6, 7) else 1.0)
 
     target = make(two_faced)
     with pytest.warns(PerformanceWarning, match="batched values differ"):

@@ -72,7 +72,7 @@ class PureTraining(Inference):
         posterior, target = self._pure(args, kwargs)
         words = noise.words(rng_key)
         count = self.num_chains * self.settings.restarts
-        starts = posterior.initial_points_traced(count, noise.fold(words, 0))
+        starts = posterior.initial_points_traced(count, target, noise.fold(words, 0))
         starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
         schedule, hyper = self._schedule(target), Hyper.of(self.settings)
         return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
