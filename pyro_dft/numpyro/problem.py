@@ -116,7 +116,7 @@ class Problem:
 
         box = noise.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
         x = self._centre() + box
-        good = jnp.isfinite(target.spec.evaluate(x, target.data)[0])
+        good = jnp.isfinite(target.spec.evaluate(jnp.asarray(x), target.data)[0])
         order = jnp.argsort(~good, stable=True)[:n]
         return x[jnp.where(good[order], order, order[0])]
 

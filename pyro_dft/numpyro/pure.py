@@ -16,6 +16,7 @@ from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.sampler import Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper, OwnNetworks
+from pyro_dft.exclusive import exclusive
 from pyro_dft.inference import Inference
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.recipe.fit import Fit
@@ -171,7 +172,7 @@ class PureTraining(Inference):
             (10,)
         """
         self._words = tuple(int(word) for word in np.asarray(state.key))
-        with self._all_or_nothing(), self._timed():
+        with exclusive(), self._all_or_nothing(), self._timed():
             self._pure_state = True
             try:
                 self._prepare(args, kwargs)
@@ -191,8 +192,14 @@ class PureTraining(Inference):
     def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
         """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
         if self._last is None or not same_objects(self._last[0], (args, kwargs)):
+<<<<<<< HEAD
             posterior = self._own_posterior(args, kwargs, centred=False)
             found = ((args, kwargs), posterior, posterior.target())
+=======
+            with exclusive():
+                posterior = self._own_posterior(args, kwargs)
+                found = ((args, kwargs), posterior, posterior.target())
+>>>>>>> 946a74e (One thread at a time, and torch as it was for the others)
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
             if traced:  # what a trace made must not outlive it
                 return found[1], found[2]

@@ -12,12 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_dft.engine_torch.cost import cost_of
 
-from .evaluation import patched, replaced
+from .evaluation import evaluating, patched, replaced
 
 Rows = Mapping[str, Tensor]
 RowFunction = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 # So few rows are batched without counting what they take.
 _FEW = 2
+_DIRICHLET = torch.distributions.dirichlet._Dirichlet
 
 
 def in_vmap(x: Tensor) -> bool:
@@ -160,4 +161,4 @@ class _SampleDirichlet:
 
     @staticmethod
     def apply(concentration: Tensor) -> Tensor:
-        return torch._sample_dirichlet(concentration)
+        return torch._sample_dirichlet(concentration) if evaluating() else _DIRICHLET.apply(concentration)
