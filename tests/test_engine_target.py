@@ -320,6 +320,7 @@ def test_a_constant_potential_has_score_zero(make, points):
 
 def test_long_batches_run_in_chunks(make, points, monkeypatch):
     target, sizes = make(curved), []
+    target.probe(points(2))
     target._full.chunk = 8
     one_chunk = BatchedPotential._one_chunk
     monkeypatch.setattr(

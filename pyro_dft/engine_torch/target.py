@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
+from pyro_dft.engine_torch.recompute import recomputed
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.memory import LEAST_POINTS, MOST_POINTS
 
@@ -95,10 +95,10 @@ class BatchedPotential:
         """(n, d) points -> log density (n,), score (n, d); differentiable where gradients are enabled."""
         if self.cost is None and self.vectorised:
             self.measure(x)
-        evaluate = self._recomputed if self._keeps_too_much(x) else self._one_chunk
+        again = self._keeps_too_much(x)
         parts = []
         for chunk in x.split(self.chunk):
-            gradient, value = evaluate(chunk)
+            gradient, value = recomputed(self._one_chunk, chunk) if again else self._one_chunk(chunk)
             parts.append((-value, -gradient))
         if len(parts) == 1:
             return parts[0]
@@ -109,10 +109,6 @@ class BatchedPotential:
         if self.cost is None or x.device.type != "cpu" or not (torch.is_grad_enabled() and x.requires_grad):
             return False
         return len(x) > self.chunk and self.cost.size.keeps_too_much(len(x))
-
-    def _recomputed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A chunk of which nothing is kept for the backward pass, which evaluates it again."""
-        return torch.utils.checkpoint.checkpoint(self._one_chunk, x, use_reentrant=True)
 
     def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.vectorised:

@@ -106,8 +106,8 @@ def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tens
     ):
         for factories in (False, True) if n > 1 else ():
             own = _with_own_tensors(function, factories)
-            batched = torch.func.vmap(own, randomness="different")
             try:
+                batched = torch.func.vmap(own, randomness="different")
                 return _in_chunks(batched, inputs, min(chunk, affordable(batched, inputs, first.device)))
             except Exception:  # whatever vmap cannot do, the loop may: the real error comes again below
                 continue
@@ -124,7 +124,10 @@ def affordable(batched: Callable[[Any], Any], inputs: Any, device: torch.device)
     n = len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
     if n <= _FEW:
         return _FEW
-    return cost_of(evaluate, device).size.affordable(device.type == "cpu")
+    try:
+        return cost_of(evaluate, device).size.affordable(device.type == "cpu")
+    except Exception:  # where it was the evaluation, the caller's own says why
+        return _FEW
 
 
 def _rows(inputs: Any, some: slice) -> Any:
