@@ -7,6 +7,7 @@ modelling language out of the loop. Scores stay differentiable, so a Hessian-vec
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
 from pyro_dft.engine_torch.recompute import recomputed
 from pyro_dft.errors import ModelError, PerformanceWarning
-from pyro_dft.memory import LEAST_POINTS, MOST_POINTS
+from pyro_dft.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 
 Potential = Callable[[Tensor], Tensor]
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
@@ -45,6 +46,7 @@ class BatchedPotential:
         self.chunk = MOST_POINTS
         self._graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {}
         self._seen: dict[int, int] = {}
+        self._left = 0
         self._vmapped = torch.func.vmap(torch.func.grad_and_value(potential), randomness=randomness)
 
     def probe(self, x: Tensor) -> None:
@@ -106,9 +108,8 @@ class BatchedPotential:
 
     def _keeps_too_much(self, x: Tensor) -> bool:
         # On a GPU the backward pass has a thread of its own, from which models cannot be run.
-        if self.cost is None or x.device.type != "cpu" or not (torch.is_grad_enabled() and x.requires_grad):
-            return False
-        return len(x) > self.chunk and self.cost.size.keeps_too_much(len(x))
+        kept = torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu" and len(x) > self.chunk
+        return kept and self.cost is not None and self.cost.size.keeps_too_much(len(x))
 
     def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.vectorised:
@@ -145,7 +146,13 @@ class BatchedPotential:
 
     def _eager(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with self.context():
-            return self._vmapped(x)
+            result = self._vmapped(x)
+        # A run of a model leaves its tensors in circles of references, and Python counts objects, not bytes.
+        self._left += 0 if self.cost is None else len(x) * self.cost.size.total_bytes
+        if self._left > CPU_BYTES:
+            self._left = 0
+            gc.collect()
+        return result
 
     def _traced(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
         x = x.detach()
@@ -330,12 +337,11 @@ class Target:
         """Elements of the largest tensor that an evaluation at x (..., d) makes."""
         batched = self._minibatch if minibatch and self._minibatch is not None else self._full
         flat = x.reshape(-1, self.dim).to(self.dtype)
-        if not batched.vectorised:
-            return self.dim
-        if batched.cost is None:
+        if batched.vectorised and batched.cost is None:
             batched.measure(flat)
-        assert batched.cost is not None
-        return batched.cost.size.elements * min(len(flat), batched.chunk)
+        return (
+            self.dim if batched.cost is None else batched.cost.size.elements * min(len(flat), batched.chunk)
+        )
 
     def evaluate(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
         """Log density (...,) and score (..., d) at x (..., d), without gradients.
