@@ -150,7 +150,8 @@ def test_no_choice_depends_on_a_clock(monkeypatch):
         with torch.no_grad():
             for _ in range(5):
                 full(dft._problems[0].starts[0])
-        return full.chunk, full.trace, sorted(full._graphs), dft._trainer._thread_count()
+        threads = dft._trainer.engine.thread_count(dft._problems[0], 128)
+        return full.chunk, full.trace, sorted(full._graphs), threads
 
     expected = chosen()
     ticks = iter(range(10**9))

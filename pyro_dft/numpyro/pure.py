@@ -192,14 +192,9 @@ class PureTraining(Inference):
     def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
         """The posterior in the model's own coordinates; remembered for as long as the arguments are the same objects."""
         if self._last is None or not same_objects(self._last[0], (args, kwargs)):
-<<<<<<< HEAD
-            posterior = self._own_posterior(args, kwargs, centred=False)
-            found = ((args, kwargs), posterior, posterior.target())
-=======
             with exclusive():
-                posterior = self._own_posterior(args, kwargs)
+                posterior = self._own_posterior(args, kwargs, centred=False)
                 found = ((args, kwargs), posterior, posterior.target())
->>>>>>> 946a74e (One thread at a time, and torch as it was for the others)
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
             if traced:  # what a trace made must not outlive it
                 return found[1], found[2]
