@@ -13,6 +13,7 @@ from pyro_dft import links, verdict
 from pyro_dft.arguments import check_count, unchanged
 from pyro_dft.checkpoint import Checkpoint, check_folder
 from pyro_dft.errors import FidelityWarning, NotFittedError
+from pyro_dft.exclusive import exclusive
 from pyro_dft.files import Files, seed_of
 from pyro_dft.progress import ProgressBar
 from pyro_dft.recognition import CHECK_POINTS
@@ -73,7 +74,7 @@ class Training(Files):
         planned = 0
         if self.checkpoint is not None:
             check_folder(self.checkpoint)
-        with self._all_or_nothing(), self._timed():
+        with exclusive(), self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
             self._whole = True
             with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
@@ -140,7 +141,7 @@ class Training(Files):
             >>> losses[-1] < losses[0]
             True
         """
-        with self._timed():
+        with exclusive(), self._timed():
             if self._trainer is None or self._whole:
                 if self.checkpoint is not None:
                     check_folder(self.checkpoint)
@@ -210,13 +211,13 @@ class Training(Files):
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""
-        with self._all_or_nothing(), self._timed():
+        with exclusive(), self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
 
     def _advance(self, until: float) -> float | None:
         """Trains until that share of the plan is made; returns the last loss, None where no step was due."""
         trainer, loss = self._trainer, None
-        with self._all_or_nothing(), self._timed(), self._session():
+        with exclusive(), self._all_or_nothing(), self._timed(), self._session():
             while not trainer.done and len(trainer.history) < until * trainer.total:
                 loss = trainer.step().loss
         return loss
@@ -237,16 +238,19 @@ class Training(Files):
                 self._set_seed(seed_of(None))
                 self._process = os.getpid()
             return
-        if self._failure:
-            raise NotFittedError(
-                f"there is no trained sampler: the last run failed ({self._failure}); call run(...) again"
-            )
-        if self._trainer is None or not self._trainer.history:
-            raise NotFittedError("the sampler is not trained yet: call run(...) first")
-        with self._timed(), self._session():
-            # Between single steps: a copy is finished and measured, and the training can go on.
-            self._measure(self._trainer if self._trainer.done else self._trainer.branch())
-        self._warn(stacklevel=4)
+        with exclusive():
+            if self._fit is not None:  # by now: another thread was training it
+                return
+            if self._failure:
+                raise NotFittedError(
+                    f"there is no trained sampler: the last run failed ({self._failure}); call run(...) again"
+                )
+            if self._trainer is None or not self._trainer.history:
+                raise NotFittedError("the sampler is not trained yet: call run(...) first")
+            with self._timed(), self._session():
+                # Between single steps: a copy is finished and measured, and the training can go on.
+                self._measure(self._trainer if self._trainer.done else self._trainer.branch())
+            self._warn(stacklevel=4)
 
     def _warn(self, stacklevel: int) -> None:
         if self._report["warnings"]:

@@ -300,3 +300,16 @@ def test_the_kernel_takes_the_place_of_nuts(backend, monkeypatch):
         assert len(np.unique(apart["mu"])) > 90 or not found  # draws of NUTS may stay where they are
         found.append({name: (tuple(value.shape), value.dtype) for name, value in together.items()})
     assert found[0] == found[1]
+
+
+def test_a_start_without_a_gradient_gives_way_to_points_around_it(backend):
+    """A ring, whose middle is the caller's own start: with one restart there is no other point beside it."""
+    dft = backend.potential(
+        lambda z: 4 * ((z["a"] ** 2).sum() ** 0.5 - 3.0) ** 2,
+        initial_params={"a": backend.array([0.0, 0.0])},
+        restarts=1,
+    )
+    backend.fitted(dft)
+    radii = np.linalg.norm(dft._numpy(dft.get_samples(refine_steps=20)["a"]), axis=1)
+    # On the ring r ~ N(3, .35^2), all but a few thousandths between 2 and 4.
+    assert ((radii > 1.9) & (radii < 4.1)).mean() > 0.9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from pyro_dft.engine_torch import train
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.engine_torch.threads import threads, worthwhile
+from pyro_dft.engine_torch.threads import WORTH, threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer, Trained
 from pyro_dft.errors import SettingsError
 from pyro_dft.recipe.fit import FittedTrainer, Problem
@@ -604,10 +603,7 @@ def test_threads_are_used_where_they_help_and_put_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        slow_with = {1: 0.03, 2: 0.001}
-        assert worthwhile(lambda: time.sleep(slow_with[torch.get_num_threads()])) == 2
-        slow_with = {1: 0.001, 2: 0.03}
-        assert worthwhile(lambda: time.sleep(slow_with[torch.get_num_threads()])) == 1
+        assert [worthwhile(elements) for elements in (1, WORTH - 1, WORTH)] == [1, 1, 2]
         with threads(1):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2

@@ -262,7 +262,7 @@ def test_batched_values_that_differ_from_single_ones_fall_back(make, points):
 
     def two_faced(x):
         calls.append(None)
-        return x.square().sum() * (2.0 if len(calls) == 5 else 1.0)
+        return x.square().sum() * (2.0 if len(calls) in (5, 6, 7) else 1.0)
 
     target = make(two_faced)
     with pytest.warns(PerformanceWarning, match="batched values differ"):
@@ -320,6 +320,7 @@ def test_a_constant_potential_has_score_zero(make, points):
 
 def test_long_batches_run_in_chunks(make, points, monkeypatch):
     target, sizes = make(curved), []
+    target.probe(points(2))
     target._full.chunk = 8
     one_chunk = BatchedPotential._one_chunk
     monkeypatch.setattr(

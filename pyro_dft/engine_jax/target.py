@@ -17,16 +17,13 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax.cost import any_primitive, point_size
 from pyro_dft.errors import ModelError
+from pyro_dft.memory import PointSize
 
 Potential = Callable[[Array, Any], Array]
 MinibatchPotential = Callable[[Array, Any, Array], Array]
 SmoothedPotential = Callable[[Array, Array, Any], Array]
-# Rows that are evaluated at once: bounds memory, and on a CPU larger blocks only miss the cache.
-MAX_ROWS = 2048
-# The same where each of them reads many rows of data: points times data rows, and points at least. Two to three times faster
-# than 128 points at once with 20,000 and with 74,000 rows.
-CACHED_ROWS, LEAST_POINTS = 2**19, 8
 # Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
@@ -38,7 +35,7 @@ LAPACK = frozenset(
 
 def block_rows() -> int:
     """Rows of one compiled call from the host."""
-    return CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
+    return CPU_BLOCK if _on_cpu() else ACCELERATOR_BLOCK
 
 
 def double() -> np.dtype:
@@ -59,7 +56,8 @@ class TargetSpec:
         smoothed_potential: V(x, sigma, data), minus the log density of the posterior with noise N(0, sigma^2 I) added; or
             None.
         differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).
-        points: Evaluated at once on the full data.
+        size: What each point takes on the full data: how many are evaluated at once.
+        minibatch_size: The same on a minibatch.
     """
 
     potential: Potential
@@ -68,7 +66,8 @@ class TargetSpec:
     minibatch_potential: MinibatchPotential | None = None
     differences: bool = False
     smoothed_potential: SmoothedPotential | None = None
-    points: int = MAX_ROWS
+    size: PointSize = PointSize()
+    minibatch_size: PointSize = PointSize()
 
     @property
     def minibatch(self) -> bool:
@@ -89,7 +88,7 @@ class TargetSpec:
         flat = x.reshape(-1, self.dim).astype(self.dtype)
         levels = jnp.broadcast_to(sigma, (*x.shape[:-1], 1)).reshape(-1).astype(self.dtype)
         function = jax.vmap(jax.value_and_grad(self.smoothed_potential), in_axes=(0, 0, None))
-        rows = _in_chunks(lambda part: function(part[0], part[1], data), (flat, levels))
+        rows = _in_chunks(lambda part: function(part[0], part[1], data), (flat, levels), self.size)
         return self._finite(x, *rows)
 
     @staticmethod
@@ -106,17 +105,24 @@ class TargetSpec:
     def _rows(self, x: Array, data: Any, key: Array | None) -> tuple[Array, Array]:
         if key is None or self.minibatch_potential is None:
             function = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))
-            return _in_chunks(lambda rows: function(*rows, data), (x,), self.points)
+            return _in_chunks(lambda rows: function(*rows, data), (x,), self.size)
         function = jax.vmap(jax.value_and_grad(self.minibatch_potential), in_axes=(0, None, 0))
         # One key gives each point a minibatch of its own: at the same cost, the noise averages out over the batch.
         keys = key if key.ndim > 1 else random.split(key, len(x))
-        return _in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys))
+        return _in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys), self.minibatch_size)
 
 
-def _in_chunks(function: Callable[[Any], Any], rows: tuple[Array, ...], most: int = MAX_ROWS) -> Any:
-    n = len(rows[0])
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _in_chunks(function: Callable[[Any], Any], rows: tuple[Array, ...], size_of_one: PointSize) -> Any:
+    n, most = len(rows[0]), size_of_one.at_once(_on_cpu())
     if n <= most:
         return function(rows)
+    if size_of_one.keeps_too_much(n, _on_cpu()):
+        # A loop keeps what the backward passes of all its rounds need, unless they compute it again.
+        function = jax.checkpoint(function)
     count = -(-n // most)
     size = -(-n // count)
     # The last chunk repeats rows: one size, one compilation.
@@ -225,20 +231,7 @@ _score_by_differences.defvjp(_differences_forward, _differences_backward)
 
 def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
     """Whether a function calls LAPACK routines, anywhere inside."""
-    return _any_lapack(jax.make_jaxpr(potential)(*arguments).jaxpr)
-
-
-def _any_lapack(jaxpr: Any) -> bool:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in LAPACK:
-            return True
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns") and _any_lapack(inner):
-                return True
-    return False
+    return any_primitive(jax.make_jaxpr(potential)(*arguments).jaxpr, LAPACK)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -283,14 +276,22 @@ class Target:
         if getattr(shape, "shape", None) != ():
             raise ModelError(f"potential_fn must return a scalar, got {shape}")
         differences = hvp == "difference"
-        points = MAX_ROWS
-        if jax.default_backend() == "cpu":
-            longest = max([data_size, *(len(leaf) for leaf in jax.tree.leaves(data) if np.ndim(leaf))])
-            points = min(MAX_ROWS, max(LEAST_POINTS, CACHED_ROWS // longest))
-            if hvp == "auto":
-                differences = uses_lapack(potential, point, data)
+        if hvp == "auto" and _on_cpu():
+            differences = uses_lapack(potential, point, data)
+        size = minibatch = point_size(jax.value_and_grad(potential), point, data)
+        if minibatch_potential is not None:
+            key = jax.ShapeDtypeStruct((2,), np.uint32)
+            from_key = jax.value_and_grad(lambda x, k, given: minibatch_potential(x, given, k))
+            minibatch = point_size(from_key, point, key, data, own=2)
         self.spec = TargetSpec(
-            potential, dim, self.dtype.name, minibatch_potential, differences, smoothed_potential, points
+            potential,
+            dim,
+            self.dtype.name,
+            minibatch_potential,
+            differences,
+            smoothed_potential,
+            size,
+            minibatch,
         )
         self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0
@@ -315,7 +316,7 @@ class Target:
         """Log density (...,) and score (..., d) at x (..., d) on the full data; -inf and zero where not finite."""
         x = np.asarray(x)
         flat = x.reshape(-1, self.dim)
-        rows, n = block_rows(), len(flat)
+        rows, n = min(block_rows(), self.spec.size.at_once(_on_cpu())), len(flat)
         log_density, score = np.empty(n, x.dtype), np.empty((n, self.dim), x.dtype)
         for start in range(0, n, rows):
             some = slice(start, min(start + rows, n))

@@ -51,17 +51,12 @@ class TorchEngine:
         """Does nothing."""
 
     def thread_count(self, problem: Any, batch_size: int) -> int:
-        """One, or all where that is faster for a batch as the network phases see it."""
+        """One, or all where a batch as the network phases see it is worth that."""
         target = problem.target
         if target.device.type != "cpu":
             return 1
         x = problem.starts[:, :1].expand(-1, 2 * batch_size, -1)
-        # Trying it is no work of the fit, and is not counted.
-        names = ("gradient_evaluations", "data_rows", "nonfinite_evaluations")
-        before = {name: getattr(target, name) for name in names}
-        count = worthwhile(lambda: target.evaluate(x, minibatch=True))
-        vars(target).update(before)
-        return count
+        return worthwhile(target.largest_tensor(x, minibatch=True))
 
     def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
         """See `pyro_dft.engine_torch.threads.threads`."""

@@ -7,7 +7,7 @@ modelling language out of the loop. Scores stay differentiable, so a Hessian-vec
 
 from __future__ import annotations
 
-import time
+import gc
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_dft.engine_torch.cost import Cost, cost_of
+from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
+from pyro_dft.engine_torch.recompute import recomputed
 from pyro_dft.errors import ModelError, PerformanceWarning
+from pyro_dft.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 
 Potential = Callable[[Tensor], Tensor]
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
-# Rows that are evaluated at once. Models with much data are several times faster in chunks that fit the cache, small
-# models in large ones, which spread the cost of a call.
-CHUNKS = (16, 128, 512, 2048)
-# A single-row call slower than this (seconds) has thousands of operations: tracing it costs more than it saves.
-TRACE_LIMIT = 0.03
+# Tracing a potential of more tensor operations than this costs more than it saves.
+TRACE_LIMIT = 2000
 
 
 class BatchedPotential:
@@ -41,9 +42,11 @@ class BatchedPotential:
         self.context = context
         self.trace = trace
         self.vectorised = True
-        self.chunk = CHUNKS[-1]
+        self.cost: Cost | None = None
+        self.chunk = MOST_POINTS
         self._graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {}
         self._seen: dict[int, int] = {}
+        self._left = 0
         self._vmapped = torch.func.vmap(torch.func.grad_and_value(potential), randomness=randomness)
 
     def probe(self, x: Tensor) -> None:
@@ -57,32 +60,28 @@ class BatchedPotential:
             with warnings.catch_warnings():
                 # vmap's own advice on slow batching rules is not for our users.
                 warnings.filterwarnings("ignore", category=UserWarning, message=".*performance drop.*")
-                g, u = self._eager(x)
-                seconds = min(self._time(x[:1]), self._time(x[:1]))
+                self.measure(x)
+                parts = [self._eager(chunk) for chunk in x.split(self.chunk)]
+                g, u = (torch.cat(part) for part in zip(*parts, strict=True))
         except Exception as error:  # whatever the model does that vmap does not support
             self._fall_back(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             return
         same = torch.allclose(u, expected_u, rtol=1e-3, atol=1e-3, equal_nan=True)
         if not same or not torch.allclose(g, expected_g, rtol=1e-2, atol=1e-2, equal_nan=True):
             self._fall_back("batched values differ from single ones")
+
+    def measure(self, x: Tensor) -> None:
+        """Finds out, at one point or two of (n, d), how many are evaluated at once, and whether to trace that."""
+        points = x.detach()
+        try:
+            self.cost = cost_of(
+                lambda n: self._eager(points[torch.arange(n, device=points.device) % len(points)]), x.device
+            )
+        except Exception:  # the evaluation itself says why, if it was that
+            self.cost, self.chunk = Cost(), LEAST_POINTS
             return
-        self.trace = self.trace and seconds < TRACE_LIMIT
-        self.chunk = self._fastest_chunk(x)
-
-    def _time(self, x: Tensor) -> float:
-        start = time.perf_counter()
-        self._eager(x)
-        return time.perf_counter() - start
-
-    def _fastest_chunk(self, x: Tensor) -> int:
-        """The smallest chunk whose time for each row is within a quarter of the best: traced calls cost less."""
-        seconds = {}
-        for rows in CHUNKS:
-            batch = x[torch.arange(rows, device=x.device) % len(x)]
-            seconds[rows] = min(self._time(batch), self._time(batch)) / rows
-            if seconds[rows] > 1.5 * min(seconds.values()):
-                break
-        return min(rows for rows in seconds if seconds[rows] <= 1.25 * min(seconds.values()))
+        self.chunk = self.cost.size.at_once(x.device.type == "cpu")
+        self.trace = self.trace and self.cost.operations < TRACE_LIMIT
 
     def _fall_back(self, reason: str) -> None:
         self.vectorised = False
@@ -96,13 +95,21 @@ class BatchedPotential:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, d) points -> log density (n,), score (n, d); differentiable where gradients are enabled."""
+        if self.cost is None and self.vectorised:
+            self.measure(x)
+        again = self._keeps_too_much(x)
         parts = []
         for chunk in x.split(self.chunk):
-            gradient, value = self._one_chunk(chunk)
+            gradient, value = recomputed(self._one_chunk, chunk) if again else self._one_chunk(chunk)
             parts.append((-value, -gradient))
         if len(parts) == 1:
             return parts[0]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _keeps_too_much(self, x: Tensor) -> bool:
+        # On a GPU the backward pass has a thread of its own, from which models cannot be run.
+        kept = torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu" and len(x) > self.chunk
+        return kept and self.cost is not None and self.cost.size.keeps_too_much(len(x))
 
     def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.vectorised:
@@ -139,27 +146,31 @@ class BatchedPotential:
 
     def _eager(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with self.context():
-            return self._vmapped(x)
+            result = self._vmapped(x)
+        # A run of a model leaves its tensors in circles of references, and Python counts objects, not bytes.
+        self._left += 0 if self.cost is None else len(x) * self.cost.size.total_bytes
+        if self._left > CPU_BYTES:
+            self._left = 0
+            gc.collect()
+        return result
 
     def _traced(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
         x = x.detach()
         # A trace must not use up random numbers: a training that was interrupted makes it at another step.
-        state = torch.get_rng_state()
         try:
             with self.context(), torch.no_grad():
-                graph = make_fx(lambda batch: self._vmapped(batch))(x)
-                torch.set_rng_state(state)
-                expected = self._vmapped(x)
-                torch.set_rng_state(state)
-                found = graph(x)
+                with unmoved(x.device):
+                    graph = make_fx(lambda batch: self._vmapped(batch))(x)
+                with unmoved(x.device):
+                    expected = self._vmapped(x)
+                with unmoved(x.device):
+                    found = graph(x)
             same = all(
                 torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
                 for a, b in zip(expected, found, strict=True)
             )
         except Exception:  # tracing is an optimisation: any failure leaves eager mode in place
             same = False
-        finally:
-            torch.set_rng_state(state)
         if not same:
             self.trace = False
             return None
@@ -191,17 +202,6 @@ class BatchedPotential:
                 values.append(value.reshape(()) if higher else value.detach().reshape(()))
                 gradients.append(gradient)
         return torch.stack(gradients), torch.stack(values)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Of the generators that a model draws from."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])
 
 
 class _FiniteGradient(torch.autograd.Function):
@@ -329,7 +329,19 @@ class Target:
             if self._minibatch is not None:
                 # Fresh subsamples make single and batched values differ, so only the full potential is compared.
                 self._minibatch.vectorised = self._full.vectorised
+                if self._minibatch.vectorised:
+                    self._minibatch.measure(x)
                 self._minibatch.trace = self._minibatch.trace and self._full.trace
+
+    def largest_tensor(self, x: Tensor, *, minibatch: bool = False) -> int:
+        """Elements of the largest tensor that an evaluation at x (..., d) makes."""
+        batched = self._minibatch if minibatch and self._minibatch is not None else self._full
+        flat = x.reshape(-1, self.dim).to(self.dtype)
+        if batched.vectorised and batched.cost is None:
+            batched.measure(flat)
+        return (
+            self.dim if batched.cost is None else batched.cost.size.elements * min(len(flat), batched.chunk)
+        )
 
     def evaluate(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
         """Log density (...,) and score (..., d) at x (..., d), without gradients.
@@ -364,12 +376,12 @@ class Target:
             flat = flat.to(self.dtype)
         self._count(len(flat), minibatch)
         anchored = minibatch and self._anchor is not None and x.ndim == 3
-        state = _random_state(self.device) if anchored else None
+        state = random_state(self.device) if anchored else None
         log_density, score = self._finite(*batched(flat))
         if self._anchor is not None and state is not None:
             mean, full = self._anchor
             with torch.no_grad():
-                _set_random_state(state)  # the same rows of the data for the same point
+                set_random_state(state)  # the same rows of the data for the same point
                 at_mean = batched(mean[:, None].expand(x.shape).reshape(-1, self.dim).to(self.dtype))[1]
                 self._count(len(flat), minibatch)
                 correction = full[:, None].to(score.dtype) - at_mean.reshape(x.shape)

@@ -6,16 +6,15 @@ machine that has other work to do.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-# All threads are used where they take less than this share of the time of one.
-WORTH = 0.8
-REPEATS = 3
+# Elements of the largest tensor, from which all threads are used: torch splits no operation on fewer than an eighth of this,
+# and what is smaller than this takes about as long as the threads take to meet. Not found by a clock: the number of threads
+# decides the order of sums, and with it last digits.
+WORTH = 2**18
 
 
 @contextmanager
@@ -32,20 +31,6 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def worthwhile(task: Callable[[], Any]) -> int:
-    """Number of threads, one or all, that a task should run with; found by trying it with both."""
-    most = torch.get_num_threads()
-    if most == 1:
-        return 1
-    cost = {}
-    for count in (1, most):
-        with threads(count):
-            task()
-            cost[count] = min(_seconds(task) for _ in range(REPEATS))
-    return most if cost[most] < WORTH * cost[1] else 1
-
-
-def _seconds(task: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+def worthwhile(elements: int) -> int:
+    """Number of threads, one or all, for work whose largest tensor has so many elements."""
+    return torch.get_num_threads() if elements >= WORTH else 1

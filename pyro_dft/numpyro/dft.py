@@ -16,6 +16,7 @@ from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
 from pyro_dft.errors import ModelError
+from pyro_dft.exclusive import exclusive
 from pyro_dft.inference import LIKELIHOOD_LIMIT
 from pyro_dft.layout import Layout
 from pyro_dft.numpyro.guide import DrawsGuide
@@ -259,7 +260,7 @@ class DFT(PureTraining):
         raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
 
     def _session(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+        return exclusive()
 
     # The trained sampler
 

@@ -52,6 +52,7 @@ class PotentialProblem(Problem):
         self._initial = np.concatenate(
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
         )
+        self._own_start = self._initial
 
         def scalar(value: Any, name: str) -> Any:
             value = jnp.asarray(value)
@@ -97,7 +98,6 @@ class PotentialProblem(Problem):
         if init_strategy is not None:
             raise ModelError("init_strategy needs a NumPyro model; with potential_fn, set initial_params")
         noise = rng.uniform(-radius, radius, (n, self.dim))
-        noise[0] = 0  # the caller's own point is always tried
         return (self._initial + noise).astype(self.dtype)
 
     def _values(self, x: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Problem:
     data_size: int = 1
     minibatch_size: int = 1
     enumerated: bool = False
+    _own_start: np.ndarray | None = None  # a point that the caller wants to start from
 
     @property
     def dim(self) -> int:
@@ -93,8 +94,11 @@ class Problem:
         """
         found: list[np.ndarray] = []
         x = np.empty((0, self.dim))
-        for _ in range(max_tries):
+        for attempt in range(max_tries):
             x = self._propose(n, rng, radius, init_strategy)
+            # Once only: where it is not finite, the places that it would take are for others.
+            if attempt == 0 and self._own_start is not None:
+                x[0] = self._own_start
             log_density, _ = target.evaluate(x)
             found.append(x[np.isfinite(log_density)])
             if sum(map(len, found)) >= n:
@@ -104,14 +108,15 @@ class Problem:
             raise wording.no_valid_start(n * max_tries, self._explain(x[0]))
         return points[np.arange(n) % len(points)]
 
-    def initial_points_traced(self, n: int, words: Any, radius: float = 2.0, tries: int = 20) -> Any:
+    def initial_points_traced(
+        self, n: int, target: Target, words: Any, radius: float = 2.0, tries: int = 20
+    ) -> Any:
         """As `initial_points`, inside compiled functions: the first finite ones of `tries` n uniform points."""
         from pyro_dft.engine_jax import noise
 
         box = noise.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
         x = self._centre() + box
-        value, gradient = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))(x, self.data)
-        good = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1)
+        good = jnp.isfinite(target.spec.evaluate(jnp.asarray(x), target.data)[0])
         order = jnp.argsort(~good, stable=True)[:n]
         return x[jnp.where(good[order], order, order[0])]
 

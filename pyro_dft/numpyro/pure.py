@@ -16,6 +16,7 @@ from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.sampler import Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper, OwnNetworks
+from pyro_dft.exclusive import exclusive
 from pyro_dft.inference import Inference
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.recipe.fit import Fit
@@ -72,7 +73,7 @@ class PureTraining(Inference):
         posterior, target = self._pure(args, kwargs)
         words = noise.words(rng_key)
         count = self.num_chains * self.settings.restarts
-        starts = posterior.initial_points_traced(count, noise.fold(words, 0))
+        starts = posterior.initial_points_traced(count, target, noise.fold(words, 0))
         starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
         schedule, hyper = self._schedule(target), Hyper.of(self.settings)
         return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
@@ -171,7 +172,7 @@ class PureTraining(Inference):
             (10,)
         """
         self._words = tuple(int(word) for word in np.asarray(state.key))
-        with self._all_or_nothing(), self._timed():
+        with exclusive(), self._all_or_nothing(), self._timed():
             self._pure_state = True
             try:
                 self._prepare(args, kwargs)
@@ -192,8 +193,9 @@ class PureTraining(Inference):
         """The posterior in the model's own coordinates; remembered for as long as the arguments are the same."""
         if self._last is None or not unchanged(self._last[0], (args, kwargs), self._same_array):
             arguments = self._snapshot((args, kwargs))
-            posterior = self._own_posterior(*arguments, centred=False)
-            found = (arguments, posterior, posterior.target())
+            with exclusive():
+                posterior = self._own_posterior(*arguments, centred=False)
+                found = (arguments, posterior, posterior.target())
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
             if traced:  # what a trace made must not outlive it
                 return found[1], found[2]

@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from jax.extend import core
 
+from pyro_dft.engine_jax.cost import size_of
+
 # Elements of one tensor that a batched evaluation may fill.
 MAX_ELEMENTS = 2**23
 MAX_ROWS = 8192
@@ -154,18 +156,27 @@ def map_rows(function: Traced, arrays: Any, *rows: Any, elements: int = 1) -> An
     n = len(jax.tree.leaves(rows)[0])
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return jax.vmap(lambda *own: function(*own, arrays))(*rows)
-    limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS // max(1, elements))))
+    size_of_one = size_of(function._jaxpr, [True] * len(function._jaxpr.invars))
+    affordable = size_of_one.affordable(jax.default_backend() == "cpu")
+    limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS // max(1, elements)), affordable))
     # Sizes are powers of two, so that few are compiled.
     size = min(limit, 1 << (n - 1).bit_length())
     host = jax.tree.map(np.asarray, rows)
-    parts = []
+    whole: Any = None
     for start in range(0, n, size):
         count = min(size, n - start)
         index = np.minimum(np.arange(start, start + size), n - 1)
         block = jax.tree.map(lambda a, index=index: a[index], host)
         result = _apply_block(function, block, arrays)
-        parts.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], result))
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+        part = jax.tree.map(lambda a, count=count: np.asarray(a)[:count], result)
+        if count == n:
+            return part
+        # Written into the whole as it comes: parts that are joined at the end would stand in memory twice.
+        if whole is None:
+            whole = jax.tree.map(lambda a: np.empty((n, *a.shape[1:]), a.dtype), part)
+        for array, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+            array[start : start + count] = values
+    return whole
 
 
 def point(dim: int, dtype: Any) -> jax.ShapeDtypeStruct:

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .evaluation import patched, replaced
+from pyro_dft.engine_torch.cost import cost_of
+
+from .evaluation import evaluating, patched, replaced
 
 Rows = Mapping[str, Tensor]
 RowFunction = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+# So few rows are batched without counting what they take.
+_FEW = 2
+_DIRICHLET = torch.distributions.dirichlet._Dirichlet
 
 
 def in_vmap(x: Tensor) -> bool:
@@ -92,7 +97,8 @@ def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tens
         Name -> tensor of shape (n, ...).
     """
     inputs = dict(rows)
-    n = len(next(iter(inputs.values())))
+    first = next(iter(inputs.values()))
+    n = len(first)
     with (
         torch.no_grad(),
         patched(),
@@ -101,11 +107,48 @@ def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tens
         for factories in (False, True) if n > 1 else ():
             own = _with_own_tensors(function, factories)
             try:
-                return torch.func.vmap(own, randomness="different", chunk_size=min(chunk, n))(inputs)
+                batched = torch.func.vmap(own, randomness="different")
+                return _in_chunks(batched, inputs, min(chunk, affordable(batched, inputs, first.device)))
             except Exception:  # whatever vmap cannot do, the loop may: the real error comes again below
                 continue
         results = [function({name: value[i] for name, value in inputs.items()}) for i in range(n)]
     return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+
+def affordable(batched: Callable[[Any], Any], inputs: Any, device: torch.device) -> int:
+    """How many rows of a tensor, or of a dict of them, memory allows a batched function at a time."""
+
+    def evaluate(count: int) -> Any:
+        return batched(_rows(inputs, slice(0, count)))
+
+    n = len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
+    if n <= _FEW:
+        return _FEW
+    try:
+        return cost_of(evaluate, device).size.affordable(device.type == "cpu")
+    except Exception:  # where it was the evaluation, the caller's own says why
+        return _FEW
+
+
+def _rows(inputs: Any, some: slice) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[some]
+    return {name: value[some] for name, value in inputs.items()}
+
+
+def _in_chunks(batched: RowFunction, inputs: dict[str, Tensor], chunk: int) -> dict[str, Tensor]:
+    n = len(next(iter(inputs.values())))
+    whole: dict[str, Tensor] = {}
+    for start in range(0, n, chunk):
+        part = batched(_rows(inputs, slice(start, start + chunk)))
+        if chunk >= n:
+            return part
+        # Written into the whole as it comes: parts that are joined at the end would stand in memory twice.
+        for name, value in part.items():
+            if name not in whole:
+                whole[name] = value.new_empty((n, *value.shape[1:]))
+            whole[name][start : start + chunk] = value
+    return whole
 
 
 def _with_own_tensors(function: RowFunction, factories: bool) -> RowFunction:
@@ -121,4 +164,4 @@ class _SampleDirichlet:
 
     @staticmethod
     def apply(concentration: Tensor) -> Tensor:
-        return torch._sample_dirichlet(concentration)
+        return torch._sample_dirichlet(concentration) if evaluating() else _DIRICHLET.apply(concentration)

@@ -19,6 +19,7 @@ from pyro_dft.engine_torch.refine import refine
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, SettingsError
+from pyro_dft.exclusive import exclusive
 from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
 from pyro_dft.layout import Layout
 from pyro_dft.pyro.guide import DrawsGuide
@@ -300,16 +301,17 @@ class DFT(Inference):
     @contextlib.contextmanager
     def _session(self) -> Iterator[None]:
         """Models draw from torch's global generators: those are seeded from the fit's own, and put back."""
-        # Not torch.manual_seed: where no GPU is in use yet, it would leave a seed for the first use.
-        gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        seed = int(torch.randint(2**31 - 1, (), generator=self._rng, device=self._rng.device))
-        # A default device in force costs something with each operation: only where it is needed.
-        home = None if self._home == torch.get_default_device() else self._home
-        with torch.random.fork_rng(gpus), home or contextlib.nullcontext():
-            torch.default_generator.manual_seed(seed)
-            if gpus:
-                torch.cuda.manual_seed_all(seed)
-            yield
+        with exclusive():
+            # Not torch.manual_seed: where no GPU is in use yet, it would leave a seed for the first use.
+            gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+            seed = int(torch.randint(2**31 - 1, (), generator=self._rng, device=self._rng.device))
+            # A default device in force costs something with each operation: only where it is needed.
+            home = None if self._home == torch.get_default_device() else self._home
+            with torch.random.fork_rng(gpus), home or contextlib.nullcontext():
+                torch.default_generator.manual_seed(seed)
+                if gpus:
+                    torch.cuda.manual_seed_all(seed)
+                yield
 
     # The trained sampler
 

@@ -2,13 +2,15 @@
 
 ``torch.func.vmap`` batches a potential without any help from the model's author, but Pyro and torch raise
 where a batch is harmless. The context managers here remove those obstacles for the length of an evaluation
-and put everything back as it was. They change attributes of modules, so they are not safe in several threads
-at once (neither is Pyro).
+and put everything back as it was. They change attributes of modules, one thread at a time, and what they put
+there acts as before in every other thread: torch works in several threads, and must go on to do so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +24,29 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
+from pyro_dft.exclusive import exclusive
+
 _VALIDATE_SAMPLE = torch.distributions.Distribution._validate_sample
 _LOOP_LIMIT = 10_000  # rows of a plate over which a Python loop is thinkable
+# What torch itself has, whatever is in its place for now.
+_CHOLESKY, _CHOLESKY_OLD, _CHOLESKY_METHOD = torch.linalg.cholesky, torch.cholesky, torch.Tensor.cholesky
 _depth = 0
+_thread: int | None = None  # the one inside `patched`
+
+
+def evaluating() -> bool:
+    """Whether this thread is inside :func:`patched`."""
+    return _thread == threading.get_ident()
+
+
+class _OffWhileEvaluating:
+    """A class attribute that is False for the thread inside :func:`patched`, and as before for the others."""
+
+    def __init__(self, before: bool) -> None:
+        self.before = before
+
+    def __get__(self, instance: Any, owner: Any = None) -> bool:
+        return self.before and not evaluating()
 
 
 class _SafeLog(torch.autograd.Function):
@@ -46,8 +68,15 @@ class _SafeLog(torch.autograd.Function):
         return grad / x.clamp(min=torch.finfo(x.dtype).eps)
 
 
+def _validate_sample(self: Any, value: Any) -> None:
+    if not evaluating():
+        _VALIDATE_SAMPLE(self, value)
+
+
 def _cholesky(matrix: Tensor, *, upper: bool = False, out: Any = None) -> Tensor:
     """``torch.linalg.cholesky`` that gives NaN for a matrix that has no factor, in place of an exception."""
+    if not evaluating():
+        return _CHOLESKY(matrix, upper=upper, out=out)
     if out is not None:
         raise NotImplementedError("torch.linalg.cholesky(out=...) is not supported inside a model")
     factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
@@ -55,8 +84,14 @@ def _cholesky(matrix: Tensor, *, upper: bool = False, out: Any = None) -> Tensor
     return factor * torch.where(info > 0, float("nan"), 1.0).to(factor.dtype)[..., None, None]
 
 
+def _cholesky_old(matrix: Tensor, upper: bool = False, *, out: Any = None) -> Tensor:
+    if not evaluating():
+        return _CHOLESKY_OLD(matrix, upper, out=out)
+    return _cholesky(matrix, upper=upper, out=out)
+
+
 def _cholesky_method(matrix: Tensor, upper: bool = False) -> Tensor:
-    return _cholesky(matrix, upper=upper)
+    return _cholesky(matrix, upper=upper) if evaluating() else _CHOLESKY_METHOD(matrix, upper)
 
 
 def marked_range(size: int, device: Any) -> Tensor:
@@ -116,35 +151,50 @@ def patched() -> Iterator[None]:
 
     Within: validation of Pyro and torch distributions is off (it branches on values, which vmap forbids), the
     logarithm of enumeration is batchable, and a matrix without a Cholesky factor gives NaN in its own row in
-    place of an exception for the whole batch. May be nested; only the outermost context does anything.
+    place of an exception for the whole batch. May be nested; only the outermost context does anything. Another
+    thread that enters waits until this one has left, and sees torch as it was until it has entered.
     """
-    global _depth
-    if _depth:
+    global _depth, _thread
+    with exclusive(), contextlib.ExitStack() as stack:
         _depth += 1
         try:
+            if _depth == 1:
+                _thread = threading.get_ident()
+                _replace_all(stack)
             yield
         finally:
             _depth -= 1
-        return
+            if not _depth:
+                _thread = None
+
+
+def _replace_all(stack: contextlib.ExitStack) -> None:
     distribution = torch.distributions.Distribution
-    with contextlib.ExitStack() as stack:
-        # Pyro puts torch's flag back to what *Pyro's* flag says: keep torch's own value as well.
-        stack.callback(distribution.set_default_validate_args, distribution._validate_args)
-        stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(warnings.catch_warnings())
-        # vmap's advice on operations that it loops over is meant for the developers of torch.
-        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        stack.enter_context(replaced(distribution, "_validate_sample", lambda self, value: None))
-        stack.enter_context(replaced(SubsampleMessenger, "__iter__", _iterate))
-        stack.enter_context(replaced(pyro.ops.special, "_SafeLog", _SafeLog))
-        stack.enter_context(replaced(torch.linalg, "cholesky", _cholesky))
-        stack.enter_context(replaced(torch, "cholesky", _cholesky_method))
-        stack.enter_context(replaced(torch.Tensor, "cholesky", _cholesky_method))
-        _depth += 1
-        try:
-            yield
-        finally:
-            _depth -= 1
+    # Pyro puts torch's flag back to what *Pyro's* flag says: keep torch's own value as well.
+    before = distribution._validate_args
+    stack.callback(distribution.set_default_validate_args, before)
+    stack.enter_context(pyro.validation_enabled(False))
+    distribution._validate_args = _OffWhileEvaluating(before)  # type: ignore[assignment]
+    stack.enter_context(warnings.catch_warnings())
+    # vmap's advice on operations that it loops over is meant for the developers of torch.
+    warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+    stack.enter_context(replaced(distribution, "_validate_sample", _validate_sample))
+    stack.enter_context(replaced(SubsampleMessenger, "__iter__", _iterate))
+    stack.enter_context(replaced(pyro.ops.special, "_SafeLog", _SafeLog))
+    stack.enter_context(replaced(torch.linalg, "cholesky", _cholesky))
+    stack.enter_context(replaced(torch, "cholesky", _cholesky_old))
+    stack.enter_context(replaced(torch.Tensor, "cholesky", _cholesky_method))
+
+
+def _forget() -> None:
+    # A forked process has one thread, which is inside of nothing; where another was, its replacements act as what they replaced.
+    global _depth, _thread
+    if not evaluating():
+        _depth, _thread = 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def checked_samples() -> contextlib.AbstractContextManager[None]:
@@ -162,7 +212,7 @@ def full_index(record: dict[str, tuple[int, int]] | None = None) -> Iterator[Non
     Args:
         record: Filled with name -> (size, subsample size) of the plates that were widened.
     """
-    original = SubsampleMessenger._subsample
+    original, thread = SubsampleMessenger._subsample, threading.get_ident()
 
     def subsample(
         name: str,
@@ -172,11 +222,13 @@ def full_index(record: dict[str, tuple[int, int]] | None = None) -> Iterator[Non
         use_cuda: bool | None = None,
         device: str | None = None,
     ) -> Any:
+        if threading.get_ident() != thread:
+            return original(name, size, subsample_size, subsample, use_cuda, device)
         if subsample is None and size is not None and subsample_size is not None and subsample_size < size:
             if record is not None:
                 record[name] = (int(size), int(subsample_size))
             subsample_size = None
         return original(name, size, subsample_size, subsample, use_cuda, device)
 
-    with replaced(SubsampleMessenger, "_subsample", staticmethod(subsample)):
+    with exclusive(), replaced(SubsampleMessenger, "_subsample", staticmethod(subsample)):
         yield

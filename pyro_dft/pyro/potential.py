@@ -56,6 +56,7 @@ class PotentialProblem(Problem):
         self.device = next(iter(params.values())).device
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
+        self._own_start = self._initial
         self._elements = self.layout.dim
         value = self.potential(self._initial)
         if value.dim():
@@ -91,7 +92,6 @@ class PotentialProblem(Problem):
         if init_strategy is not None:
             raise ModelError("init_strategy needs a Pyro model; with potential_fn, set initial_params")
         noise = torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
-        noise[0] = 0  # the caller's own point is always tried
         return self._initial + noise
 
     def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:

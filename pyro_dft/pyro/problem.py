@@ -14,7 +14,7 @@ from pyro_dft import wording
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
 
-from .batching import in_vmap, per_row
+from .batching import affordable, in_vmap, per_row
 from .evaluation import patched
 
 _CHUNK_ELEMENTS = 2**23  # elements of one tensor that a batched evaluation may fill per model run
@@ -48,6 +48,7 @@ class Problem:
     dynamic_sites: tuple[str, ...] = ()
     _own_tensors: bool = False
     _elements: int = 1
+    _own_start: Tensor | None = None  # a point that the caller wants to start from
 
     @property
     def dim(self) -> int:
@@ -123,11 +124,12 @@ class Problem:
         """
         with patched():
             if self.batchable:
-                function = torch.func.grad_and_value(self.potential)
-                batched = torch.func.vmap(function, randomness="same", chunk_size=self._chunk(len(x)))
+                batched = torch.func.vmap(torch.func.grad_and_value(self.potential), randomness="same")
                 try:
-                    gradients, values = batched(x)
-                    return values.detach(), gradients.detach()
+                    chunk = min(self._chunk(len(x)), affordable(batched, x, self.device))
+                    parts = [batched(rows) for rows in x.split(chunk)]
+                    gradients, values = (torch.cat(part).detach() for part in zip(*parts, strict=True))
+                    return values, gradients
                 except Exception:  # a point of this batch, say: the loop finds out
                     pass
             pairs = [self._value_and_gradient(row) for row in x]
@@ -170,8 +172,11 @@ class Problem:
         found: list[Tensor] = []
         count = 0
         x = torch.empty(0)
-        for _ in range(max_tries):
+        for attempt in range(max_tries):
             x = self._propose(n, radius, init_strategy)
+            # Once only: where it is not finite, the places that it would take are for others.
+            if attempt == 0 and self._own_start is not None:
+                x[0] = self._own_start
             values, gradients = self.values_and_gradients(x)
             finite = values.isfinite() & gradients.isfinite().all(-1)
             found.append(x[finite])
