@@ -18,7 +18,7 @@ from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro import noncentering, predictive
-from pyro_dft.numpyro.placement import Default, Plates, Point, placed
+from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.structure import Structure, inspect_model
 from pyro_dft.numpyro.traced import (
@@ -204,12 +204,13 @@ class NumPyroProblem(Problem):
     def _energy(self, x: Any, words: Any) -> Any:
         """Potential of one point; on a random part of the data where there are words of a key."""
         place = Point(self.layout.unflatten(x), self._noncentered, self._given)
-        model = placed(Plates(self.model, key=None if words is None else as_key(words)), place)
+        model: Any = Plates(self.model, key=None if words is None else as_key(words))
         density = log_density
         if self.enumerated:
             model, density = self._enumerate(model)
         with Default():
-            value, _ = density(model, self.args, self.kwargs, {})
+            # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
+            value, _ = density(placed(model, place), self.args, self.kwargs, {})
         return -jnp.asarray(value).astype(self.dtype)
 
     def _enumerate(self, model: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
@@ -220,9 +221,7 @@ class NumPyroProblem(Problem):
             raise ModelError(
                 f"the discrete sites {self.structure.discrete} are summed out by funsor: pip install funsor"
             ) from error
-        # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
-        inner = enum(config_enumerate(Plates(self.model)), -self.structure.max_plate_nesting - 1)
-        return substitute(inner, substitute_fn=model.substitute_fn), enumerated_density  # type: ignore[attr-defined]
+        return enum(config_enumerate(model), -self.structure.max_plate_nesting - 1), enumerated_density
 
     def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Sites of one run over all rows, with discrete sites drawn from their prior.
@@ -292,7 +291,7 @@ class NumPyroProblem(Problem):
             return {
                 name: site["fn"].log_prob(site["value"])
                 for name, site in sites.items()
-                if site["type"] == "sample" and not name.endswith("_log_det")
+                if site["type"] == "sample" and not is_jacobian(site)
             }
 
         function, arrays = trace(terms, self._row())
