@@ -59,6 +59,7 @@ class Hooks(ABC):
     _checkpoint: Checkpoint | None
     _rng: Any  # the framework's random number generator of the fit
     _looking: Any  # another one, for draws on the way of a training
+    _posteriors: Any  # the posterior in each set of coordinates
     _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _whole: bool  # whether the training was one `run`, and not single steps that may go on
@@ -200,6 +201,11 @@ class Hooks(ABC):
     @abstractmethod
     def _plate_dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of each site."""
+
+    def _invalid(self, points: np.ndarray) -> dict[str, dict[str, float]]:
+        """What `pyro_dft.validity` finds at points (n, dim) of the sampler's coordinates; nothing for a potential."""
+        posterior = self._posteriors[self._fit.problem]
+        return posterior.invalid(self._flat(points))
 
     @abstractmethod
     def _facts(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pyro_dft.numpyro.pure import PureTraining
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
+from pyro_dft.numpyro.surroundings import lenient
 
 # What a file holds of the measurement, beside the sampler.
 _MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
@@ -189,6 +190,7 @@ class DFT(PureTraining):
     # From a model to targets: the posterior in the model's own coordinates and, where it has location-scale sites,
     # in non-centred ones.
 
+    @lenient()
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seed = () if self.settings.seed is None else (self.settings.seed % 2**32,)
         self._rng = np.random.default_rng([*self._words, *seed])
@@ -216,6 +218,8 @@ class DFT(PureTraining):
         return [own]
 
     def _problem(self, posterior: Posterior) -> Problem:
+        if posterior.minibatch:
+            self.settings.check_minibatches()
         starts = np.empty((self.num_chains, 0, posterior.dim), posterior.dtype)
         return Problem(posterior.target(), starts, posterior.original_coordinates)
 
@@ -257,7 +261,7 @@ class DFT(PureTraining):
         raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
 
     def _session(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+        return lenient()
 
     # The trained sampler
 

@@ -17,7 +17,7 @@ from numpyro.infer.util import log_density
 from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.numpyro import noncentering, predictive
+from pyro_dft.numpyro import noncentering, predictive, validity
 from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.structure import Structure, inspect_model
@@ -33,6 +33,7 @@ from pyro_dft.numpyro.traced import (
     trace,
 )
 from pyro_dft.numpyro.transforms import Wrapped, biject_to
+from pyro_dft.options import check_transforms
 
 
 class NumPyroProblem(Problem):
@@ -105,6 +106,7 @@ class NumPyroProblem(Problem):
         unknown = sorted(set(self._given) - set(latent))
         if unknown:
             raise ModelError(f"transforms names {unknown}, but the latent sites are {list(latent)}")
+        check_transforms(self._given)
         self.layout = Layout(
             tuple(
                 SiteInfo(name, site.unconstrained_shape, site.shape, site.support)
@@ -423,6 +425,10 @@ class NumPyroProblem(Problem):
         return map_rows(function, arrays, x, elements=self.dim)
 
     # Data
+
+    def invalid(self, x: Any) -> dict[str, dict[str, float]]:
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        return validity.invalid(self, x)
 
     def observed(self) -> dict[str, np.ndarray]:
         """Observed data by site, all rows."""

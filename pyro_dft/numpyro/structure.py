@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
 from pyro_dft import circular, wording
+from pyro_dft.arguments import MODEL_ERRORS, first_line, takes
 from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
@@ -136,12 +136,11 @@ def inspect_model(
                 sites = recorder.get_trace(*args, **kwargs)
         except ModelError:
             raise
-        except (ValueError, RuntimeError, IndexError, TypeError, AssertionError) as error:
-            # jax raises TypeError for shapes that do not fit, NumPyro AssertionError for two sites of one name.
-            if isinstance(error, TypeError) and not _takes(model, args, kwargs):
+        except MODEL_ERRORS as error:
+            if isinstance(error, TypeError) and not takes(model, (args, kwargs)):
                 raise
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
-            raise wording.model_failed(done[-1] if done else None, _first_line(error)) from error
+            raise wording.model_failed(done[-1] if done else None, first_line(error)) from error
         _sort_sites(structure, sites, given)
         _check_log_probs(sites)
         return ()
@@ -149,22 +148,6 @@ def inspect_model(
     jax.eval_shape(run, jax.random.key(0))
     _check_latents(structure)
     return structure
-
-
-def _takes(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a model can be called with these arguments."""
-    try:
-        inspect.signature(model).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature
-        return True
-    return True
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -266,11 +249,11 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
             _check_nan(name, fn, value)
         try:
             log_prob = fn.log_prob(value)
-        except (ValueError, TypeError) as error:
+        except MODEL_ERRORS as error:
             plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
             shape = tuple(np.shape(value))
             raise wording.cannot_score(
-                name, plates, fn, shape, site["is_observed"], _first_line(error)
+                name, plates, fn, shape, site["is_observed"], first_line(error)
             ) from error
         if site["is_observed"]:
             _check_broadcast(name, site, log_prob)

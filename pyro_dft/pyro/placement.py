@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_dft import wording
 from pyro_dft.errors import ModelError
 
 from .transforms import bijection
@@ -59,6 +60,7 @@ class Place(Messenger):
 
     Attributes:
         indices: Name of a plate -> index of all its rows.
+        fixed_shapes: Whether values must have the shape that the model's own draws would have.
         original: Name -> original unconstrained coordinates of mapped sites, filled in by a run.
         log_jacobians: Log Jacobians of mapped sites, filled in by a run.
     """
@@ -76,6 +78,7 @@ class Place(Messenger):
         self.coordinates = dict(coordinates or {})
         self.complete = complete
         self.indices: Mapping[str, Tensor] = {}
+        self.fixed_shapes = False
         self.original: dict[str, Tensor] = {}
         self.log_jacobians: list[Tensor] = []
 
@@ -85,6 +88,7 @@ class Place(Messenger):
             if msg["value"] is None:
                 msg["value"] = self._index(name, fn.size, fn.subsample_size, fn.device)
         elif name in self.values:
+            self._check_shape(msg, self.values[name])
             msg["value"] = self.values[name]
             msg["is_observed"] = True
         elif name in self.maps:
@@ -95,6 +99,16 @@ class Place(Messenger):
             msg["is_observed"] = True
         elif self.complete and not msg["is_observed"] and not getattr(fn, "has_enumerate_support", False):
             raise _comes_and_goes(name)
+
+    def _check_shape(self, msg: Any, value: Tensor) -> None:
+        """Makes sure that a value is as large as what the model would have drawn: broadcasting would hide it."""
+        fn = msg["fn"]
+        # A statement with arguments of its own, or an enumerated site before it, changes the shape of a draw.
+        if not self.fixed_shapes or msg["args"] or not hasattr(fn, "batch_shape"):
+            return
+        shape = tuple(fn.batch_shape + fn.event_shape)
+        if shape != tuple(value.shape):
+            raise wording.changing_shape(msg["name"], shape, tuple(value.shape))
 
     def check(self, trace: Any) -> None:
         """Makes sure that a run has used every value.

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_dft import wording
+from pyro_dft.arguments import MODEL_ERRORS, first_line
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.options import check_transforms
 
+from .evaluation import patched
 from .problem import Problem
 from .transforms import support_name
 
@@ -47,6 +51,7 @@ class PotentialProblem(Problem):
         unknown = sorted(set(transforms) - set(initial_params))
         if unknown:
             raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+        check_transforms(transforms)
         self.potential_fn = potential_fn
         self.smoothed_potential_fn = smoothed_potential_fn
         self.transforms = transforms
@@ -57,13 +62,36 @@ class PotentialProblem(Problem):
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
         self._elements = self.layout.dim
-        value = self.potential(self._initial)
-        if value.dim():
-            raise ModelError(f"potential_fn must return a scalar, got shape {tuple(value.shape)}")
+        if not self.dim:
+            raise wording.no_coordinates(list(params))
+        self._check_potential()
         self.find_batching(self._initial)
+
+    def _check_potential(self) -> None:
+        """One call: is the result a real number, with a gradient?"""
+        point = self._initial.clone().requires_grad_()
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), patched():
+                value = self.potential_fn(self._sites(point))
+        except MODEL_ERRORS as error:
+            if isinstance(error, torch.linalg.LinAlgError):
+                return
+            raise wording.potential_failed("potential_fn", first_line(error)) from error
+        except KeyError as error:
+            raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+        if not isinstance(value, Tensor):
+            raise wording.no_number("potential_fn", value)
+        if not value.is_floating_point():
+            raise wording.no_number("potential_fn", value, f"numbers of type {value.dtype}")
+        if value.numel() != 1:
+            raise wording.no_number("potential_fn", value, f"shape {tuple(value.shape)}")
+        if not value.requires_grad:
+            raise wording.no_gradient("potential_fn")
 
     @staticmethod
     def _checked(name: str, value: Any) -> Tensor:
+        if isinstance(value, float):
+            value = torch.tensor(value)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise ModelError(f"initial_params['{name}'] must be a floating point tensor")
         return value.detach()
