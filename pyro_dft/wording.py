@@ -78,6 +78,19 @@ def changing_shape(site: str, now: Shape, first: Shape) -> ModelError:
     )
 
 
+def comes_and_goes(site: str) -> ModelError:
+    """A latent site is not there in each run."""
+    return ModelError(
+        f"latent site '{site}' exists only in some runs, or for some values of the other sites: give the model the same "
+        "sites in every run"
+    )
+
+
+def too_coarse(dtype: Any) -> ModelError:
+    """Half precision."""
+    return ModelError(f"the latent sites are {dtype}, too coarse for a posterior: use float32 or float64")
+
+
 def no_number(option: str, value: Any, kind: str = "") -> ModelError:
     """A potential returns something that is no real number."""
     return ModelError(f"{option} must return a scalar, got {kind or type(value).__name__}")

@@ -115,6 +115,8 @@ class NumPyroProblem(Problem):
         )
         self.transforms = {name: site.transform.inv for name, site in latent.items()}
         self.dtype = np.dtype(jnp.result_type(*(site.dtype for site in latent.values())))
+        if self.dtype.itemsize < 4:
+            raise wording.too_coarse(self.dtype)
 
     def _wrap_angles(self, model: Callable[..., Any], centred: bool) -> None:
         """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
@@ -205,7 +207,7 @@ class NumPyroProblem(Problem):
 
     def _energy(self, x: Any, words: Any) -> Any:
         """Potential of one point; on a random part of the data where there are words of a key."""
-        place = Point(self.layout.unflatten(x), self._noncentered, self._given)
+        place = self.point_of(x)
         model: Any = Plates(self.model, key=None if words is None else as_key(words))
         density = log_density
         if self.enumerated:
@@ -213,6 +215,7 @@ class NumPyroProblem(Problem):
         with Default():
             # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
             value, _ = density(placed(model, place), self.args, self.kwargs, {})
+        place.check()
         return -jnp.asarray(value).astype(self.dtype)
 
     def _enumerate(self, model: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
@@ -241,7 +244,9 @@ class NumPyroProblem(Problem):
 
     def point_of(self, x: Any) -> Point:
         """One flat point, as `run` takes it."""
-        return Point(self.layout.unflatten(x), self._noncentered, self._given)
+        latent = {} if self.enumerated else self.structure.latent
+        drawn = {name: site.drawn for name, site in latent.items()}
+        return Point(self.layout.unflatten(x), self._noncentered, self._given, drawn)
 
     def _function(self, name: str, function: Callable[..., Any], *shapes: Any) -> tuple[Traced, list[Any]]:
         if name not in self._functions:

@@ -14,6 +14,7 @@ from jax import Array
 from numpyro.handlers import substitute
 from numpyro.primitives import Messenger
 
+from pyro_dft import wording
 from pyro_dft.numpyro import noncentering
 from pyro_dft.numpyro.transforms import biject_to, is_identity
 
@@ -71,6 +72,7 @@ class Point:
         coordinates: Name -> unconstrained coordinates.
         noncentered: Sites whose coordinates are standardised given the others.
         given: Name -> transform from constrained to unconstrained values that the user chose.
+        drawn: Name -> shape of a draw in the first run, which has to stay.
 
     Attributes:
         original: Name -> unconstrained coordinates of the model itself of non-centred sites, filled in by a run.
@@ -81,15 +83,36 @@ class Point:
         coordinates: Mapping[str, Array],
         noncentered: frozenset[str] = frozenset(),
         given: Mapping[str, Any] | None = None,
+        drawn: Mapping[str, tuple[int, ...]] | None = None,
     ):
         self.coordinates, self.noncentered, self.given = coordinates, noncentered, given or {}
+        self.drawn = drawn or {}
         self.original: dict[str, Array] = {}
+        self._used: set[str] = set()
+
+    def check(self) -> None:
+        """Makes sure that a run has used every value.
+
+        Raises:
+            ModelError: A site was not there.
+        """
+        for name in self.coordinates:
+            if name not in self._used:
+                raise wording.comes_and_goes(name)
 
     def __call__(self, site: Any) -> Array | None:
         """The value of a site; its log Jacobian becomes a factor of the model."""
         name = site["name"]
-        if site["type"] != "sample" or name not in self.coordinates:
+        if site["type"] != "sample":
             return None
+        if name not in self.coordinates:
+            if not (site["is_observed"] or site["fn"].support.is_discrete):
+                raise wording.comes_and_goes(name)
+            return None
+        self._used.add(name)
+        shape = tuple(site["fn"].shape())
+        if shape != self.drawn.get(name, shape):
+            raise wording.changing_shape(name, shape, self.drawn[name])
         y = self.coordinates[name]
         if name in self.noncentered:
             value, self.original[name], log_jacobian = noncentering.forward(site["fn"], y)

@@ -14,7 +14,7 @@ from pyro_dft.arguments import MODEL_ERRORS, first_line
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.traced import Full, Smoothed, map_rows, point, trace
+from pyro_dft.numpyro.traced import Full, Smoothed, depends, map_rows, point, trace
 from pyro_dft.numpyro.transforms import support_name
 from pyro_dft.options import check_transforms
 
@@ -52,6 +52,8 @@ class PotentialProblem(Problem):
         check_transforms(self.transforms)
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self.dtype = np.result_type(*(value.dtype for value in params.values()))
+        if self.dtype.itemsize < 4:
+            raise wording.too_coarse(self.dtype)
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = np.concatenate(
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
@@ -67,16 +69,15 @@ class PotentialProblem(Problem):
                 raise wording.potential_failed("potential_fn", first_line(error)) from error
             except KeyError as error:
                 raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
-            if not isinstance(value, jax.core.Tracer):
-                raise (
-                    wording.no_number("potential_fn", value)
-                    if not isinstance(value, jax.Array)
-                    else (wording.no_gradient("potential_fn"))
-                )
+            if isinstance(value, int | float | np.generic | np.ndarray):
+                raise wording.no_gradient("potential_fn")
+            if not isinstance(value, jax.Array):
+                raise wording.no_number("potential_fn", value)
             return self._scalar(value, "potential_fn")
 
         self.potential, arrays = trace(potential, point(self.dim, self.dtype), kind=Full)
         self.data = {"full": arrays}
+        self._check_gradient(potential)
         if smoothed_potential_fn is not None:
             smoothed = smoothed_potential_fn
 
@@ -87,6 +88,14 @@ class PotentialProblem(Problem):
             self.smoothed_potential, arrays = trace(noised, point(self.dim, self.dtype), level, kind=Smoothed)
             self.data["smoothed"] = arrays
         self._constrain, self._constrain_data = trace(self._values, point(self.dim, self.dtype))
+
+    def _check_gradient(self, potential: Callable[[Any], Any]) -> None:
+        """Refuses a potential whose gradient is zero by construction, as behind `jax.lax.stop_gradient`."""
+        gradient = jax.grad(potential)
+        at = point(self.dim, self.dtype)
+        moves = depends(lambda x: {"gradient": gradient(x)}, [at], 0)["gradient"]
+        if not moves and not np.asarray(gradient(jnp.asarray(self._initial))).any():
+            raise wording.no_gradient("potential_fn")
 
     def _scalar(self, value: Any, name: str) -> Any:
         if jnp.size(value) != 1:

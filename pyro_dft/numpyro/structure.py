@@ -47,6 +47,7 @@ class Site:
         support: Name of its support.
         movable: Whether it is of a location-scale family.
         angle: "angle" on a circular support, "improper" where it is flat on the real line, else "".
+        drawn: Shape of a draw of its distribution.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Site:
     support: str = ""
     movable: bool = False
     angle: str = ""
+    drawn: tuple[int, ...] = ()
 
 
 @dataclass
@@ -199,6 +201,7 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
         raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
     found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
+    found.drawn = tuple(fn.shape())
     found.value = None
     scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
     found.movable = name not in given and not scanned and location_scale(fn) is not None
@@ -263,6 +266,8 @@ def _check_nan(name: str, fn: Any, value: Any) -> None:
     if isinstance(value, jax.core.Tracer) or isinstance(fn, dist.MaskedDistribution):
         return
     data = np.asarray(value)
+    if np.iscomplexobj(data):
+        raise wording.no_array(name, "observed data", "real numbers", data)
     if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
         raise wording.nan_in_data(name, int(np.isnan(data).sum()), data.size)
 

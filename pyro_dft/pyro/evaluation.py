@@ -21,6 +21,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 _VALIDATE_SAMPLE = torch.distributions.Distribution._validate_sample
 _LOOP_LIMIT = 10_000  # rows of a plate over which a Python loop is thinkable
@@ -150,6 +151,18 @@ def patched() -> Iterator[None]:
 def checked_samples() -> contextlib.AbstractContextManager[None]:
     """Puts back, inside :func:`patched`, the check of samples on which Pyro's strategies to start rely."""
     return replaced(torch.distributions.Distribution, "_validate_sample", _VALIDATE_SAMPLE)
+
+
+def with_gradients(arguments: Any) -> Any:
+    """Nested arguments with tensors that were made in inference mode, which can take no part in a gradient, copied."""
+
+    def copied(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+    leaves = tree_leaves(arguments)
+    if not any(isinstance(leaf, Tensor) and leaf.is_inference() for leaf in leaves):
+        return arguments
+    return tree_map(copied, arguments)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from pyro_dft.options import check_transforms
 from . import predictive, validity
 from .batching import map_rows
 from .enumeration import minibatch_log_density
-from .evaluation import checked_samples, full_index, patched
+from .evaluation import checked_samples, full_index, patched, with_gradients
 from .noncentering import NonCentered, movable_sites
 from .placement import DynamicSupport, Place, SiteMap
 from .problem import Problem
@@ -70,8 +70,7 @@ class PyroProblem(Problem):
         max_plate_nesting: int | None = None,
     ) -> None:
         self.model = model
-        self.args = tuple(args)
-        self.kwargs = dict(kwargs or {})
+        self.args, self.kwargs = with_gradients((tuple(args), dict(kwargs or {})))
         self.structure: Structure = inspect_model(model, self.args, self.kwargs, max_plate_nesting)
         self._given = frozenset(transforms or {})
         self._read_latents(dict(transforms or {}))
@@ -110,6 +109,8 @@ class PyroProblem(Problem):
         self.layout = Layout(tuple(infos))
         self._dtypes = {name: x.dtype for name, x in zip(names, coordinates, strict=True)}
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
+        if torch.finfo(self.dtype).bits < 32:
+            raise wording.too_coarse(self.dtype)
         self.device = coordinates[0].device
         if not self.dim:
             raise wording.no_coordinates(names)

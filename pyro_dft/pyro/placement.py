@@ -11,7 +11,6 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_dft import wording
-from pyro_dft.errors import ModelError
 
 from .transforms import bijection
 
@@ -98,7 +97,7 @@ class Place(Messenger):
             msg["value"] = value
             msg["is_observed"] = True
         elif self.complete and not msg["is_observed"] and not getattr(fn, "has_enumerate_support", False):
-            raise _comes_and_goes(name)
+            raise wording.comes_and_goes(name)
 
     def _check_shape(self, msg: Any, value: Tensor) -> None:
         """Makes sure that a value is as large as what the model would have drawn: broadcasting would hide it."""
@@ -118,7 +117,7 @@ class Place(Messenger):
         """
         for name in (*self.values, *self.maps):
             if name not in trace.nodes:
-                raise _comes_and_goes(name)
+                raise wording.comes_and_goes(name)
 
     def _index(self, name: str, size: int, subsample_size: int | None, device: Any) -> Tensor | None:
         """Index of a plate; None leaves the choice to Pyro."""
@@ -128,10 +127,3 @@ class Place(Messenger):
         if subsample_size * _WITH_REPLACEMENT < size:
             return torch.randint(size, (subsample_size,), device=device)
         return None
-
-
-def _comes_and_goes(name: str) -> ModelError:
-    return ModelError(
-        f"latent site '{name}' exists only for some values of the other sites: give the model the same "
-        "sites in every run"
-    )

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
@@ -58,6 +59,8 @@ class PotentialProblem(Problem):
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self._dtypes = {name: value.dtype for name, value in params.items()}
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
+        if torch.finfo(self.dtype).bits < 32:
+            raise wording.too_coarse(self.dtype)
         self.device = next(iter(params.values())).device
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
@@ -79,6 +82,8 @@ class PotentialProblem(Problem):
             raise wording.potential_failed("potential_fn", first_line(error)) from error
         except KeyError as error:
             raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+        if isinstance(value, int | float | np.generic | np.ndarray):
+            raise wording.no_gradient("potential_fn")
         if not isinstance(value, Tensor):
             raise wording.no_number("potential_fn", value)
         if not value.is_floating_point():
@@ -94,7 +99,7 @@ class PotentialProblem(Problem):
             value = torch.tensor(value)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise ModelError(f"initial_params['{name}'] must be a floating point tensor")
-        return value.detach()
+        return value.detach().clone() if value.is_inference() else value.detach()
 
     def _site(self, name: str, value: Tensor) -> SiteInfo:
         transform = self.transforms.get(name)

@@ -257,6 +257,8 @@ def _check_observed(structure: Structure) -> None:
         value = site["value"]
         if not isinstance(value, Tensor):
             raise wording.no_array(name, "observed data", "a tensor", value)
+        if value.is_complex():
+            raise wording.no_array(name, "observed data", "real numbers", value)
         nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
         if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
             raise wording.nan_in_data(name, int(nan.sum()), value.numel())
