@@ -106,11 +106,13 @@ class Settings:
             data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit; 200
             may cost up to five times as much.
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
+            Pyro only: jax always compiles.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.
         modes: `"auto"` trains a sampler for each of several separate modes that the restarts of the Gaussian ended at, and
             draws from them by weights from importance sampling; `"never"` takes the best one for each chain.
-        seed: Seed of everything random in the fit, or None to draw one from the framework's generator.
+        seed: Seed of everything random in the fit, an integer of at most 63 bits, or None to draw one from the framework's
+            generator.
 
     Example:
         >>> from pyro_dft import Settings

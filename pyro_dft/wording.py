@@ -81,8 +81,8 @@ def changing_shape(site: str, now: Shape, first: Shape) -> ModelError:
 def comes_and_goes(site: str) -> ModelError:
     """A latent site is not there in each run."""
     return ModelError(
-        f"latent site '{site}' exists only in some runs, or for some values of the other sites: give the model the same "
-        "sites in every run"
+        f"latent site '{site}' exists only in some runs, or only for some values of the other sites: give the model "
+        "the same sites in every run"
     )
 
 

@@ -24,11 +24,19 @@ def backend(request):
 
 def test_numbers_of_numpy_are_stored_as_plain_ones():
     given = Settings(
-        num_steps=np.int64(5), noise=np.float32(0.25), refine_steps=np.int32(3), seed=np.uint8(7), averaging=np.float64(0.5)
+        num_steps=np.int64(5),
+        noise=np.float32(0.25),
+        refine_steps=np.int32(3),
+        seed=np.uint8(7),
+        averaging=np.float64(0.5),
     )
     assert given == Settings(num_steps=5, noise=0.25, refine_steps=3, seed=7, averaging=0.5)
     assert {type(value) for value in given.to_json().values()} <= {int, float, str, type(None)}
-    for wrong in ({"num_steps": np.bool_(True)}, {"num_steps": np.float64(5.0)}, {"noise": np.float32("nan")}):
+    for wrong in (
+        {"num_steps": np.bool_(True)},
+        {"num_steps": np.float64(5.0)},
+        {"noise": np.float32("nan")},
+    ):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Settings(**wrong)
 
@@ -168,10 +176,14 @@ def test_minibatches_and_the_pseudo_huber_distance(backend, objective):
 def test_sizes_that_no_memory_holds(backend):
     dft = backend.fitted(backend.dft(), np.ones(3))
     for ask in (dft.get_samples, dft.to_inference_data, dft.importance_sampling):
-        with pytest.raises(MemoryError, match="10000000000000 draws need about .* TB of memory, and .* are free"):
+        with pytest.raises(
+            MemoryError, match="10000000000000 draws need about .* TB of memory, and .* are free"
+        ):
             ask(10**13)
     for huge in ({"batch_size": 10**12, "train": "always"}, {"num_draws": 10**13}):
-        with pytest.raises(SettingsError, match=f"{next(iter(huge))}=.*needs about .* of memory, and .* are free"):
+        with pytest.raises(
+            SettingsError, match=f"{next(iter(huge))}=.*needs about .* of memory, and .* are free"
+        ):
             backend.fitted(backend.dft(**{**GAUSSIAN, **huge}), np.ones(3))
 
 

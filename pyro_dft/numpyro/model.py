@@ -33,7 +33,6 @@ from pyro_dft.numpyro.traced import (
     trace,
 )
 from pyro_dft.numpyro.transforms import Wrapped, biject_to
-from pyro_dft.options import check_transforms
 
 
 class NumPyroProblem(Problem):
@@ -106,7 +105,6 @@ class NumPyroProblem(Problem):
         unknown = sorted(set(self._given) - set(latent))
         if unknown:
             raise ModelError(f"transforms names {unknown}, but the latent sites are {list(latent)}")
-        check_transforms(self._given)
         self.layout = Layout(
             tuple(
                 SiteInfo(name, site.unconstrained_shape, site.shape, site.support)
@@ -245,7 +243,7 @@ class NumPyroProblem(Problem):
     def point_of(self, x: Any) -> Point:
         """One flat point, as `run` takes it."""
         latent = {} if self.enumerated else self.structure.latent
-        drawn = {name: site.drawn for name, site in latent.items()}
+        drawn = {name: site.drawn for name, site in latent.items() if site.drawn is not None}
         return Point(self.layout.unflatten(x), self._noncentered, self._given, drawn)
 
     def _function(self, name: str, function: Callable[..., Any], *shapes: Any) -> tuple[Traced, list[Any]]:

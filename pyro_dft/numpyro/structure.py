@@ -20,6 +20,7 @@ from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
+from pyro_dft.options import check_transforms
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Site:
         support: Name of its support.
         movable: Whether it is of a location-scale family.
         angle: "angle" on a circular support, "improper" where it is flat on the real line, else "".
-        drawn: Shape of a draw of its distribution.
+        drawn: Shape of a draw of its distribution; None inside of `scan`, which draws items of a sequence.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Site:
     support: str = ""
     movable: bool = False
     angle: str = ""
-    drawn: tuple[int, ...] = ()
+    drawn: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -194,6 +195,8 @@ def _site(name: str, site: Mapping[str, Any]) -> Site:
 
 def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Site:
     found, fn = _site(name, site), site["fn"]
+    if name in given:
+        check_transforms({name: given[name]})
     try:
         transform = given[name].inv if name in given else biject_to(fn.support)
         found.unconstrained_shape = tuple(transform.inverse_shape(found.shape))
@@ -201,9 +204,9 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
         raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
     found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
-    found.drawn = tuple(fn.shape())
     found.value = None
     scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
+    found.drawn = None if scanned else tuple(fn.shape())
     found.movable = name not in given and not scanned and location_scale(fn) is not None
     if name not in given and not scanned:
         found.angle = angle_of(fn)

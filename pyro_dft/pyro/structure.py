@@ -262,7 +262,8 @@ def _check_observed(structure: Structure) -> None:
         nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
         if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
             raise wording.nan_in_data(name, int(nan.sum()), value.numel())
-        if structure.validated:
+        # Where the density is not finite, the search for starting points names the site.
+        if structure.validated and bool(site["log_prob"].isfinite().all()):
             _check_support(name, site)
         _check_broadcast(name, site)
 
