@@ -225,7 +225,7 @@ class Settings:
                 self._fisher,
                 'a phase with a Fisher divergence: dft_fraction above 0, objective="dft", "dft-paper" or "fisher-partial"',
             ),
-            "final_batch_factor": (self._has_dft_phase, 'objective="dft", or dft_fraction above 0'),
+            "final_batch_factor": (self.dft_fraction > 0, "dft_fraction above 0"),
             "noise_start": (
                 self.noise_mode in ("annealed", "levels"), 'noise_mode="annealed" or "levels"',
             ),

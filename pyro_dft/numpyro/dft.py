@@ -25,10 +25,10 @@ from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.numpyro.pure import PureTraining
+from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
-from pyro_dft.numpyro.surroundings import lenient
 
 # What a file holds of the measurement, beside the sampler.
 _MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")

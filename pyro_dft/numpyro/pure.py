@@ -18,10 +18,10 @@ from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper, OwnNetworks
 from pyro_dft.inference import Inference
 from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.trainer import Trainer
-from pyro_dft.numpyro.surroundings import lenient
 
 
 class PureTraining(Inference):
