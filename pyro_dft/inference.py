@@ -62,18 +62,12 @@ class Inference(Training):
         **overrides: Any,
     ):
         check_options(
-            model=model,
-            potential_fn=potential_fn,
-            initial_params=initial_params,
-            transforms=transforms,
-            init_strategy=init_strategy,
-            checkpoint=checkpoint,
-            callback=callback,
-            disable_progbar=disable_progbar,
-        )
+            model=model, potential_fn=potential_fn, initial_params=initial_params, transforms=transforms,
+            init_strategy=init_strategy, checkpoint=checkpoint, callback=callback, disable_progbar=disable_progbar,
+        )  # fmt: skip
         check_count("num_chains", num_chains, 1, SettingsError)
-        check_count("checkpoint_every", checkpoint_every, 1, SettingsError)
-        check_count("callback_every", callback_every, 1, SettingsError)
+        for name, every in (("checkpoint_every", checkpoint_every), ("callback_every", callback_every)):
+            check_count(name, every, 1, SettingsError)
         foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")

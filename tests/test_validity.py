@@ -99,23 +99,17 @@ def test_pyro_refuses_data_that_no_parameter_allows(value):
         assert PyroProblem(model, (torch.tensor([abs(value), 2.0]),)).structure.validated is False
 
 
-def test_numpyro_names_data_outside_of_a_support():
-    numpyro = next(b for b in BACKENDS if b.name == "numpyro")
-    dist = numpyro.ppl.distributions
+def test_counts_that_are_no_counts_are_refused(backend):
+    ppl, dist = backend.ppl, backend.ppl.distributions
 
     def model(y):
-        a = numpyro.ppl.sample("a", dist.Gamma(2.0, 2.0))
-        with numpyro.ppl.plate("rows", 2):
-            numpyro.ppl.sample("y", dist.Exponential(a), obs=y)
+        a = ppl.sample("a", dist.Beta(2.0, 2.0))
+        with ppl.plate("rows", 2):
+            ppl.sample("y", dist.Bernoulli(a), obs=y)
 
-    dft = numpyro.DFT(
-        model, disable_progbar=True, train="never", num_draws=200, precondition_steps=60, restarts=2
-    )
-    with pytest.warns(FidelityWarning, match="outside of the support"):
-        numpyro.run(dft, numpyro.array([-0.5, 2.0]))
-    report = dft.diagnostics()
-    assert report["invalid"]["data"] == {"y": 1.0}
-    assert report["status"] != "converged"
+    dft = backend.DFT(model, disable_progbar=True, train="never", num_draws=200)
+    with pytest.raises(ModelError, match=r"'y' (has 1 of 2 values outside|\(1 of 2 terms\))"):
+        backend.run(dft, backend.array([0.5, 1.0]))
 
 
 class Bounds:
