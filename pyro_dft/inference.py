@@ -16,7 +16,7 @@ from typing import Any
 
 from pyro_dft import density, plot, room, verdict, wording
 from pyro_dft.arguments import check_count, copied
-from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
+from pyro_dft.errors import FidelityWarning, NotFittedError, SettingsError
 from pyro_dft.options import check_options
 from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
