@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyro_dft import wording
 from pyro_dft.drift import LIMITS
 
 Facts = Mapping[str, Any]
@@ -196,6 +197,10 @@ ALARMS: tuple[Alarm, ...] = (
         "draw random numbers outside of sample statements? Such a model has no posterior.",
     ),
     Alarm(
+        "invalid parameters", "failed", lambda f: bool(f.get("invalid", {}).get("parameters")),
+        lambda f: wording.invalid_parameters(f["invalid"]["parameters"]),
+    ),
+    Alarm(
         "improper", "failed", lambda f: f["spread"] > SPREAD_LIMIT,
         lambda f: f"the posterior is improper or nearly so: {f['widest']} has a standard deviation of {f['spread']:.1e}. "
         "Give it a proper prior.",
@@ -207,6 +212,10 @@ ALARMS: tuple[Alarm, ...] = (
     ),
     Alarm("missing mode", "failed", lambda f: bool(f["optima"] and f["optima"]["missing"]), _lost_modes),
     Alarm("wrong mode", "failed", _falls_short, _wrong_mode),
+    Alarm(
+        "data outside", "suspect", lambda f: bool(f.get("invalid", {}).get("data")),
+        lambda f: wording.data_outside(f["invalid"]["data"]),
+    ),
     Alarm(
         "raw gap", "suspect", lambda f: f["refine_steps"] > 0 and f["left"]["error"] > LEFT_LIMITS[0], _leaves,
         unless=("acceptance", "drift", "gap"), wrong=lambda f: f["left"]["error"] > LEFT_LIMITS[1],

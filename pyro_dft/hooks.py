@@ -219,6 +219,11 @@ class Hooks(ABC):
     def _plate_dims(self) -> dict[str, list[str]]:
         """Names of the dimensions of each site."""
 
+    def _invalid(self, points: np.ndarray) -> dict[str, dict[str, float]]:
+        """What `pyro_dft.validity` finds at points (n, dim) of the sampler's coordinates; nothing for a potential."""
+        posterior = self._posteriors[self._fit.problem]
+        return posterior.invalid(self._flat(points))
+
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
         """What `verdict.judge` wants to know about the fit."""

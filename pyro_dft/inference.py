@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyro_dft import density, plot, verdict, wording
+from pyro_dft import density, plot, room, verdict, wording
 from pyro_dft.arguments import check_count, copied
-from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, SettingsError
+from pyro_dft.errors import FidelityWarning, NotFittedError, SettingsError
+from pyro_dft.options import check_options
 from pyro_dft.psis import khat_threshold
 from pyro_dft.report import to_inference_data
 from pyro_dft.settings import Settings, check_names
@@ -59,19 +61,13 @@ class Inference(Training):
         settings: Settings | None = None,
         **overrides: Any,
     ):
-        if (model is None) == (potential_fn is None):
-            raise ModelError("give either a model or potential_fn, and not both")
-        if potential_fn is not None and not initial_params:
-            raise ModelError(
-                "potential_fn needs initial_params: a dict of unconstrained values, for names and shapes"
-            )
-        if model is not None and not callable(model):
-            raise ModelError(f"model must be callable, got {type(model).__name__}")
+        check_options(
+            model=model, potential_fn=potential_fn, initial_params=initial_params, transforms=transforms,
+            init_strategy=init_strategy, checkpoint=checkpoint, callback=callback, disable_progbar=disable_progbar,
+        )  # fmt: skip
         check_count("num_chains", num_chains, 1, SettingsError)
-        check_count("checkpoint_every", checkpoint_every, 1, SettingsError)
-        check_count("callback_every", callback_every, 1, SettingsError)
-        if callback is not None and not callable(callback):
-            raise SettingsError(f"callback must be callable, got {type(callback).__name__}")
+        for name, every in (("checkpoint_every", checkpoint_every), ("callback_every", callback_every)):
+            check_count(name, every, 1, SettingsError)
         foreign = sorted(NUTS_OPTIONS & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
@@ -86,10 +82,11 @@ class Inference(Training):
         self.potential_fn = potential_fn
         self.initial_params = copied(initial_params, self._copied)
         self.transforms = dict(transforms or {})
-        self.num_chains = num_chains
+        self.num_chains = int(num_chains)
         self.init_strategy = init_strategy
         self.disable_progbar = disable_progbar
         self.settings = settings or Settings.from_kwargs(**overrides)
+        self.settings.check_use()
         self.smoothed_potential_fn = smoothed_potential_fn
         levels = self.settings.noise_mode == "levels"
         if levels != (smoothed_potential_fn is not None) or (levels and potential_fn is None):
@@ -127,6 +124,7 @@ class Inference(Training):
             NotFittedError: before `run`.
             ValueError: `num_samples` or `refine_steps` is not a positive integer (0 is allowed for the
                 latter).
+            MemoryError: there is no room for so many draws.
 
         Example:
             >>> tuple(dft.get_samples()["mu"].shape)  # the kept draws
@@ -144,6 +142,8 @@ class Inference(Training):
         chains = self.num_chains
         if num_samples is None and refine_steps is not None:
             num_samples = self.settings.num_draws // (chains if group_by_chain else 1)
+        if num_samples is not None:
+            self._check_room(num_samples * (chains if group_by_chain else 1))
         with self._session():
             if num_samples is None:
                 samples = self._constrain([self._copied(self._kept)])
@@ -156,7 +156,11 @@ class Inference(Training):
         if group_by_chain:
             return samples
         if num_samples is None or num_samples % chains == 0:
-            return {name: value.reshape((-1, *value.shape[2:])) for name, value in samples.items()}
+            # Not -1 for the draws: a site may have no elements.
+            return {
+                name: value.reshape((value.shape[0] * value.shape[1], *value.shape[2:]))
+                for name, value in samples.items()
+            }
         # No chain serves more than one draw more than another.
         counts = [num_samples // chains + (i < num_samples % chains) for i in range(chains)]
         return {
@@ -195,6 +199,7 @@ class Inference(Training):
         """
         check_count("num_samples", num_samples, 100)
         self._require_fit()
+        self._check_room(num_samples)
         fit = self._fit
         means, scales, elbos = map(self._numpy, (fit.optima.mean, fit.optima.scale, fit.optima.elbo))
         with self._session():
@@ -212,6 +217,14 @@ class Inference(Training):
             text = wording.unreliable_weights(result.k_hat, threshold, result.ess, num_samples)
             warnings.warn(text, FidelityWarning, stacklevel=2)
         return result
+
+    def _check_room(self, draws: int) -> None:
+        """Raises MemoryError where so many draws, over all chains, would not fit."""
+        numbers = sum(
+            math.prod(site.unconstrained_shape) + math.prod(site.constrained_shape)
+            for site in self._layout().sites
+        )
+        room.check_draws(draws, numbers, itemsize=8 if self._precision() < 1e-10 else 4)
 
     # Reports
 
@@ -353,6 +366,8 @@ class Inference(Training):
         if num_samples is not None:
             check_count("num_samples", num_samples, 1)
         report = self.diagnostics()
+        if num_samples is not None:
+            self._check_room(num_samples * self.num_chains)
         with self._session():
             flat, diverging = self._kept, self._kept_diverged()
             if num_samples is not None:

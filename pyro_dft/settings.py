@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pyro_dft.errors import SettingsError
 
 OBJECTIVES = ("auto", "kl", "dft", "dft-paper", "fisher-partial")
@@ -18,6 +20,37 @@ COMPILE_MODES = ("auto", "never")
 REPARAM_MODES = ("auto", "never")
 MODES_MODES = ("auto", "never")
 PRECONDITION_MODES = ("auto", "never")
+
+# Values of the settings that are one of a few words.
+CHOICES = {
+    "objective": OBJECTIVES,
+    "distance": DISTANCES,
+    "noise_mode": NOISE_MODES,
+    "train": TRAIN_MODES,
+    "compile": COMPILE_MODES,
+    "reparam": REPARAM_MODES,
+    "modes": MODES_MODES,
+    "precondition": PRECONDITION_MODES,
+}
+# Least values of the counts.
+LEAST = {
+    "num_steps": 1, "score_steps": 1, "batch_size": 2, "final_batch_factor": 1, "width": 1, "depth": 1, "restarts": 1,
+    "precondition_steps": 1, "max_refine_steps": 1, "leapfrog_steps": 1, "refine_limit": 0, "num_draws": 10,
+}  # fmt: skip
+POSITIVE = (
+    "learning_rate", "dft_learning_rate", "score_learning_rate", "huber_scale", "noise", "noise_start", "gate",
+    "full_data_budget",
+)  # fmt: skip
+# Seeds are integers from -SEEDS to below SEEDS.
+SEEDS = 2**63
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +106,13 @@ class Settings:
             data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit; 200
             may cost up to five times as much.
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
+            Pyro only: jax always compiles.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.
         modes: `"auto"` trains a sampler for each of several separate modes that the restarts of the Gaussian ended at, and
             draws from them by weights from importance sampling; `"never"` takes the best one for each chain.
-        seed: Seed of everything random in the fit, or None to draw one from the framework's generator.
+        seed: Seed of everything random in the fit, an integer of at most 63 bits, or None to draw one from the framework's
+            generator.
 
     Example:
         >>> from pyro_dft import Settings
@@ -122,62 +157,109 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks every value; raises SettingsError naming the setting."""
-        choices = {
-            "objective": OBJECTIVES,
-            "distance": DISTANCES,
-            "noise_mode": NOISE_MODES,
-            "train": TRAIN_MODES,
-            "compile": COMPILE_MODES,
-            "reparam": REPARAM_MODES,
-            "modes": MODES_MODES,
-            "precondition": PRECONDITION_MODES,
-        }
-        for name, allowed in choices.items():
+        """Checks every value, and stores NumPy's numbers as plain ones; raises SettingsError naming the setting."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise SettingsError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}"
                 )
-        counts = {
-            "num_steps": 1, "score_steps": 1, "batch_size": 2, "final_batch_factor": 1, "width": 1, "depth": 1,
-            "restarts": 1, "precondition_steps": 1, "max_refine_steps": 1, "leapfrog_steps": 1, "refine_limit": 0,
-            "num_draws": 10,
-        }  # fmt: skip
-        for name, least in counts.items():
+        self._check_numbers()
+        self._check_together()
+
+    def _check_numbers(self) -> None:
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not _is_integer(value) or value < least:
                 raise SettingsError(f"{name}={value!r}: expected an integer of at least {least}")
-        if self.refine_steps is not None and (type(self.refine_steps) is not int or self.refine_steps < 0):
+        if self.refine_steps is not None and (not _is_integer(self.refine_steps) or self.refine_steps < 0):
             raise SettingsError(
                 f"refine_steps={self.refine_steps!r}: expected an integer of at least 0, or None"
             )
-        for name in ("learning_rate", "dft_learning_rate", "score_learning_rate", "huber_scale", "noise",
-                     "noise_start", "gate", "full_data_budget"):  # fmt: skip
+        for name in POSITIVE:
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            if not _is_number(value) or not 0 < value < float("inf"):
                 raise SettingsError(f"{name}={value!r}: expected a positive finite number")
         for name in ("dft_fraction", "settle_fraction"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            if not _is_number(value) or not 0 <= value <= 1:
                 raise SettingsError(f"{name}={value!r}: expected a number from 0 to 1")
         if self.dft_fraction and self.objective != "auto":
             raise SettingsError(
                 f'dft_fraction={self.dft_fraction!r} is a part of objective="auto", and objective={self.objective!r} has one '
                 'phase only ("auto" is the recipe that was called "dft" before; "dft" is Theorem 1 alone)'
             )
-        decay = self.averaging
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-            raise SettingsError(f"averaging={decay!r}: expected a number from 0 to below 1")
-        if self.precondition == "never" and self.train == "never":
-            raise SettingsError('precondition="never" and train="never" leave nothing to draw from')
+        if not _is_number(self.averaging) or not 0 <= self.averaging < 1:
+            raise SettingsError(f"averaging={self.averaging!r}: expected a number from 0 to below 1")
+        if self.seed is not None and not (_is_integer(self.seed) and -SEEDS <= self.seed < SEEDS):
+            raise SettingsError(f"seed={self.seed!r}: expected an integer of at most 63 bits, or None")
+
+    def _check_together(self) -> None:
+        """Raises where settings contradict each other."""
+        if not self.preconditioned and self.train == "never":
+            why = 'precondition="never"' if self.precondition == "never" else f"objective={self.objective!r}"
+            raise SettingsError(f'{why} and train="never" leave nothing to draw from')
         if self.noise_mode == "levels" and self.preconditioned:
             raise SettingsError(
                 'noise_mode="levels" needs precondition="never": its noise is in units of the target'
             )
         if self.noise_mode == "levels" and self.noise_start < self.noise:
             raise SettingsError(f"noise_start={self.noise_start!r} is below noise={self.noise!r}")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise SettingsError(f"seed={self.seed!r}: expected an integer or None")
+
+    def check_use(self) -> None:
+        """Checks that each choice that was made has something to act on.
+
+        Learning rates, sizes and budgets may be set for phases that this fit turns out not to need.
+
+        Raises:
+            SettingsError: a setting that differs from its default would change nothing.
+
+        Example:
+            >>> Settings(noise_start=1.0, noise_mode="annealed").check_use()
+        """
+        acts = {
+            "distance": (
+                self._fisher,
+                'a phase with a Fisher divergence: dft_fraction above 0, objective="dft", "dft-paper" or "fisher-partial"',
+            ),
+            "final_batch_factor": (self.dft_fraction > 0, "dft_fraction above 0"),
+            "noise_start": (
+                self.noise_mode in ("annealed", "levels"), 'noise_mode="annealed" or "levels"',
+            ),
+            "gate": (self.train == "auto" and self.preconditioned, 'train="auto" and a preconditioner'),
+        }  # fmt: skip
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, (does, needed) in acts.items():
+            if not does and getattr(self, name) != defaults[name]:
+                raise SettingsError(f"{name}={getattr(self, name)!r} changes nothing here: it needs {needed}")
+
+    @property
+    def _has_dft_phase(self) -> bool:
+        return self.objective == "dft" or (self.objective == "auto" and self.dft_fraction > 0)
+
+    @property
+    def _fisher(self) -> bool:
+        return self._has_dft_phase or self.objective in ("dft-paper", "fisher-partial")
+
+    def check_minibatches(self) -> None:
+        """Checks that the training can do with scores of random parts of the data.
+
+        Raises:
+            SettingsError: the distance is not the squared one. Two independent minibatches give an unbiased gradient of
+                a distance that is quadratic in the score, and of no other: the slope of a pseudo-Huber distance at a noisy
+                score is not the slope at its mean.
+
+        Example:
+            >>> Settings().check_minibatches()
+        """
+        if self.distance != "squared" and (self._has_dft_phase or self.objective == "dft-paper"):
+            raise SettingsError(
+                f'distance={self.distance!r} needs the full data: with minibatches only "squared" has an unbiased '
+                "gradient. Drop subsample_size, or the distance"
+            )
 
     @property
     def preconditioned(self) -> bool:

@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pyro_dft import links, verdict
-from pyro_dft.arguments import check_count, unchanged
+from pyro_dft import links, room, verdict, wording
+from pyro_dft.arguments import check_count, first_line, unchanged
 from pyro_dft.checkpoint import Checkpoint, check_folder
-from pyro_dft.errors import FidelityWarning, NotFittedError
+from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError
 from pyro_dft.exclusive import exclusive
 from pyro_dft.files import Files, seed_of
 from pyro_dft.progress import ProgressBar
 from pyro_dft.recognition import CHECK_POINTS
+from pyro_dft.validity import DRAWS
 
 
 class Training(Files):
@@ -178,6 +179,8 @@ class Training(Files):
         arguments = self._snapshot((args, kwargs))
         self._read(*arguments)
         self._process = os.getpid()
+        itemsize = 8 if self._precision() < 1e-10 else 4
+        room.check_fit(self.settings, self.num_chains, self._layout().dim, itemsize)
         with self._session():
             self._trainer = self._start()
         self._arguments = arguments
@@ -207,7 +210,10 @@ class Training(Files):
             samples = self._constrain(self._blocks(-(-num_samples // self.num_chains), 0))
         finally:
             self._fit, self._rng = before
-        return {name: value.reshape((-1, *value.shape[2:]))[:num_samples] for name, value in samples.items()}
+        return {
+            name: value.reshape((value.shape[0] * value.shape[1], *value.shape[2:]))[:num_samples]
+            for name, value in samples.items()
+        }
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""
@@ -227,7 +233,10 @@ class Training(Files):
         try:
             self._fit = trainer.finish()
             self._kept = self._keep()
-            self._report = verdict.judge(self._facts())
+            kept = self._numpy(self._kept)
+            some = kept.reshape(-1, kept.shape[-1])
+            some = some[:: max(1, len(some) // DRAWS)][:DRAWS]
+            self._report = verdict.judge({**self._facts(), "invalid": self._invalid(some)})
         except BaseException:
             self._drop_results()
             raise
@@ -268,9 +277,22 @@ class Training(Files):
         try:
             yield
         except Exception as error:
+            where = self._where()
+            told = ModelError(f"{error}; {where}") if where and isinstance(error, ModelError) else None
+            if where and told is None:
+                error.add_note(where)
             self._forget()
-            self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            raise
+            self._failure = first_line(told or error)
+            if told is None:
+                raise
+            raise told from error
+
+    def _where(self) -> str:
+        """The point of a training in progress, in words; "" before it."""
+        trainer = self._trainer
+        if trainer is None or not trainer.history:
+            return ""
+        return wording.where(trainer.phase, len(trainer.history), trainer.total)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

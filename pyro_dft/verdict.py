@@ -65,6 +65,8 @@ class Diagnostics(dict[str, Any]):
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
         noise: By how much the log density varies between evaluations at the same points (nats).
+        invalid: Names of `parameters` of distributions that were out of their range, and of `data` that were outside of the
+            support of theirs, with the share of the draws where they were. Both are empty for a valid model.
         spread, widest: The largest standard deviation of an unconstrained coordinate, and which one has it.
         num_draws: Draws the tests were made on.
         vectorised: Whether the potential was evaluated for a batch of points at once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_dft import links
@@ -65,12 +65,98 @@ def cannot_score(
     )
 
 
+def no_array(site: str, what: str, wanted: str, value: Any) -> ModelError:
+    """A value that a model gives to a site is no array."""
+    return ModelError(f"{what} of site '{site}' must be {wanted}, got {type(value).__name__}")
+
+
+def changing_shape(site: str, now: Shape, first: Shape) -> ModelError:
+    """A latent site is not the same in each run."""
+    return ModelError(
+        f"latent site '{site}' has shape {now} in this run of the model and had {first} in the first one: give the model "
+        "the same sites in every run"
+    )
+
+
+def comes_and_goes(site: str) -> ModelError:
+    """A latent site is not there in each run."""
+    return ModelError(
+        f"latent site '{site}' exists only in some runs, or only for some values of the other sites: give the model "
+        "the same sites in every run"
+    )
+
+
+def too_coarse(dtype: Any) -> ModelError:
+    """Half precision."""
+    return ModelError(f"the latent sites are {dtype}, too coarse for a posterior: use float32 or float64")
+
+
+def no_number(option: str, value: Any, kind: str = "") -> ModelError:
+    """A potential returns something that is no real number."""
+    return ModelError(f"{option} must return a scalar, got {kind or type(value).__name__}")
+
+
+def no_gradient(option: str) -> ModelError:
+    """A potential cannot be differentiated."""
+    return ModelError(
+        f"{option} returns a number that does not depend on its argument by operations with a gradient: is it detached, "
+        "rounded, or made by NumPy?"
+    )
+
+
+def potential_failed(option: str, reason: str) -> ModelError:
+    """A potential raises."""
+    return ModelError(f"{option} failed at initial_params: {reason}")
+
+
+def model_raised(reason: str, evaluations: int) -> ModelError:
+    """A model that has worked before raises in the middle of a fit."""
+    return ModelError(f"the model failed after {evaluations} evaluations: {reason}")
+
+
+def where(phase: str, step: int, total: int) -> str:
+    """The point of a training at which something was raised."""
+    doing = "while the sampler was measured" if phase == "done" else f"in phase '{phase}'"
+    return f"raised {doing}, after {step} of {total} iterations of the training"
+
+
+def noisy(first: float, second: float) -> ModelError:
+    """A potential is random."""
+    return ModelError(
+        f"two evaluations of the potential at one point differ ({first:.6g} and {second:.6g}): the model draws random "
+        "numbers outside of pyro.sample, and has no posterior"
+    )
+
+
 def nan_in_data(site: str, count: int, total: int) -> ModelError:
     """Observed data hold NaN that no mask covers."""
     return ModelError(
         f"observed data of site '{site}' holds {count} NaN of {total} values: remove them, or mask them (obs_mask=... of the "
         "sample statement) with any finite number in their place"
     )
+
+
+def outside_support(site: str, count: int, total: int, support: Any, distribution: Any) -> ModelError:
+    """Data that their distribution cannot make."""
+    return ModelError(
+        f"observed data of site '{site}' has {count} of {total} values outside of the support {support} of "
+        f"{type(distribution).__name__}"
+    )
+
+
+def invalid_parameters(shares: Mapping[str, float]) -> str:
+    """Parameters of distributions out of their range, at a share of the draws."""
+    named = ", ".join(f"{name} (at {share:.0%} of the draws)" for name, share in shares.items())
+    return (
+        f"distributions get parameters that they do not allow, and no draw there means anything: {named}. Bound what they are "
+        "computed from, or look with pyro.enable_validation() or numpyro.enable_validation()."
+    )
+
+
+def data_outside(shares: Mapping[str, float]) -> str:
+    """Data out of the support of their distributions, at a share of the draws."""
+    named = ", ".join(f"{name} (at {share:.0%} of the draws)" for name, share in shares.items())
+    return f"observed data are outside of the support of their distributions, whose density means nothing there: {named}."
 
 
 def would_broadcast(site: str, shape: Shape, plate: str, size: int, dim: int, terms: Shape) -> ModelError:

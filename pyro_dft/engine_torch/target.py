@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dft.engine_torch.cost import Cost, cost_of
+from pyro_dft.engine_torch.failures import ERRORS, Failures
 from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
 from pyro_dft.engine_torch.recompute import recomputed
 from pyro_dft.errors import ModelError, PerformanceWarning
@@ -44,6 +45,7 @@ class BatchedPotential:
         self.vectorised = True
         self.cost: Cost | None = None
         self.chunk = MOST_POINTS
+        self.failures = Failures(potential, context)
         self._graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {}
         self._seen: dict[int, int] = {}
         self._left = 0
@@ -183,6 +185,7 @@ class BatchedPotential:
         with self.context(), torch.enable_grad():
             for row in x:
                 point = row if higher else row.detach().requires_grad_()
+                self.failures.evaluations += 1
                 try:
                     value = self.potential(point)
                     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -193,11 +196,13 @@ class BatchedPotential:
                         value.reshape(()), point, create_graph=higher, allow_unused=True
                     )
                     gradient = torch.zeros_like(point) if gradient is None else gradient
+                    self.failures.worked(point)
                 except ModelError:
                     raise
-                except (RuntimeError, ValueError, ArithmeticError):
+                except ERRORS as error:
                     if errors:
                         raise
+                    self.failures.check(error)
                     value, gradient = point.new_tensor(float("nan")), torch.full_like(point, float("nan"))
                 values.append(value.reshape(()) if higher else value.detach().reshape(()))
                 gradients.append(gradient)

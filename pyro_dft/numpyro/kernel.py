@@ -22,6 +22,7 @@ from pyro_dft.errors import FidelityWarning, SettingsError
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Trained, advance, fingerprint, states
+from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.verdict import Diagnostics
 
@@ -120,6 +121,7 @@ class DFTKernel(MCMCKernel):
 
     # What MCMC calls, in its order.
 
+    @lenient()
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
     ) -> DFTState:
@@ -220,6 +222,7 @@ class DFTKernel(MCMCKernel):
             diverged, noise.words(key), fingerprint((args, kwargs)), trained,
         )  # fmt: skip
 
+    @lenient()
     def sample(self, state: DFTState, model_args: tuple[Any, ...], model_kwargs: Any) -> DFTState:
         """The next draw.
 

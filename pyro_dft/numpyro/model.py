@@ -17,8 +17,8 @@ from numpyro.infer.util import log_density
 from pyro_dft import circular, wording
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.numpyro import noncentering, predictive, terms
-from pyro_dft.numpyro.placement import Default, Plates, Point, placed
+from pyro_dft.numpyro import noncentering, predictive, terms, validity
+from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.structure import Structure, inspect_model
 from pyro_dft.numpyro.traced import (
@@ -113,6 +113,8 @@ class NumPyroProblem(Problem):
         )
         self.transforms = {name: site.transform.inv for name, site in latent.items()}
         self.dtype = np.dtype(jnp.result_type(*(site.dtype for site in latent.values())))
+        if self.dtype.itemsize < 4:
+            raise wording.too_coarse(self.dtype)
 
     def _wrap_angles(self, model: Callable[..., Any], centred: bool) -> None:
         """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
@@ -203,13 +205,15 @@ class NumPyroProblem(Problem):
 
     def _energy(self, x: Any, words: Any) -> Any:
         """Potential of one point; on a random part of the data where there are words of a key."""
-        place = Point(self.layout.unflatten(x), self._noncentered, self._given)
-        model = placed(Plates(self.model, key=None if words is None else as_key(words)), place)
+        place = self.point_of(x)
+        model: Any = Plates(self.model, key=None if words is None else as_key(words))
         density = log_density
         if self.enumerated:
             model, density = self._enumerate(model)
         with Default():
-            value, _ = density(model, self.args, self.kwargs, {})
+            # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
+            value, _ = density(placed(model, place), self.args, self.kwargs, {})
+        place.check()
         return -jnp.asarray(value).astype(self.dtype)
 
     def _enumerate(self, model: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
@@ -220,9 +224,7 @@ class NumPyroProblem(Problem):
             raise ModelError(
                 f"the discrete sites {self.structure.discrete} are summed out by funsor: pip install funsor"
             ) from error
-        # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
-        inner = enum(config_enumerate(Plates(self.model)), -self.structure.max_plate_nesting - 1)
-        return substitute(inner, substitute_fn=model.substitute_fn), enumerated_density  # type: ignore[attr-defined]
+        return enum(config_enumerate(model), -self.structure.max_plate_nesting - 1), enumerated_density
 
     def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Sites of one run over all rows, with discrete sites drawn from their prior.
@@ -240,7 +242,9 @@ class NumPyroProblem(Problem):
 
     def point_of(self, x: Any) -> Point:
         """One flat point, as `run` takes it."""
-        return Point(self.layout.unflatten(x), self._noncentered, self._given)
+        latent = {} if self.enumerated else self.structure.latent
+        drawn = {name: site.drawn for name, site in latent.items() if site.drawn is not None}
+        return Point(self.layout.unflatten(x), self._noncentered, self._given, drawn)
 
     def _function(self, name: str, function: Callable[..., Any], *shapes: Any) -> tuple[Traced, list[Any]]:
         if name not in self._functions:
@@ -292,7 +296,7 @@ class NumPyroProblem(Problem):
             return {
                 name: site["fn"].log_prob(site["value"])
                 for name, site in sites.items()
-                if site["type"] == "sample" and not name.endswith("_log_det")
+                if site["type"] == "sample" and not is_jacobian(site)
             }
 
         function, arrays = trace(terms, self._row())
@@ -424,6 +428,10 @@ class NumPyroProblem(Problem):
         return map_rows(function, arrays, x, elements=self.dim)
 
     # Data
+
+    def invalid(self, x: Any) -> dict[str, dict[str, float]]:
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        return validity.invalid(self, x)
 
     def observed(self) -> dict[str, np.ndarray]:
         """Observed data by site, all rows."""

@@ -9,12 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from jax import Array
 from numpyro.handlers import substitute
 from numpyro.primitives import Messenger
 
+from pyro_dft import wording
 from pyro_dft.numpyro import noncentering
 from pyro_dft.numpyro.transforms import biject_to, is_identity
+
+# In the `infer` of a factor: it is a log Jacobian.
+_JACOBIAN = "_pyro_dft_jacobian"
 
 
 class Plates(Messenger):
@@ -67,6 +72,7 @@ class Point:
         coordinates: Name -> unconstrained coordinates.
         noncentered: Sites whose coordinates are standardised given the others.
         given: Name -> transform from constrained to unconstrained values that the user chose.
+        drawn: Name -> shape of a draw in the first run, which has to stay.
 
     Attributes:
         original: Name -> unconstrained coordinates of the model itself of non-centred sites, filled in by a run.
@@ -77,19 +83,40 @@ class Point:
         coordinates: Mapping[str, Array],
         noncentered: frozenset[str] = frozenset(),
         given: Mapping[str, Any] | None = None,
+        drawn: Mapping[str, tuple[int, ...]] | None = None,
     ):
         self.coordinates, self.noncentered, self.given = coordinates, noncentered, given or {}
+        self.drawn = drawn or {}
         self.original: dict[str, Array] = {}
+        self._used: set[str] = set()
+
+    def check(self) -> None:
+        """Makes sure that a run has used every value.
+
+        Raises:
+            ModelError: A site was not there.
+        """
+        for name in self.coordinates:
+            if name not in self._used:
+                raise wording.comes_and_goes(name)
 
     def __call__(self, site: Any) -> Array | None:
         """The value of a site; its log Jacobian becomes a factor of the model."""
         name = site["name"]
-        if site["type"] != "sample" or name not in self.coordinates:
+        if site["type"] != "sample":
             return None
+        if name not in self.coordinates:
+            if not (site["is_observed"] or site["fn"].support.is_discrete):
+                raise wording.comes_and_goes(name)
+            return None
+        self._used.add(name)
+        shape = tuple(site["fn"].shape())
+        if shape != self.drawn.get(name, shape):
+            raise wording.changing_shape(name, shape, self.drawn[name])
         y = self.coordinates[name]
         if name in self.noncentered:
             value, self.original[name], log_jacobian = noncentering.forward(site["fn"], y)
-            numpyro.factor(f"_{name}_log_det", _sum_events(log_jacobian, site["fn"]))
+            _add_jacobian(name, log_jacobian, site["fn"])
             return value
         transform = self.given[name].inv if name in self.given else biject_to(site["fn"].support)
         # Inside `scan` the whole sequence is there, and one item is wanted.
@@ -102,18 +129,49 @@ class Point:
             return y
         value = transform(y)
         log_jacobian = transform.log_abs_det_jacobian(y, value)
-        numpyro.factor(f"_{name}_log_det", _sum_events(log_jacobian, site["fn"]))
+        _add_jacobian(name, log_jacobian, site["fn"])
         return value
 
 
-def _sum_events(log_jacobian: Array, fn: Any) -> Array:
-    """Sums over event dimensions only: a plate around the site would repeat what is summed already."""
+def _add_jacobian(name: str, log_jacobian: Array, fn: Any) -> None:
+    # Over event dimensions only: a plate around the site would repeat what is summed already.
     extra = jnp.ndim(log_jacobian) - len(fn.batch_shape)
-    return log_jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else log_jacobian
+    if extra > 0:
+        log_jacobian = log_jacobian.sum(tuple(range(-extra, 0)))
+    unit = dist.Unit(log_jacobian)
+    infer = {"is_auxiliary": True, _JACOBIAN: True}
+    numpyro.sample(f"_{name}_log_det", unit, obs=unit.sample(None), infer=infer)
+
+
+def is_jacobian(site: Mapping[str, Any]) -> bool:
+    """Whether a site of a run is the log Jacobian of a `Point`."""
+    return _JACOBIAN in (site.get("infer") or {})
+
+
+class Jacobians(Messenger):
+    """Frees log Jacobians from the scales and masks that the model puts around their sites.
+
+    `numpyro.handlers.scale` and `mask` change the density p(x) of a site in its own values x. A change of coordinates
+    x = T(y) multiplies whatever density there is by |det dT/dy|, once: only then is the posterior of x the same in all
+    coordinates. It has to stand outside of everything that the model is wrapped in.
+    """
+
+    def process_message(self, msg: Any) -> None:
+        """Undoes what handlers inside of this one have done."""
+        if msg["type"] == "sample" and is_jacobian(msg):
+            msg["scale"], msg["fn"] = None, _unmasked(msg["fn"])
+
+
+def _unmasked(fn: Any) -> Any:
+    if isinstance(fn, dist.MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, dist.ExpandedDistribution):
+        return _unmasked(fn.base_dist).expand(fn.batch_shape)
+    return fn
 
 
 def placed(model: Callable[..., Any], point: Any) -> Callable[..., Any]:
     """The model with a `Point`, or constrained values by name, at its latent sites."""
     if isinstance(point, Point):
-        return substitute(model, substitute_fn=point)
+        return Jacobians(substitute(model, substitute_fn=point))
     return substitute(model, data=dict(point))

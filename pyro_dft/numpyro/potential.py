@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyro_dft import wording
+from pyro_dft.arguments import MODEL_ERRORS, first_line
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.traced import Full, Smoothed, map_rows, point, trace
+from pyro_dft.numpyro.traced import Full, Smoothed, depends, map_rows, point, trace
 from pyro_dft.numpyro.transforms import support_name
+from pyro_dft.options import check_transforms
 
 
 class PotentialProblem(Problem):
@@ -46,38 +49,66 @@ class PotentialProblem(Problem):
         unknown = sorted(set(self.transforms) - set(initial_params))
         if unknown:
             raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+        check_transforms(self.transforms)
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self.dtype = np.result_type(*(value.dtype for value in params.values()))
+        if self.dtype.itemsize < 4:
+            raise wording.too_coarse(self.dtype)
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = np.concatenate(
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
         )
         self._own_start = self._initial
 
-        def scalar(value: Any, name: str) -> Any:
-            value = jnp.asarray(value)
-            if value.size != 1:
-                raise ModelError(f"{name} must return a scalar, got shape {value.shape}")
-            return value.reshape(()).astype(self.dtype)
+        if not self.dim:
+            raise wording.no_coordinates(list(params))
 
         def potential(x: Any) -> Any:
-            return scalar(potential_fn(self.layout.unflatten(x)), "potential_fn")
+            try:
+                value = potential_fn(self.layout.unflatten(x))
+            except MODEL_ERRORS as error:
+                raise wording.potential_failed("potential_fn", first_line(error)) from error
+            except KeyError as error:
+                raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+            if isinstance(value, int | float | np.generic | np.ndarray):
+                raise wording.no_gradient("potential_fn")
+            if not isinstance(value, jax.Array):
+                raise wording.no_number("potential_fn", value)
+            return self._scalar(value, "potential_fn")
 
         self.potential, arrays = trace(potential, point(self.dim, self.dtype), kind=Full)
         self.data = {"full": arrays}
+        self._check_gradient(potential)
         if smoothed_potential_fn is not None:
             smoothed = smoothed_potential_fn
 
             def noised(x: Any, sigma: Any) -> Any:
-                return scalar(smoothed(self.layout.unflatten(x), sigma), "smoothed_potential_fn")
+                return self._scalar(smoothed(self.layout.unflatten(x), sigma), "smoothed_potential_fn")
 
             level = jax.ShapeDtypeStruct((), self.dtype)
             self.smoothed_potential, arrays = trace(noised, point(self.dim, self.dtype), level, kind=Smoothed)
             self.data["smoothed"] = arrays
         self._constrain, self._constrain_data = trace(self._values, point(self.dim, self.dtype))
 
+    def _check_gradient(self, potential: Callable[[Any], Any]) -> None:
+        """Refuses a potential whose gradient is zero by construction, as behind `jax.lax.stop_gradient`."""
+        gradient = jax.grad(potential)
+        at = point(self.dim, self.dtype)
+        moves = depends(lambda x: {"gradient": gradient(x)}, [at], 0)["gradient"]
+        if not moves and not np.asarray(gradient(jnp.asarray(self._initial))).any():
+            raise wording.no_gradient("potential_fn")
+
+    def _scalar(self, value: Any, name: str) -> Any:
+        if jnp.size(value) != 1:
+            raise wording.no_number(name, value, f"shape {jnp.shape(value)}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise wording.no_number(name, value, f"numbers of type {value.dtype}")
+        return value.reshape(()).astype(self.dtype)
+
     @staticmethod
     def _checked(name: str, value: Any) -> Any:
+        if isinstance(value, float):
+            value = np.float32(value)
         if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ModelError(f"initial_params['{name}'] must be a floating point array")
         return value if jax.config.read("jax_enable_x64") else np.asarray(value, np.float32)

@@ -204,6 +204,10 @@ class Problem:
         """
         raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a NumPyro model")
 
+    def invalid(self, x: Any) -> dict[str, dict[str, float]]:
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        return {"parameters": {}, "data": {}}
+
     def observed(self) -> dict[str, np.ndarray]:
         """Observed data by site."""
         raise ModelError(self._needs_model("observed data"))

@@ -19,6 +19,7 @@ from pyro_dft.engine_jax.train import Hyper, OwnNetworks
 from pyro_dft.exclusive import exclusive
 from pyro_dft.inference import Inference
 from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.trainer import Trainer
@@ -45,6 +46,7 @@ class PureTraining(Inference):
         """There is none here: training by steps is `init` and `update`."""
         raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
 
+    @lenient()
     def init(self, rng_key: Any, *args: Any, **kwargs: Any) -> FitState:
         """The first state of a training by steps, for users who write their own loop, as `SVI.init`.
 
@@ -78,6 +80,7 @@ class PureTraining(Inference):
         schedule, hyper = self._schedule(target), Hyper.of(self.settings)
         return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
 
+    @lenient()
     def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
         """One training iteration on the given arguments, as `SVI.update`.
 
@@ -103,6 +106,7 @@ class PureTraining(Inference):
         schedule = self._schedule(target)
         return functional.compiled_update(schedule, Hyper.of(self.settings), state, target.data)
 
+    @lenient()
     def fit(self, rng_key: Any, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
         """`init` and all iterations of `update` as one compiled program.
 
@@ -123,6 +127,7 @@ class PureTraining(Inference):
         schedule = self._schedule(target)
         return functional.compiled_rest(schedule, Hyper.of(self.settings), state, target.data)
 
+    @lenient()
     def draw(
         self, rng_key: Any, state: FitState, num_samples: int, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class PureTraining(Inference):
         values = posterior.constrain(flat.reshape(-1, posterior.dim))
         return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}
 
+    @lenient()
     def adopt(self, state: FitState, *args: Any, **kwargs: Any) -> None:
         """Takes over a trained state, measures it, and serves its draws as after `run`.
 

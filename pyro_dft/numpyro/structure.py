@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
 from pyro_dft import circular, wording
+from pyro_dft.arguments import MODEL_ERRORS, first_line, takes
 from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
+from pyro_dft.options import check_transforms
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Site:
         support: Name of its support.
         movable: Whether it is of a location-scale family.
         angle: "angle" on a circular support, "improper" where it is flat on the real line, else "".
+        drawn: Shape of a draw of its distribution; None inside of `scan`, which draws items of a sequence.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Site:
     support: str = ""
     movable: bool = False
     angle: str = ""
+    drawn: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -136,12 +139,11 @@ def inspect_model(
                 sites = recorder.get_trace(*args, **kwargs)
         except ModelError:
             raise
-        except (ValueError, RuntimeError, IndexError, TypeError, AssertionError) as error:
-            # jax raises TypeError for shapes that do not fit, NumPyro AssertionError for two sites of one name.
-            if isinstance(error, TypeError) and not _takes(model, args, kwargs):
+        except MODEL_ERRORS as error:
+            if isinstance(error, TypeError) and not takes(model, (args, kwargs)):
                 raise
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
-            raise wording.model_failed(done[-1] if done else None, _first_line(error)) from error
+            raise wording.model_failed(done[-1] if done else None, first_line(error)) from error
         _sort_sites(structure, sites, given)
         _check_log_probs(sites)
         return ()
@@ -149,22 +151,6 @@ def inspect_model(
     jax.eval_shape(run, jax.random.key(0))
     _check_latents(structure)
     return structure
-
-
-def _takes(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a model can be called with these arguments."""
-    try:
-        inspect.signature(model).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature
-        return True
-    return True
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -209,6 +195,8 @@ def _site(name: str, site: Mapping[str, Any]) -> Site:
 
 def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Site:
     found, fn = _site(name, site), site["fn"]
+    if name in given:
+        check_transforms({name: given[name]})
     try:
         transform = given[name].inv if name in given else biject_to(fn.support)
         found.unconstrained_shape = tuple(transform.inverse_shape(found.shape))
@@ -218,6 +206,7 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
     found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
     found.value = None
     scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
+    found.drawn = None if scanned else tuple(fn.shape())
     found.movable = name not in given and not scanned and location_scale(fn) is not None
     if name not in given and not scanned:
         found.angle = angle_of(fn)
@@ -266,11 +255,11 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
             _check_nan(name, fn, value)
         try:
             log_prob = fn.log_prob(value)
-        except (ValueError, TypeError) as error:
+        except MODEL_ERRORS as error:
             plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
             shape = tuple(np.shape(value))
             raise wording.cannot_score(
-                name, plates, fn, shape, site["is_observed"], _first_line(error)
+                name, plates, fn, shape, site["is_observed"], first_line(error)
             ) from error
         if site["is_observed"]:
             _check_broadcast(name, site, log_prob)
@@ -280,6 +269,8 @@ def _check_nan(name: str, fn: Any, value: Any) -> None:
     if isinstance(value, jax.core.Tracer) or isinstance(fn, dist.MaskedDistribution):
         return
     data = np.asarray(value)
+    if np.iscomplexobj(data):
+        raise wording.no_array(name, "observed data", "real numbers", data)
     if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
         raise wording.nan_in_data(name, int(np.isnan(data).sum()), data.size)
 

@@ -216,6 +216,8 @@ class DFT(Inference):
             own = PyroProblem(
                 self.model, args, kwargs, transforms=self.transforms, max_plate_nesting=self.max_plate_nesting
             )
+            if own.noise is not None:
+                raise own.noise
             posteriors = [own]
             movable = own.noncentering_candidates()
             if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
@@ -228,6 +230,8 @@ class DFT(Inference):
         return posteriors
 
     def _problem(self, posterior: Posterior) -> Problem:
+        if posterior.minibatch:
+            self.settings.check_minibatches()
         target = Target(
             posterior.potential,
             posterior.dim,
@@ -307,7 +311,13 @@ class DFT(Inference):
             seed = int(torch.randint(2**31 - 1, (), generator=self._rng, device=self._rng.device))
             # A default device in force costs something with each operation: only where it is needed.
             home = None if self._home == torch.get_default_device() else self._home
-            with torch.random.fork_rng(gpus), home or contextlib.nullcontext():
+            with (
+                # Whatever the caller is in the middle of: a fit needs gradients, of tensors that may have them.
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.random.fork_rng(gpus),
+                home or contextlib.nullcontext(),
+            ):
                 torch.default_generator.manual_seed(seed)
                 if gpus:
                     torch.cuda.manual_seed_all(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,12 @@ def _unscaled(site: Any) -> Tensor:
     return packed.scale_and_mask(parts["unscaled_log_prob"], mask=parts["mask"])
 
 
+def _subsampling(site: Any) -> float:
+    """The scale N / n of a site from the subsampled plates around it."""
+    factors = (f.full_size / f.size for f in site["cond_indep_stack"] if f.full_size is not None and f.size)
+    return math.prod(factors)
+
+
 def _sample_sites(trace: Any) -> list[tuple[str, Any]]:
     return [
         (name, site)
@@ -37,7 +44,8 @@ def minibatch_log_density(trace: Any, enum_dims: set[str], ordering: dict[str, O
     """Log density of a run on a minibatch, discrete sites summed out.
 
     The scale N / n of a subsampled plate must multiply the *sum over* the discrete sites,
-    log sum_k p(k) p(y | k), and not the terms inside of it (as in Pyro's ``TraceEnum_ELBO``).
+    log sum_k p(k) p(y | k), and not the terms inside of it (as in Pyro's ``TraceEnum_ELBO``). Scales of the model's own,
+    by ``poutine.scale``, stay inside, where the potential on the full data has them.
 
     Args:
         trace: Run of the enumerated model.
@@ -56,8 +64,11 @@ def minibatch_log_density(trace: Any, enum_dims: set[str], ordering: dict[str, O
         if enum_dims.isdisjoint(site["packed"]["log_prob"]._pyro_dims):
             total = total + site["log_prob_sum"]
             continue
-        factors.setdefault(ordering[name], []).append(_unscaled(site))
-        scales[name] = float(site["scale"])
+        scales[name] = _subsampling(site)
+        term = site["packed"]["log_prob"]
+        inner = term / scales[name]
+        inner._pyro_dims = term._pyro_dims
+        factors.setdefault(ordering[name], []).append(inner)
     if len(set(scales.values())) > 1:
         raise ModelError(
             f"discrete sites connect terms with different scales {scales}: such a model cannot be "

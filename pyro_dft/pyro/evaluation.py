@@ -23,6 +23,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_dft.exclusive import exclusive
 
@@ -200,6 +201,18 @@ if hasattr(os, "register_at_fork"):
 def checked_samples() -> contextlib.AbstractContextManager[None]:
     """Puts back, inside :func:`patched`, the check of samples on which Pyro's strategies to start rely."""
     return replaced(torch.distributions.Distribution, "_validate_sample", _VALIDATE_SAMPLE)
+
+
+def with_gradients(arguments: Any) -> Any:
+    """Nested arguments with tensors that were made in inference mode, which can take no part in a gradient, copied."""
+
+    def copied(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+    leaves = tree_leaves(arguments)
+    if not any(isinstance(leaf, Tensor) and leaf.is_inference() for leaf in leaves):
+        return arguments
+    return tree_map(copied, arguments)
 
 
 @contextlib.contextmanager

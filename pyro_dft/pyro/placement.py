@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dft.errors import ModelError
+from pyro_dft import wording
 
 from .transforms import bijection
 
@@ -59,6 +59,7 @@ class Place(Messenger):
 
     Attributes:
         indices: Name of a plate -> index of all its rows.
+        fixed_shapes: Whether values must have the shape that the model's own draws would have.
         original: Name -> original unconstrained coordinates of mapped sites, filled in by a run.
         log_jacobians: Log Jacobians of mapped sites, filled in by a run.
     """
@@ -76,6 +77,7 @@ class Place(Messenger):
         self.coordinates = dict(coordinates or {})
         self.complete = complete
         self.indices: Mapping[str, Tensor] = {}
+        self.fixed_shapes = False
         self.original: dict[str, Tensor] = {}
         self.log_jacobians: list[Tensor] = []
 
@@ -85,6 +87,7 @@ class Place(Messenger):
             if msg["value"] is None:
                 msg["value"] = self._index(name, fn.size, fn.subsample_size, fn.device)
         elif name in self.values:
+            self._check_shape(msg, self.values[name])
             msg["value"] = self.values[name]
             msg["is_observed"] = True
         elif name in self.maps:
@@ -94,7 +97,17 @@ class Place(Messenger):
             msg["value"] = value
             msg["is_observed"] = True
         elif self.complete and not msg["is_observed"] and not getattr(fn, "has_enumerate_support", False):
-            raise _comes_and_goes(name)
+            raise wording.comes_and_goes(name)
+
+    def _check_shape(self, msg: Any, value: Tensor) -> None:
+        """Makes sure that a value is as large as what the model would have drawn: broadcasting would hide it."""
+        fn = msg["fn"]
+        # A statement with arguments of its own, or an enumerated site before it, changes the shape of a draw.
+        if not self.fixed_shapes or msg["args"] or not hasattr(fn, "batch_shape"):
+            return
+        shape = tuple(fn.batch_shape + fn.event_shape)
+        if shape != tuple(value.shape):
+            raise wording.changing_shape(msg["name"], shape, tuple(value.shape))
 
     def check(self, trace: Any) -> None:
         """Makes sure that a run has used every value.
@@ -104,7 +117,7 @@ class Place(Messenger):
         """
         for name in (*self.values, *self.maps):
             if name not in trace.nodes:
-                raise _comes_and_goes(name)
+                raise wording.comes_and_goes(name)
 
     def _index(self, name: str, size: int, subsample_size: int | None, device: Any) -> Tensor | None:
         """Index of a plate; None leaves the choice to Pyro."""
@@ -114,10 +127,3 @@ class Place(Messenger):
         if subsample_size * _WITH_REPLACEMENT < size:
             return torch.randint(size, (subsample_size,), device=device)
         return None
-
-
-def _comes_and_goes(name: str) -> ModelError:
-    return ModelError(
-        f"latent site '{name}' exists only for some values of the other sites: give the model the same "
-        "sites in every run"
-    )

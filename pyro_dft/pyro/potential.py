@@ -6,13 +6,18 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_dft import wording
+from pyro_dft.arguments import MODEL_ERRORS, first_line
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.options import check_transforms
 
+from .evaluation import patched
 from .problem import Problem
 from .transforms import support_name
 
@@ -47,27 +52,55 @@ class PotentialProblem(Problem):
         unknown = sorted(set(transforms) - set(initial_params))
         if unknown:
             raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+        check_transforms(transforms)
         self.potential_fn = potential_fn
         self.smoothed_potential_fn = smoothed_potential_fn
         self.transforms = transforms
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self._dtypes = {name: value.dtype for name, value in params.items()}
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
+        if torch.finfo(self.dtype).bits < 32:
+            raise wording.too_coarse(self.dtype)
         self.device = next(iter(params.values())).device
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
         self._own_start = self._initial
         self._elements = self.layout.dim
-        value = self.potential(self._initial)
-        if value.dim():
-            raise ModelError(f"potential_fn must return a scalar, got shape {tuple(value.shape)}")
+        if not self.dim:
+            raise wording.no_coordinates(list(params))
+        self._check_potential()
         self.find_batching(self._initial)
+
+    def _check_potential(self) -> None:
+        """One call: is the result a real number, with a gradient?"""
+        point = self._initial.clone().requires_grad_()
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), patched():
+                value = self.potential_fn(self._sites(point))
+        except MODEL_ERRORS as error:
+            if isinstance(error, torch.linalg.LinAlgError):
+                return
+            raise wording.potential_failed("potential_fn", first_line(error)) from error
+        except KeyError as error:
+            raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+        if isinstance(value, int | float | np.generic | np.ndarray):
+            raise wording.no_gradient("potential_fn")
+        if not isinstance(value, Tensor):
+            raise wording.no_number("potential_fn", value)
+        if not value.is_floating_point():
+            raise wording.no_number("potential_fn", value, f"numbers of type {value.dtype}")
+        if value.numel() != 1:
+            raise wording.no_number("potential_fn", value, f"shape {tuple(value.shape)}")
+        if not value.requires_grad:
+            raise wording.no_gradient("potential_fn")
 
     @staticmethod
     def _checked(name: str, value: Any) -> Tensor:
+        if isinstance(value, float):
+            value = torch.tensor(value)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise ModelError(f"initial_params['{name}'] must be a floating point tensor")
-        return value.detach()
+        return value.detach().clone() if value.is_inference() else value.detach()
 
     def _site(self, name: str, value: Tensor) -> SiteInfo:
         transform = self.transforms.get(name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
@@ -17,8 +18,9 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dft import wording
-from pyro_dft.errors import FidelityWarning, ModelError
+from pyro_dft import validity, wording
+from pyro_dft.arguments import MODEL_ERRORS, check_count, takes
+from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
 
 from .evaluation import VmapEnumMessenger, full_index, marked_range, patched
 from .transforms import bijection
@@ -41,6 +43,7 @@ class Structure:
         indices: Plate -> index of all its rows.
         max_plate_nesting: Number of batch dimensions that plates may use.
         model: The model, wrapped for enumeration if it has discrete sites.
+        validated: Whether torch checks values against supports, as the user has left it.
     """
 
     trace: Any
@@ -52,6 +55,7 @@ class Structure:
     indices: dict[str, Tensor] = field(default_factory=dict)
     max_plate_nesting: int = 0
     model: Callable[..., Any] = lambda: None
+    validated: bool = True
 
 
 def unwrap(fn: Any) -> Any:
@@ -98,9 +102,12 @@ def inspect_model(
     Raises:
         ModelError: The model cannot be run or used; the message names the site or argument.
     """
+    if max_plate_nesting is not None:
+        check_count("max_plate_nesting", max_plate_nesting, 0, SettingsError)
     if not callable(model):
         raise ModelError(f"model must be a callable with Pyro primitives, got {type(model).__name__}")
     subsampled: dict[str, tuple[int, int]] = {}
+    validated = bool(torch.distributions.Distribution._validate_args)
     with patched(), full_index(subsampled):
         trace = _run(model, args, kwargs)
         nesting = _plate_nesting(trace) if max_plate_nesting is None else max_plate_nesting
@@ -109,6 +116,7 @@ def inspect_model(
             runnable = VmapEnumMessenger(first_available_dim=-1 - nesting)(config_enumerate(model))
             trace = _run(runnable, args, kwargs)
         structure = Structure(trace, subsampled=subsampled, max_plate_nesting=nesting, model=runnable)
+        structure.validated = validated
         _sort_sites(structure)
         _check_latents(structure)
         _drop_multiple_values(structure, model, args, kwargs)
@@ -131,7 +139,9 @@ def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
                     raise
     except ModelError:
         raise
-    except (ValueError, RuntimeError, IndexError) as error:
+    except MODEL_ERRORS as error:
+        if isinstance(error, TypeError) and not takes(model, (args, kwargs)):
+            raise
         done = [name for name, site in recorder.trace.nodes.items() if site["type"] == "sample"]
         reason = failure(error, model, args, kwargs, recorder.trace)
         raise wording.model_failed(done[-1] if done else None, reason) from error
@@ -143,7 +153,18 @@ def failure(
 ) -> str:
     """An error in words, with a hint on arguments that do not fit the latent sites."""
     message = str(error).split("\nTrace Shapes:")[0].strip()
-    return f"{type(error).__name__}: {message}{mismatched_arguments(model, args, kwargs, trace)}"
+    hint = mismatched_arguments(model, args, kwargs, trace)
+    return f"{type(error).__name__}: {message}{hint or _not_tensors(model, args, kwargs)}"
+
+
+def _not_tensors(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """A hint that names arguments that hold numbers, and are no tensors."""
+    odd = [
+        f"{name} ({type(value).__name__})"
+        for name, value in _named_arguments(model, args, kwargs).items()
+        if isinstance(value, np.ndarray | list) and not any(True for _ in _tensors({name: value}))
+    ]
+    return f". These arguments are no tensors: {', '.join(odd)}" if odd else ""
 
 
 def _latents(trace: Any) -> Iterator[tuple[str, Any]]:
@@ -221,7 +242,7 @@ def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict
             continue
         try:
             structure.trace.compute_log_prob(lambda other, _, name=name: other == name)
-        except (ValueError, RuntimeError) as error:
+        except MODEL_ERRORS as error:
             shape = tuple(getattr(site["value"], "shape", ()))
             plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
             reason = failure(error, structure.model, args, kwargs, structure.trace)
@@ -234,10 +255,30 @@ def _check_observed(structure: Structure) -> None:
     for name in structure.observed:
         site = structure.trace.nodes[name]
         value = site["value"]
+        if not isinstance(value, Tensor):
+            raise wording.no_array(name, "observed data", "a tensor", value)
+        if value.is_complex():
+            raise wording.no_array(name, "observed data", "real numbers", value)
         nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
         if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
             raise wording.nan_in_data(name, int(nan.sum()), value.numel())
+        # Where the density is not finite, the search for starting points names the site.
+        if structure.validated and bool(site["log_prob"].isfinite().all()):
+            _check_support(name, site)
         _check_broadcast(name, site)
+
+
+def _check_support(name: str, site: Mapping[str, Any]) -> None:
+    """Data that no value of the latent sites allows; supports that move with these are looked at after the fit."""
+    support = site["fn"].support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if any(isinstance(getattr(support, side, None), Tensor) for side in ("lower_bound", "upper_bound")):
+        return
+    bad = validity.outside(site["value"], support)
+    wrong = 0 if bad is None else int(validity.unmasked(bad, site["fn"], site["mask"]).sum())
+    if wrong:
+        raise wording.outside_support(name, wrong, site["value"].numel(), support, unwrap(site["fn"]))
 
 
 def _warn_of_frozen_subsamples(structure: Structure) -> None:

@@ -1,0 +1,57 @@
+"""Errors of a model that is evaluated point by point: no density there, or a model that is broken?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from pyro_dft import wording
+from pyro_dft.arguments import first_line
+
+# Of a model that raises because its density is zero at a point, as a check of a value does.
+ERRORS = (RuntimeError, ValueError, ArithmeticError)
+
+
+class Failures:
+    """Tells one from the other: a broken model raises where it has worked before.
+
+    Args:
+        potential: Of one point.
+        context: Gives a context manager to hold around each evaluation.
+
+    Attributes:
+        evaluations: How often the potential was called.
+    """
+
+    def __init__(self, potential: Callable[[Tensor], Tensor], context: Callable[[], AbstractContextManager]):
+        self.potential, self.context = potential, context
+        self.evaluations = 0
+        self._known: Tensor | None = None
+        self._in_a_row = 0
+
+    def worked(self, point: Tensor) -> None:
+        """Takes note of a point at which there was no error."""
+        self._in_a_row = 0
+        if self._known is None:
+            self._known = point.detach().clone()
+
+    def check(self, error: Exception) -> None:
+        """Returns where an error may mean zero density.
+
+        Raises:
+            ModelError: the model is broken: no numbers are to blame, or it fails now where it worked before.
+        """
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.linalg.LinAlgError):
+            raise wording.model_raised(first_line(error), self.evaluations) from error
+        self._in_a_row += 1
+        # After 1, 2, 4, 8, ... failures in a row: that costs next to nothing.
+        if self._known is None or self._in_a_row & (self._in_a_row - 1):
+            return
+        try:
+            with self.context(), torch.no_grad():
+                self.potential(self._known)
+        except ERRORS as again:
+            raise wording.model_raised(first_line(again), self.evaluations) from again

@@ -1,0 +1,28 @@
+"""Settings of jax that a fit must not depend on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+# What jax does by default, and what puts that in force.
+_DEFAULTS = (
+    ("jax_numpy_rank_promotion", "allow", jax.numpy_rank_promotion),
+    ("jax_numpy_dtype_promotion", "standard", jax.numpy_dtype_promotion),
+)
+
+
+@contextlib.contextmanager
+def lenient() -> Iterator[None]:
+    """Promotes ranks and dtypes as jax does by default, also where the user has forbidden it for code of his own.
+
+    Nothing is entered where nothing is forbidden: programs compiled under another setting are compiled again. May be used
+    as a decorator.
+    """
+    with contextlib.ExitStack() as stack:
+        for name, value, setting in _DEFAULTS:
+            if getattr(jax.config, name) != value:
+                stack.enter_context(setting(value))
+        yield

@@ -1,0 +1,81 @@
+"""Options of the constructors: is each of them of the kind that it should be?"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pyro_dft.errors import ModelError, SettingsError
+
+
+def check_options(
+    *,
+    model: Any,
+    potential_fn: Any,
+    initial_params: Any,
+    transforms: Any,
+    init_strategy: Any,
+    checkpoint: Any,
+    callback: Any,
+    disable_progbar: Any,
+) -> None:
+    """Checks what needs neither the data nor a run of the model.
+
+    Raises:
+        ModelError: there is not exactly one of model and potential, or something that describes it is of the wrong kind.
+        SettingsError: another option is of the wrong kind.
+    """
+    if (model is None) == (potential_fn is None):
+        raise ModelError("give either a model or potential_fn, and not both")
+    if initial_params is not None:
+        _check_names("initial_params", initial_params)
+    if potential_fn is not None and not initial_params:
+        raise ModelError(
+            "potential_fn needs initial_params: a dict of unconstrained values, for names and shapes"
+        )
+    if model is not None:
+        _check_model(model)
+    if transforms is not None:
+        _check_names("transforms", transforms)
+    if init_strategy is not None and not callable(init_strategy):
+        raise ModelError(f"init_strategy must be callable, got {type(init_strategy).__name__}")
+    if callback is not None and not callable(callback):
+        raise SettingsError(f"callback must be callable, got {type(callback).__name__}")
+    if checkpoint is not None and not (isinstance(checkpoint, str | os.PathLike) and os.fspath(checkpoint)):
+        raise SettingsError(f"checkpoint={checkpoint!r}: expected the path of a file")
+    if not isinstance(disable_progbar, bool):
+        raise SettingsError(f"disable_progbar={disable_progbar!r}: expected True or False")
+
+
+def _check_model(model: Any) -> None:
+    if not callable(model):
+        raise ModelError(f"model must be callable, got {type(model).__name__}")
+    if inspect.isclass(model):
+        raise ModelError(f"model is the class {model.__name__}: give an instance of it, or a function")
+    if inspect.iscoroutinefunction(model) or inspect.isgeneratorfunction(model):
+        kind = "generator" if inspect.isgeneratorfunction(model) else "coroutine"
+        raise ModelError(f"model is a {kind} function: a call does not run its sample statements")
+
+
+def _check_names(option: str, values: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise ModelError(f"{option} must be a dict by site name, got {type(values).__name__}")
+    wrong = [name for name in values if not isinstance(name, str)]
+    if wrong:
+        raise ModelError(f"{option} must be a dict by site name, got the name {wrong[0]!r}")
+
+
+def check_transforms(transforms: Mapping[str, Any]) -> None:
+    """Checks that transforms can be called and inverted.
+
+    Raises:
+        ModelError: one of them is something else.
+    """
+    for name, transform in transforms.items():
+        if not callable(transform) or not hasattr(transform, "inv"):
+            raise ModelError(
+                f"transforms['{name}'] must be a transform from constrained to unconstrained values, with its inverse as "
+                f".inv, got {type(transform).__name__}"
+            )
