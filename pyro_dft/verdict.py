@@ -64,6 +64,8 @@ class Diagnostics(dict[str, Any]):
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
+        careful_divergence_rate: What is left of `divergence_rate` with leapfrog steps of a quarter of the size, looked at on some
+            of the draws where it is above 1.5 %; the same rate where these then move.
         noise: By how much the log density varies between evaluations at the same points (nats).
         invalid: Names of `parameters` of distributions that were out of their range, and of `data` that were outside of the
             support of theirs, with the share of the draws where they were. Both are empty for a valid model.

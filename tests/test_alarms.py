@@ -23,6 +23,7 @@ def facts(served=(), left=0.0, **others):
         "refine_steps": 4, "drift_raw": dict(QUIET), "drift_refined": {**QUIET, **dict(served)},
         "left": {**LEFT, "error": left}, "unsettled": False, "acceptance": 0.8, "spread": 1.0, "widest": "x", "noise": 0.0,
         "r_hat": None, "r_hat_limit": None, "optima": None, "modes": None, "preconditioned": True, "divergence_rate": 0.0,
+        "careful_divergence_rate": 0.0,
         "stuck": 0.0, "expected_stuck": 0.0, **others,
     }  # fmt: skip
 
@@ -45,8 +46,10 @@ SOUNDING = {
     "few draws": facts({"resolution": 0.2, "draws": 40}),
     "mode weights": facts(modes={"k_hat": 0.9, "errors": [0.01, 0.01], "weights": [0.5, 0.5]}),
     "no search": facts(preconditioned=False),
-    "divergences": facts(divergence_rate=0.02),
+    "divergences": facts(careful_divergence_rate=0.02),
     "stuck": facts(stuck=0.3),
+    "invalid parameters": facts(invalid={"parameters": {"y": 0.5}, "data": {}}),
+    "data outside": facts(invalid={"parameters": {}, "data": {"y": 1.0}}),
 }
 
 
@@ -68,13 +71,13 @@ def test_one_sign_makes_the_status_of_its_alarm(name):
 def test_an_error_with_no_repair_is_failed():
     """Either sign alone is suspect; a slight error with no repair stays suspect."""
     assert judge(facts(left=0.2))["status"] == "suspect"
-    for sign in ({"unsettled": True}, {"divergence_rate": 0.02}, {"stuck": 0.3}):
+    for sign in ({"unsettled": True}, {"careful_divergence_rate": 0.02}, {"stuck": 0.3}):
         assert judge(facts(**sign))["status"] == "suspect"
         assert judge(facts(left=0.09, **sign))["status"] == "suspect"
         report = judge(facts(left=0.2, **sign))
         assert report["status"] == "failed"
         assert len(report["alarms"]) == 2
-    assert judge(facts(unsettled=True, divergence_rate=0.02))["status"] == "suspect"
+    assert judge(facts(unsettled=True, careful_divergence_rate=0.02))["status"] == "suspect"
 
 
 def test_the_worse_alarm_speaks_and_comes_first():
@@ -82,10 +85,10 @@ def test_the_worse_alarm_speaks_and_comes_first():
         {"flagged": True, "gap_flagged": True, "resolution": 0.2},
         left=0.3,
         unsettled=True,
-        divergence_rate=0.1,
+        careful_divergence_rate=0.1,
     )
     assert judge(both)["alarms"] == ["drift", "divergences"]
-    assert judge(facts(divergence_rate=0.1, spread=1e10))["alarms"] == ["improper", "divergences"]
+    assert judge(facts(careful_divergence_rate=0.1, spread=1e10))["alarms"] == ["improper", "divergences"]
     assert judge(facts({"memory": 0.99, "resolution": 0.5}, unsettled=True))["alarms"] == ["blind"]
 
 

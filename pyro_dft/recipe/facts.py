@@ -71,6 +71,7 @@ def facts(
         "movement": {name: values.tolist() for name, values in fit.movement.items()},
         "acceptance": float(measured.acceptance.min()),
         "divergence_rate": float(measured.divergence_rate),
+        "careful_divergence_rate": float(measured.careful_divergence_rate),
         "stuck": float(measured.stuck),
         "noise": float(measured.noise),
         "expected_stuck": float(((1 - measured.acceptance) ** measured.steps).mean()),

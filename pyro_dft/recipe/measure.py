@@ -20,6 +20,10 @@ from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.settings import Settings
 
+# A larger share of diverging transitions is looked at again, on so many draws over all chains, with leapfrog steps that are
+# smaller by this factor, and as many more of them.
+DIVERGENCE_LIMIT = 0.015
+CAREFUL_DRAWS, CAREFUL = 1000, 4
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
 LEAST_DRAWS = 500
 # With fewer than these an error of half an sd would not be seen: they may cost so many times the budget.
@@ -43,6 +47,8 @@ class Measurement:
         step_size: (C,) its adapted leapfrog step.
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
+        careful_divergence_rate: The same with smaller leapfrog steps, where the first was large enough to look again; as it is
+            where the draws surely moved then.
         stuck: Share of draws that never moved in the second half.
         diverged: (C, n) draws with such a transition on their whole way from `raw` to `refined`.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
@@ -64,6 +70,7 @@ class Measurement:
     stuck: float
     diverged: Any
     noise: float = 0.0
+    careful_divergence_rate: float = 0.0
 
     @property
     def chain_movement(self) -> list[float]:
@@ -179,8 +186,66 @@ def measure(
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
     drifts = compare(engine, raw, first.draws, original, modes)
+    again = CAREFUL_DRAWS // sampler.chains
+    careful = carefully(
+        engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
+    )
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
         second.acceptance, second.divergence_rate, second.stuck, diverged,
-        _noise(engine, first.log_density, second.log_density_before),
+        _noise(engine, first.log_density, second.log_density_before), careful,
     )  # fmt: skip
+
+
+def carefully(
+    engine: Engine,
+    target: Any,
+    refined: Refined,
+    count: int,
+    scale: Any,
+    step_size: Any,
+    settings: Settings,
+    rng: Any,
+    original: Callable[[Any], Any],
+    modes: Modes | None,
+    *,
+    steps: int,
+) -> float:
+    """Divergence rate of some refined draws with smaller leapfrog steps, as many more of them.
+
+    Curved posteriors make a few transitions diverge although the draws are right. There smaller steps diverge no more, and
+    the draws stay where they are; in a neck that is too narrow they go on diverging, or the draws enter it and so move.
+
+    Args:
+        engine: Of the target.
+        target: The posterior (full data is used).
+        refined: Draws after their refinement.
+        count: Draws of each sampler that are looked at.
+        scale: Whitening of the kernel.
+        step_size: Its leapfrog step.
+        settings: `leapfrog_steps` of the refinement.
+        rng: The engine's random number generator.
+        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
+        modes: Which of several samplers serve each chain, or None.
+        steps: Transitions.
+
+    Returns:
+        The rate, at most that of the refinement; that itself where it is small, where smaller steps are no cure, where the
+        draws surely move with them, and where the full data are many.
+    """
+    if not refined.divergence_rate > DIVERGENCE_LIMIT or target.minibatch:
+        return refined.divergence_rate
+    draws = refined.first(count).draws
+    after = engine.refine(
+        target,
+        draws,
+        scale,
+        step_size / CAREFUL,
+        steps=steps,
+        leapfrog_steps=CAREFUL * settings.leapfrog_steps,
+        rng=rng,
+    )
+    moved = compare(engine, draws, after.draws, original, modes)[0]
+    if moved.flagged() or moved.gap_flagged:
+        return refined.divergence_rate
+    return min(after.divergence_rate, refined.divergence_rate)
