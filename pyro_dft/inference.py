@@ -321,7 +321,9 @@ class Inference(Training):
         errors = {
             name: verdict.approximation_error(self._numpy(before[name]), after)
             for name, after in samples.items()
+            if after.size  # a site may have no elements
         }
+        samples = {name: after for name, after in samples.items() if after.size}
         return summary_table(samples, errors, prob=prob)
 
     def to_inference_data(

@@ -374,7 +374,7 @@ class DFT(PureTraining):
             return {}
         assert isinstance(own, NumPyroProblem)
         chains, draws = next(iter(samples.values())).shape[:2]
-        flat = {name: np.asarray(v).reshape(-1, *v.shape[2:]) for name, v in samples.items()}
+        flat = {name: np.asarray(v).reshape(chains * draws, *v.shape[2:]) for name, v in samples.items()}
         observed = own.observed()
         if log_likelihood is None:
             numbers = chains * draws * sum(value.size for value in observed.values())
