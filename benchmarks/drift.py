@@ -16,9 +16,9 @@ from statistics import NormalDist
 import numpy as np
 
 from benchmarks.posteriordb.bars import upper_limit
-from pyro_dft import alarms
-from pyro_dft.drift import Drift, drift
-from pyro_dft.remains import left_over
+from pyro_dft.judging import alarms
+from pyro_dft.judging.drift import Drift, drift
+from pyro_dft.judging.remains import left_over
 
 Array = np.ndarray
 

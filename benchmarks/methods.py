@@ -15,7 +15,7 @@ import torch
 from benchmarks import cache, nuts, references
 from benchmarks.costs import timed
 from benchmarks.models.case import Case
-from pyro_dft.verdict import Diagnostics
+from pyro_dft.judging.verdict import Diagnostics
 
 NUM_DRAWS = 10_000
 # Settings that define a fit, beside the seed; raw and refined rows share one fit.

@@ -5,7 +5,16 @@ The traceback of an error ends with the address of the page that explains it (a 
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 from pyro_dft import links
+
+# What Python, NumPy and the engines raise on content that is not what was written.
+UNUSABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class _Explained(Exception):
@@ -95,3 +104,29 @@ class PerformanceWarning(UserWarning):
         ...     warnings.simplefilter("ignore", PerformanceWarning)
         ...     number = len(dft.get_samples()["mu"])  # dft.run(...) in your code
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its text."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], what: str = "its header cannot be used") -> Iterator[None]:
+    """Whatever the content of a file makes the code inside raise becomes a `StorageError`.
+
+    Args:
+        path: the file, for the message.
+        what: what is wrong, for the message.
+
+    Raises:
+        StorageError: as above; one that is raised inside passes as it is.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except UNUSABLE as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        raise StorageError(f"{path}: {what} ({type(error).__name__}: {text})") from error

@@ -17,5 +17,5 @@ def page(name: str, section: str = "") -> str:
 
 
 def alarm(name: str) -> str:
-    """Address of the section on one of the alarms of `pyro_dft.verdict`."""
+    """Address of the section on one of the alarms of `pyro_dft.judging.verdict`."""
     return page("diagnostics", "alarm-" + name.replace(" ", "-").replace("_", "-"))

@@ -315,3 +315,9 @@ def check_names(names: Iterable[str], others: Iterable[str] = ()) -> None:
         for name, near in zip(unknown, nearest, strict=True)
     ]
     raise SettingsError(f"unknown setting {', '.join(described)}; the settings are: {', '.join(known)}")
+
+
+def check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:
+    """Raises `error` where a value is no integer, or below the least."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise error(f"{name}={value!r}: expected an integer of at least {least}")

@@ -7,8 +7,9 @@ import warnings
 import pytest
 from backends import BACKENDS
 
-from pyro_dft import FidelityWarning, alarms
-from pyro_dft.verdict import judge
+from pyro_dft import FidelityWarning
+from pyro_dft.judging import alarms
+from pyro_dft.judging.verdict import judge
 
 QUIET = {
     "worst": 0.02, "moment": "mean", "coordinate": "x", "flagged": False, "gap": 0.0, "gap_moment": "mean",

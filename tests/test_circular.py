@@ -12,7 +12,7 @@ from backends import BACKENDS
 from numpyro.handlers import reparam
 from numpyro.infer.reparam import CircularReparam
 
-from pyro_dft import circular
+from pyro_dft.models import circular
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.transforms import Wrapped as JaxWrapped
 from pyro_dft.pyro.model import PyroProblem

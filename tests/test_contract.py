@@ -14,8 +14,9 @@ from quick import GAUSSIAN, NETWORK
 
 import pyro_dft
 import pyro_dft.numpyro
-from pyro_dft import SettingsError, storage
-from pyro_dft.inference import Inference
+from pyro_dft import SettingsError
+from pyro_dft.interface import storage
+from pyro_dft.interface.dft import Inference
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from backends import BACKENDS, ROWS, Y
 
-from pyro_dft import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError, storage
+from pyro_dft import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError
+from pyro_dft.interface import storage
 
 
 @pytest.fixture(scope="module", params=BACKENDS, ids=repr)

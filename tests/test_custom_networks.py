@@ -262,7 +262,7 @@ class Killed(Exception):
 
 def killed(backend, monkeypatch, after, **options):
     """A run that dies after so many network iterations."""
-    from pyro_dft.checkpoint import Checkpoint
+    from pyro_dft.interface.checkpoint import Checkpoint
 
     write = Checkpoint.after_step
 

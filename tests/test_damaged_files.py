@@ -9,7 +9,9 @@ import torch
 from backends import BACKENDS
 from saved import FIVE, TINY, fitted, normal
 
-from pyro_dft import FidelityWarning, SettingsError, StorageError, checkpoint, restoring, storage
+from pyro_dft import FidelityWarning, SettingsError, StorageError
+from pyro_dft.interface import restoring, storage
+from pyro_dft.recipe import history
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
@@ -272,5 +274,5 @@ def test_headers_of_checkpoints_are_read_with_care(backend, tmp_path):
     for _ in range(300):
         storage.save(path, arrays, damaged(header, rng))
         loads_or_refuses(lambda: own.resume(half))
-    with pytest.raises(StorageError, match="cannot be used"), checkpoint.taking_up("f"):
+    with pytest.raises(StorageError, match="cannot be used"), history.taking_up("f"):
         raise RecursionError

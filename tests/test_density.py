@@ -12,11 +12,12 @@ import torch
 from backends import BACKENDS, ROWS, Y
 from quick import NETWORK
 
-from pyro_dft import FidelityWarning, ModelError, NotFittedError, density, reverse
+from pyro_dft import FidelityWarning, ModelError, NotFittedError
 from pyro_dft.engine_jax.sampler import Sampler as JaxSampler
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
-from pyro_dft.psis import khat_threshold
-from pyro_dft.student import StudentT
+from pyro_dft.evidence import importance, reverse
+from pyro_dft.evidence.psis import khat_threshold
+from pyro_dft.evidence.student import StudentT
 
 # A fit of a second may be doubted, and so may its weights. Whether they are doubted rightly is tested where it matters.
 pytestmark = [
@@ -134,8 +135,8 @@ def test_weights_repair_raw_draws(backend, result):
 
 def test_k_hat_is_that_of_arviz(backend, fit, monkeypatch):
     arviz = pytest.importorskip("arviz")
-    seen, own = [], density.psis
-    monkeypatch.setattr(density, "psis", lambda w: seen.append(w.copy()) or own(w))
+    seen, own = [], importance.psis
+    monkeypatch.setattr(importance, "psis", lambda w: seen.append(w.copy()) or own(w))
     # A size whose tail is as long in ArviZ 0.x as in 1.x.
     found = fit(backend, "network").importance_sampling(900)
     if hasattr(arviz, "psislw"):
@@ -228,8 +229,10 @@ def test_weights_are_unbiased_where_the_network_folds(latents, monkeypatch):
     """Target N(0, 1) times exp(2); half of all latents are far from the mode that the kernel sits at."""
     monkeypatch.setattr(reverse.Marginal.__init__, "__defaults__", (latents,))
     rng = np.random.default_rng(1)
-    mixture = density.Mixture(folded(), np.ones(1), rng.normal(size=(1, 500, 1)), NO_OPTIMA, rng)
-    found = density.importance_sample(mixture, lambda x: (x**2).sum(-1) / 2 - 2, lambda x: {"x": x}, 20_000)
+    mixture = importance.Mixture(folded(), np.ones(1), rng.normal(size=(1, 500, 1)), NO_OPTIMA, rng)
+    found = importance.importance_sample(
+        mixture, lambda x: (x**2).sum(-1) / 2 - 2, lambda x: {"x": x}, 20_000
+    )
     truth = 2 + math.log(2 * math.pi) / 2
     assert abs(found.log_evidence - truth) < 4 * found.log_evidence_error
     assert found.log_evidence_error < 0.05
@@ -247,13 +250,13 @@ def test_chains_at_separate_modes_are_weighed_together():
     optima = np.array([[0.0]]), np.ones((1, 1, 1)), np.zeros(1)
     rng = np.random.default_rng(2)
     refined = np.array([-9.0, 9.0])[:, None, None] + rng.normal(size=(2, 500, 1))
-    mixture = density.Mixture(Gaussians(), np.ones(2), refined, optima, rng)
+    mixture = importance.Mixture(Gaussians(), np.ones(2), refined, optima, rng)
 
     def potential(x):
         terms = np.log([0.3, 0.6, 0.1]) - (x - [-9.0, 9.0, 0.0]) ** 2 / 2
         return -np.logaddexp.reduce(terms, -1)
 
-    found = density.importance_sample(mixture, potential, lambda x: {"x": x}, 4000)
+    found = importance.importance_sample(mixture, potential, lambda x: {"x": x}, 4000)
     assert abs(found.log_evidence - math.log(2 * math.pi) / 2) < 4 * found.log_evidence_error
     assert found.log_evidence_error < 0.05
     weights, x = np.exp(found.log_weights), found.samples["x"][:, 0]
@@ -266,26 +269,28 @@ def test_chains_at_separate_modes_are_weighed_together():
 def test_draws_without_density_do_not_count_and_are_not_shown_to_the_model():
     rng = np.random.default_rng(3)
     sampler, *_ = affine()
-    mixture = density.Mixture(sampler, np.ones(1), rng.normal(size=(1, 500, 2)), NO_OPTIMA, rng)
+    mixture = importance.Mixture(sampler, np.ones(1), rng.normal(size=(1, 500, 2)), NO_OPTIMA, rng)
 
     def constrain(x):
         assert (x[:, 0] > 0).all()
         return {"x": x}
 
-    found = density.importance_sample(mixture, lambda x: np.where(x[:, 0] > 0, 1.0, np.inf), constrain, 1000)
+    found = importance.importance_sample(
+        mixture, lambda x: np.where(x[:, 0] > 0, 1.0, np.inf), constrain, 1000
+    )
     assert np.isneginf(found.log_weights).any()
     with pytest.raises(ModelError, match="zero or not finite at all 1000 draws"):
-        density.importance_sample(mixture, lambda x: np.full(len(x), np.inf), constrain, 1000)
+        importance.importance_sample(mixture, lambda x: np.full(len(x), np.inf), constrain, 1000)
 
 
 def test_resampling_repeats_each_draw_as_its_weight_says():
     weights = np.array([0.5, 0.25, 0.2, 0.05, 0.0])
     with np.errstate(divide="ignore"):
-        found = density.ImportanceResult(0.0, 0.0, 0.0, 2.9, np.log(weights), {"x": np.arange(5)})
+        found = importance.ImportanceResult(0.0, 0.0, 0.0, 2.9, np.log(weights), {"x": np.arange(5)})
     times = np.bincount(found.resample(1000, seed=1)["x"], minlength=5)
     assert (abs(times - 1000 * weights) < 1).all()
     assert len(found.resample()["x"]) == 1
-    counts = [density.systematic_counts(weights, 3, np.random.default_rng(i)) for i in range(2000)]
+    counts = [importance.systematic_counts(weights, 3, np.random.default_rng(i)) for i in range(2000)]
     assert {int(count.sum()) for count in counts} == {3}
     # Counts differ from 3 times the weight by less than one, so that their sd is at most a half.
     assert (abs(np.mean(counts, 0) - 3 * weights) < 4 * 0.5 / math.sqrt(2000)).all()

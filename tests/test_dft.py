@@ -28,8 +28,9 @@ from quick import (
     schools_data,
 )
 
-from pyro_dft import DFT, FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError, storage
-from pyro_dft.verdict import Diagnostics
+from pyro_dft import DFT, FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError
+from pyro_dft.interface import storage
+from pyro_dft.judging.verdict import Diagnostics
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -293,13 +294,13 @@ class TestReports:
 
     def test_summary_compares_the_two_errors(self, fitted, monkeypatch):
         monkeypatch.setattr(
-            "pyro_dft.verdict.approximation_error", lambda before, after: 0.05 + 0 * after[0, 0]
+            "pyro_dft.judging.verdict.approximation_error", lambda before, after: 0.05 + 0 * after[0, 0]
         )
         table = fitted.summary_table()
         # 200 independent draws: an mcse of 0.07 sd.
         assert "exceeds" not in str(table)
         monkeypatch.setattr(
-            "pyro_dft.verdict.approximation_error", lambda before, after: 0.1 + 0 * after[0, 0]
+            "pyro_dft.judging.verdict.approximation_error", lambda before, after: 0.1 + 0 * after[0, 0]
         )
         table = fitted.summary_table()
         assert "approx_error exceeds mcse for" in str(table)
@@ -632,7 +633,7 @@ class TestDevice:
 @pytest.mark.parametrize(
     "name",
     [
-        "pyro_dft", "pyro_dft.layout", "pyro_dft.storage", "pyro_dft.report", "pyro_dft.diagnostics",
+        "pyro_dft", "pyro_dft.layout", "pyro_dft.interface.storage", "pyro_dft.export.arviz", "pyro_dft.judging.drift",
         "pyro_dft.pyro.kernel", "pyro_dft.pyro.guide",
     ],
 )  # fmt: skip

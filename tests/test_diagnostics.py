@@ -6,7 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from pyro_dft.diagnostics import drift, ess, khat_threshold, ksd, psis, rhat
+from pyro_dft.evidence.psis import khat_threshold, psis
+from pyro_dft.judging.drift import drift
+from pyro_dft.judging.rhat import ess, rhat
+from pyro_dft.judging.stein import ksd
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +235,7 @@ class TestChains:
     def test_keep_site_shape_across_blocks(self, monkeypatch):
         x = np.random.default_rng(14).normal(size=(4, 50, 2, 3))
         whole = rhat(x), ess(x)
-        monkeypatch.setattr("pyro_dft.convergence._BLOCK_SIZE", 400)
+        monkeypatch.setattr("pyro_dft.judging.rhat._BLOCK_SIZE", 400)
         for statistic, expected in zip((rhat, ess), whole, strict=True):
             blocked = statistic(x)
             assert blocked.shape == (2, 3)

@@ -13,7 +13,7 @@ from pyro_dft.engine_jax import refine as jax_refine
 from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_torch import refine as torch_refine
 from pyro_dft.engine_torch.target import Target as TorchTarget
-from pyro_dft.swap import show_verdict, verdict_line
+from pyro_dft.interface.mcmc_verdict import show_verdict, verdict_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 

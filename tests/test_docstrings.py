@@ -16,9 +16,9 @@ import pytest
 from backends import BACKENDS
 
 from pyro_dft import Settings
-from pyro_dft.density import ImportanceResult
-from pyro_dft.summary import Summary
-from pyro_dft.verdict import Diagnostics
+from pyro_dft.evidence.importance import ImportanceResult
+from pyro_dft.judging.summary import Summary
+from pyro_dft.judging.verdict import Diagnostics
 
 # What calls of `DFT` take and return: public as well, although nobody imports some of them.
 RESULTS = (ImportanceResult, Diagnostics, Settings, Summary)

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.drift import alarm_table, false_alarms, power_table, student
-from pyro_dft.drift import FALSE_ALARMS, LIMITS, NEAR, drift
-from pyro_dft.remains import left_over
-from pyro_dft.verdict import drift_entry
+from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, NEAR, drift
+from pyro_dft.judging.remains import left_over
+from pyro_dft.judging.verdict import drift_entry
 
 
 def transition(rng, x, memory):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dft.diagnostics import distinct_optima, rhat
 from pyro_dft.engine_torch import train
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
@@ -16,6 +15,8 @@ from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import WORTH, threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer, Trained
 from pyro_dft.errors import SettingsError
+from pyro_dft.judging.optima import distinct_optima
+from pyro_dft.judging.rhat import rhat
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.trainer import Trainer

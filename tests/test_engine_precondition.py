@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_dft.diagnostics import distinct_optima
 from pyro_dft.engine_torch import precondition
 from pyro_dft.engine_torch.precondition import GaussianFitter
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.judging.optima import distinct_optima
 from pyro_dft.recipe.gaussians import Gaussians
 
 

@@ -8,7 +8,7 @@ from benchmarks.flags import posteriors, table
 from benchmarks.flags.__main__ import main
 from benchmarks.flags.cases import CASES, four_modes, near_modes, two_modes
 from benchmarks.flags.judge import errors, make_row
-from pyro_dft.diagnostics import drift
+from pyro_dft.judging.drift import drift
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyro_dft.engine_jax import functional, networks, noise, precondition, refine, train
+from pyro_dft.engine_jax import functional, networks, precondition, random, refine, train
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import (
@@ -61,37 +61,37 @@ def test_philox_gives_the_published_numbers():
     ]
     for counter, key, expected in known:
         words = tuple(jnp.asarray([word], jnp.uint32) for word in counter)
-        found = noise.philox(words, jnp.uint32(key))
+        found = random.philox(words, jnp.uint32(key))
         assert (int(found[0][0]), int(found[1][0])) == expected
 
 
 def test_normal_numbers_are_normal_and_streams_differ():
     stream = jnp.array([1, 2], jnp.uint32)
-    x = np.asarray(noise.normal(stream, (200_000,), np.float32), float)
+    x = np.asarray(random.normal(stream, (200_000,), np.float32), float)
     # Standard errors of mean, variance and fourth moment: 1, sqrt(2), sqrt(96), each over sqrt(n); 5 of them.
     for power, expected, error in ((1, 0, 1.0), (2, 1, 2**0.5), (4, 3, 96**0.5)):
         assert abs((x**power).mean() - expected) < 5 * error / len(x) ** 0.5
     assert np.isfinite(x).all()
-    y = np.asarray(noise.normal(noise.fold(stream, 0), (200_000,), np.float32), float)
+    y = np.asarray(random.normal(random.fold(stream, 0), (200_000,), np.float32), float)
     assert abs((x * y).mean()) < 5 / len(x) ** 0.5
-    assert len({tuple(row) for row in np.asarray(noise.split(stream, 1000)).tolist()}) == 1000
+    assert len({tuple(row) for row in np.asarray(random.split(stream, 1000)).tolist()}) == 1000
 
 
 def test_uniform_numbers_never_touch_the_ends():
     stream = jnp.array([3, 4], jnp.uint32)
-    x = noise.uniform(stream, (1_000_000,), np.float32)
+    x = random.uniform(stream, (1_000_000,), np.float32)
     assert float(x.min()) > 0
     assert float(x.max()) < 1
     with jax.enable_x64(True):
-        y = noise.uniform(stream, (1000,), np.float64)
+        y = random.uniform(stream, (1000,), np.float64)
         assert y.dtype == np.float64
         assert abs(float(y.mean()) - 0.5) < 5 * 12**-0.5 / 1000**0.5
 
 
 def test_words_come_from_both_kinds_of_keys():
     old, new = jax.random.PRNGKey(7), jax.random.key(7)
-    assert np.array_equal(noise.words(old), noise.words(new))
-    assert noise.words(jax.random.key(7, impl="rbg")).shape == (2,)
+    assert np.array_equal(random.words(old), random.words(new))
+    assert random.words(jax.random.key(7, impl="rbg")).shape == (2,)
 
 
 # Targets
@@ -343,7 +343,7 @@ def pure():
     def fit(words, data):
         first = functional.start(schedule, hyper, jnp.asarray(starts), words)
         last, losses = functional.rest(schedule, hyper, first, data)
-        return last, losses, functional.finish(schedule, last, data, noise.fold(words, 9), 200)
+        return last, losses, functional.finish(schedule, last, data, random.fold(words, 9), 200)
 
     return schedule, target, fit
 
@@ -368,7 +368,7 @@ def test_pure_fit_under_jit_and_vmap(pure):
 
 
 def test_traced_drift_test_agrees_with_the_one_on_the_host():
-    from pyro_dft.diagnostics import drift
+    from pyro_dft.judging.drift import drift
 
     rng = np.random.default_rng(0)
     before = rng.normal(size=(1, 3000, 3))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyro_dft.engine_jax import functional, noise, train
+from pyro_dft.engine_jax import functional, random, train
 from pyro_dft.engine_jax.refine import refine, whitening
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.settings import Settings
@@ -50,10 +50,10 @@ def test_traced_passes_of_few_steps_leave_a_normal_as_it_is(steps):
     """Two passes of as many steps: with noise in common they would resonate, and the draws get too wide."""
     target, settings = Target(lambda x, data: 0.5 * (x**2).sum(), 4), Settings(refine_steps=steps, noise=1e-3)
     schedule = functional.Schedule.of(target.spec, settings)
-    words = noise.words(jax.random.key(0))
+    words = random.words(jax.random.key(0))
     state = functional.start(schedule, train.Hyper.of(settings), jnp.zeros((1, 2, 4)), words)
     n = 5000
-    found = functional.compiled_finish(schedule, state, target.data, noise.words(jax.random.key(1)), n)
+    found = functional.compiled_finish(schedule, state, target.data, random.words(jax.random.key(1)), n)
     for draws in (found.halfway, found.refined):
         x = np.asarray(draws, float)[0]
         assert np.abs(x.std(0) - 1).max() < 4 / (2 * n) ** 0.5

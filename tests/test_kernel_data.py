@@ -12,7 +12,7 @@ from numpyro.infer import MCMC
 from quick import GAUSSIAN, known_mean_posterior
 
 from pyro_dft import FidelityWarning, ModelError, NotFittedError
-from pyro_dft.arguments import copied, other_numbers, unchanged
+from pyro_dft.interface.arguments import copied, other_numbers, unchanged
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from backends import BACKENDS, Y
 
-from pyro_dft import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError, links, verdict
-from pyro_dft.alarms import ALARMS
+from pyro_dft import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError, links
+from pyro_dft.judging import verdict
+from pyro_dft.judging.alarms import ALARMS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -13,7 +13,7 @@ from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_jax.target import whitened_score_differentiable
 from pyro_dft.engine_torch import recompute
 from pyro_dft.engine_torch.target import Target as TorchTarget
-from pyro_dft.memory import CACHED_ELEMENTS, CPU_BYTES, LEAST_POINTS, MOST_POINTS, PointSize
+from pyro_dft.recipe.memory import CACHED_ELEMENTS, CPU_BYTES, LEAST_POINTS, MOST_POINTS, PointSize
 
 ROWS = 200_000
 
@@ -93,7 +93,7 @@ def test_draws_are_mapped_in_blocks_that_memory_allows(backend, monkeypatch):
     dft = backend.fitted(backend.dft("hierarchy"), np.arange(8.0))
     posterior, samples = dft._posteriors[0], dft.get_samples(20, refine_steps=0)
     whole = posterior.log_likelihood(samples)
-    monkeypatch.setattr("pyro_dft.memory.CPU_BYTES", 2_000)
+    monkeypatch.setattr("pyro_dft.recipe.memory.CPU_BYTES", 2_000)
     parts = posterior.log_likelihood(samples)
     for name, values in whole.items():
         np.testing.assert_allclose(dft._numpy(parts[name]), dft._numpy(values), rtol=1e-5, atol=1e-6)
@@ -130,7 +130,7 @@ def test_backward_passes_are_the_same_where_nothing_is_kept(monkeypatch):
 
     kept = by_torch(), by_jax()
     assert not calls
-    monkeypatch.setattr("pyro_dft.memory.CPU_BYTES", 20_000)
+    monkeypatch.setattr("pyro_dft.recipe.memory.CPU_BYTES", 20_000)
     again = by_torch(), by_jax()
     assert len(calls) > 1
     slopes = np.tanh(x @ rows.T)

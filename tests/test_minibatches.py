@@ -9,7 +9,7 @@ import pytest
 import torch
 from backends import BACKENDS, Y
 
-from pyro_dft.engine_jax import noise
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_jax.target import whitened_score
 from pyro_dft.engine_torch.target import Target as TorchTarget
@@ -164,9 +164,9 @@ def jax_target(curved):
         return 0.5 * ((x - rows) ** 2).sum()
 
     def minibatch(x, _, key):
-        some = rows[(noise.uniform(noise.fold(key, 0), (8,), jnp.float32) * len(rows)).astype(int)]
+        some = rows[(random.uniform(random.fold(key, 0), (8,), jnp.float32) * len(rows)).astype(int)]
         if curved:
-            factor = noise.normal(noise.fold(key, 1), (), jnp.float32)
+            factor = random.normal(random.fold(key, 1), (), jnp.float32)
             return potential(x, _) + 50 * factor * ((x - rows.mean(0)) ** 2).sum()
         return len(rows) / 8 * 0.5 * ((x - some) ** 2).sum()
 
@@ -188,6 +188,6 @@ def test_jax_minibatch_scores_are_anchored_where_that_pays(curved, pays):
     u = np.random.default_rng(1).normal(size=(1, 64, 2)).astype(np.float32)
     full, _ = whitened_score(target.spec, u, MEAN[None], scale, target.data, None)
     if pays:
-        key = noise.words(jax.random.key(0))
+        key = random.words(jax.random.key(0))
         noisy, _ = whitened_score(target.spec, u, MEAN[None], scale, target.data, key, trainer.anchor)
         assert np.allclose(noisy, full, atol=0.05 / 400**0.5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyro_dft.mode_search import search
-from pyro_dft.mode_weights import GOOD_KHAT, weigh, weigh_and_draw
+from pyro_dft.recipe.mode_search import search
+from pyro_dft.recipe.mode_weights import GOOD_KHAT, weigh, weigh_and_draw
 
 SEEDS = 60
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from backends import BACKENDS
 
-from pyro_dft import mode_search
 from pyro_dft.errors import StorageError
-from pyro_dft.mode_search import further_starts, search, separate, weigh
-from pyro_dft.modes import Modes
+from pyro_dft.recipe import mode_search
+from pyro_dft.recipe.mode_search import further_starts, search, separate, weigh
+from pyro_dft.recipe.modes import Modes
 
 WEIGHTS = np.array([0.2, 0.3, 0.5])
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_dft.diagnostics import distinct_optima, mode_coverage
-from pyro_dft.optima import shortfall
+from pyro_dft.judging.optima import distinct_optima, mode_coverage, shortfall
 
 CENTRES = 3.0 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])

@@ -11,7 +11,8 @@ import pytest
 from backends import BACKENDS, Y
 from quick import NETWORK
 
-from pyro_dft import NotFittedError, plot
+from pyro_dft import NotFittedError
+from pyro_dft.export import plot
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402

@@ -13,10 +13,11 @@ from backends import BACKENDS
 from safetensors.numpy import save_file
 from saved import ROWS, TINY, fitted, load, normal
 
-from pyro_dft import FidelityWarning, StorageError, storage
+from pyro_dft import FidelityWarning, StorageError
+from pyro_dft.interface import storage
+from pyro_dft.interface.recognition import Portrait, changed_arguments, differences, fingerprints, unlike
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.pyro.model import PyroProblem
-from pyro_dft.recognition import Portrait, changed_arguments, differences, fingerprints, unlike
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 

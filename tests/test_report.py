@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pyro_dft._version import __version__
-from pyro_dft.report import to_inference_data
+from pyro_dft.export.arviz import to_inference_data
 
 C, N, J = 2, 60, 8
 
@@ -266,7 +266,7 @@ def test_attributes_of_many_kinds_survive_netcdf(arviz, tmp_path):
 def test_first_import_of_arviz_raises_no_warning():
     """In a fresh process, where ArviZ has not been imported yet, with every warning an error."""
     code = (
-        "import numpy as np; from pyro_dft.report import to_inference_data\n"
+        "import numpy as np; from pyro_dft.export.arviz import to_inference_data\n"
         "print(type(to_inference_data({'x': np.zeros((1, 5))})).__name__)"
     )
     done = subprocess.run(

@@ -10,9 +10,10 @@ import torch
 from backends import BACKENDS, ROWS
 from quick import GAUSSIAN, NETWORK
 
-from pyro_dft import DFT, Settings, SettingsError, room
+from pyro_dft import DFT, Settings, SettingsError
 from pyro_dft.engine_jax.functional import Schedule
 from pyro_dft.engine_jax.train import Hyper, Plan
+from pyro_dft.interface import memory_check
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
@@ -188,12 +189,12 @@ def test_sizes_that_no_memory_holds(backend):
 
 
 def test_free_memory_is_read_from_the_system(monkeypatch):
-    assert 1e6 < room.available() < 1e16
+    assert 1e6 < memory_check.available() < 1e16
     with monkeypatch.context() as patch:
-        patch.setattr(room, "available", lambda: 1e9)
-        room.check_draws(10**8, 1, 4)
+        patch.setattr(memory_check, "available", lambda: 1e9)
+        memory_check.check_draws(10**8, 1, 4)
         with pytest.raises(MemoryError, match="need about 16 GB of memory, and 1 GB are free"):
-            room.check_draws(10**9, 2, 4)
-        room.check_fit(Settings(), 4, 100, 4)
+            memory_check.check_draws(10**9, 2, 4)
+        memory_check.check_fit(Settings(), 4, 100, 4)
         with pytest.raises(SettingsError, match="restarts=6: with 10000 coordinates and 1 chains"):
-            room.check_fit(Settings(train="never"), 1, 10_000, 4)
+            memory_check.check_fit(Settings(train="never"), 1, 10_000, 4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pyro_dft import storage
 from pyro_dft._version import __version__
 from pyro_dft.errors import StorageError
+from pyro_dft.interface import storage
 from pyro_dft.layout import Layout, SiteInfo
 
 TENSORS = {
@@ -83,7 +83,7 @@ class TestRoundTrip:
 
     def test_needs_neither_torch_nor_jax(self):
         code = (
-            "import sys, pyro_dft.storage, pyro_dft.diagnostics, pyro_dft.report, pyro_dft.summary\n"
+            "import sys, pyro_dft.interface.storage, pyro_dft.judging.drift, pyro_dft.export.arviz, pyro_dft.judging.summary\n"
             "sys.exit(any(name in sys.modules for name in ('torch', 'jax', 'arviz')))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ import torch
 from backends import BACKENDS, ROWS, Y
 from torch.overrides import TorchFunctionMode
 
-from pyro_dft.engine_jax import noise
+from pyro_dft.engine_jax import random
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:the fit is", "ignore:the data are traced", "ignore:the importance weights are unreliable"
@@ -31,13 +31,13 @@ SMALL = {
 def keys(monkeypatch):
     """Words of each key that numbers were drawn from, at run time, within compiled loops too."""
     seen = []
-    plain = noise.bits
+    plain = random.bits
 
     def recorded(stream, count):
         jax.debug.callback(lambda words: seen.append(tuple(np.asarray(words).tolist())), stream)
         return plain(stream, count)
 
-    monkeypatch.setattr(noise, "bits", recorded)
+    monkeypatch.setattr(random, "bits", recorded)
     return seen
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pyro_dft.summary import summary_table
+from pyro_dft.judging.summary import summary_table
 
 COLUMNS = ["mean", "std", "median", "5.0%", "95.0%", "n_eff", "r_hat", "mcse"]
 

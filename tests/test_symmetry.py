@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyro_dft.symmetry import is_copy
-from pyro_dft.verdict import optima_entry
+from pyro_dft.judging.symmetry import is_copy
+from pyro_dft.judging.verdict import optima_entry
 
 MEAN = np.array([3.0, -1.0, 0.0, 7.0])
 FACTOR = np.diag([0.5, 1.0, 2.0, 0.1])

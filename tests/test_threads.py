@@ -15,7 +15,7 @@ import torch
 from backends import BACKENDS, Y
 from quick import known_mean_posterior
 
-from pyro_dft.exclusive import exclusive
+from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.pyro.batching import map_rows
 from pyro_dft.pyro.evaluation import patched
 

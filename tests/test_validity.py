@@ -8,7 +8,8 @@ import pytest
 import torch
 from backends import BACKENDS, Y
 
-from pyro_dft import FidelityWarning, ModelError, validity
+from pyro_dft import FidelityWarning, ModelError
+from pyro_dft.models import validity
 
 
 @pytest.fixture(params=BACKENDS, ids=repr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyro_dft.diagnostics import rhat
-from pyro_dft.verdict import RHAT_LIMIT, approximation_error, rhat_limit
+from pyro_dft.judging.rhat import rhat
+from pyro_dft.judging.verdict import RHAT_LIMIT, approximation_error, rhat_limit
 
 FITS = 300
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from pyro_dft.memory import PointSize
+from pyro_dft.recipe.memory import PointSize
 
 # The compiler makes no array for what these give, but computes it where it is used.
 FUSED = frozenset(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft import wording
+from pyro_dft import messages
 
 
 class Network(NamedTuple):
@@ -73,7 +73,7 @@ class Own:
 
     def __init__(self, network: Any, option: str, dim: int, levels: bool = False):
         if not callable(getattr(network, "init", None)) or not callable(getattr(network, "apply", None)):
-            raise wording.no_network(
+            raise messages.no_network(
                 option, "an object with methods init(key, x) and apply(params, x)", network
             )
         self.network, self.dim, self.levels = network, dim, levels
@@ -83,9 +83,9 @@ class Own:
                 lambda key: network.apply(network.init(key, *points), *points), jax.random.key(0)
             )
         except Exception as error:  # whatever a user's network raises
-            raise wording.network_fails(option, dim, error) from error
+            raise messages.network_fails(option, dim, error) from error
         if getattr(found, "shape", None) != (2, dim):
-            raise wording.network_shape(option, dim, getattr(found, "shape", ()))
+            raise messages.network_shape(option, dim, getattr(found, "shape", ()))
 
     def _points(self, dtype: Any) -> list[Array]:
         x = jnp.zeros((2, self.dim), dtype)

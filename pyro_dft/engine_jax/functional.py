@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pyro_dft import drift
-from pyro_dft.engine_jax import noise as random
-from pyro_dft.engine_jax import precondition, train
+from pyro_dft.engine_jax import precondition, random, train
 from pyro_dft.engine_jax import refine as hmc
 from pyro_dft.engine_jax import sampler as sampling
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
+from pyro_dft.judging import drift
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
 
@@ -193,7 +192,7 @@ def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> 
 
 
 def still(before: Array, after: Array) -> Array:
-    """Whether draws hardly moved, nor hardly could; as `pyro_dft.drift.Drift.still`."""
+    """Whether draws hardly moved, nor hardly could; as `pyro_dft.judging.drift.Drift.still`."""
     b, a = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
     n, d = b.shape
     centre, sd_b, sd_a = a.mean(0), b.std(0, ddof=1), a.std(0, ddof=1)
@@ -219,7 +218,10 @@ def still(before: Array, after: Array) -> Array:
 
 
 def _shares(b: Array, a: Array) -> list[list[Array]]:
-    """Draws beyond the 5 % and the 95 % point over the density there, before and after, (n, d) each; see `pyro_dft.drift`."""
+    """Draws beyond the 5 % and the 95 % point over the density there, before and after, (n, d) each.
+
+    See `pyro_dft.judging.drift`.
+    """
     outer, inner = drift.AROUND
     edges = jnp.array([[outer, drift.TAIL, inner], [1 - outer, 1 - drift.TAIL, 1 - inner]], a.dtype)
     found = []
@@ -236,7 +238,7 @@ def _shares(b: Array, a: Array) -> list[list[Array]]:
 
 
 def _sure_gaps(first: Array, last: Array, z: float) -> tuple[Array, Array]:
-    """Smallest sizes that Fieller's limits allow the gaps, and the memories, (4, d) each; see `pyro_dft.drift`."""
+    """Smallest sizes that Fieller's limits allow the gaps, and the memories, (4, d) each; see `pyro_dft.judging.drift`."""
     n, difference = first.shape[1], last - first
     shift = difference.mean(1)
     first, last = first - first.mean(1, keepdims=True), last - last.mean(1, keepdims=True)

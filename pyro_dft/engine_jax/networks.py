@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.custom import Own
-from pyro_dft.shapes import generator_shapes as generator_shapes
-from pyro_dft.shapes import mlp_shapes
+from pyro_dft.recipe.shapes import generator_shapes as generator_shapes
+from pyro_dft.recipe.shapes import mlp_shapes
 
 # Arrays of jax or NumPy by name; of a user's network those below "own".
 Weights = dict[str, Any]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.target import Target, TargetSpec, double
 from pyro_dft.recipe.constants import (
     AVERAGING_SHARE,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft.engine_jax import networks
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import block_rows, double
@@ -129,7 +128,7 @@ class Sampler:
         """N independent draws from each chain, (C, n, d), unconstrained."""
         return np.concatenate(list(self.blocks(n, rng)), 1)
 
-    # The network alone, NumPy in and out: what `pyro_dft.reverse` reads the density from.
+    # The network alone, NumPy in and out: what `pyro_dft.evidence.reverse` reads the density from.
 
     @property
     def noise(self) -> np.ndarray:

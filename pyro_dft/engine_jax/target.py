@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.cost import any_primitive, point_size
 from pyro_dft.errors import ModelError
-from pyro_dft.memory import PointSize
+from pyro_dft.recipe.memory import PointSize
 
 Potential = Callable[[Array, Any], Array]
 MinibatchPotential = Callable[[Array, Any, Array], Array]
@@ -52,7 +52,7 @@ class TargetSpec:
         dim: d.
         dtype: Name of the dtype in which the potential is evaluated.
         minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None. The key
-            is two words; see `pyro_dft.engine_jax.noise`.
+            is two words; see `pyro_dft.engine_jax.random`.
         smoothed_potential: V(x, sigma, data), minus the log density of the posterior with noise N(0, sigma^2 I) added; or
             None.
         differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).

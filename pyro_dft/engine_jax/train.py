@@ -18,9 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from pyro_dft.checkpoint import check_like
-from pyro_dft.engine_jax import networks, objectives
-from pyro_dft.engine_jax import noise as random
+from pyro_dft.engine_jax import networks, objectives, random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.sampler import Sampler
@@ -41,6 +39,7 @@ from pyro_dft.recipe.constants import (
     SETTLING_RATE,
     SETTLING_SCORE,
 )
+from pyro_dft.recipe.history import check_like
 from pyro_dft.settings import Settings
 
 # Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_dft.engine_torch.random_state import unmoved
-from pyro_dft.memory import PointSize
+from pyro_dft.recipe.memory import PointSize
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_dft import wording
+from pyro_dft import messages
 
 Source = nn.Module | Callable[[], nn.Module]
 
@@ -38,7 +38,7 @@ def _made(source: Source, name: str) -> nn.Module:
         return copy.deepcopy(source)
     module = source() if callable(source) else source
     if not isinstance(module, nn.Module):
-        raise wording.no_network(name, "a torch.nn.Module, or a function that makes one", module)
+        raise messages.no_network(name, "a torch.nn.Module, or a function that makes one", module)
     return module
 
 
@@ -62,10 +62,10 @@ class _PerChain(nn.Module):
             try:
                 found = net(x, *more)
             except Exception as error:  # whatever a user's network raises
-                raise wording.network_fails(self._name, dim, error) from error
+                raise messages.network_fails(self._name, dim, error) from error
             shape = tuple(getattr(found, "shape", ()))
             if shape != (2, dim) or not bool(torch.isfinite(found).all()):
-                raise wording.network_shape(self._name, dim, shape)
+                raise messages.network_shape(self._name, dim, shape)
 
 
 class CustomGenerator(_PerChain):

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from pyro_dft import wording
-from pyro_dft.arguments import first_line
+from pyro_dft import messages
+from pyro_dft.errors import first_line
 
 # Of a model that raises because its density is zero at a point, as a check of a value does.
 ERRORS = (RuntimeError, ValueError, ArithmeticError)
@@ -45,7 +45,7 @@ class Failures:
             ModelError: the model is broken: no numbers are to blame, or it fails now where it worked before.
         """
         if isinstance(error, RuntimeError) and not isinstance(error, torch.linalg.LinAlgError):
-            raise wording.model_raised(first_line(error), self.evaluations) from error
+            raise messages.model_raised(first_line(error), self.evaluations) from error
         self._in_a_row += 1
         # After 1, 2, 4, 8, ... failures in a row: that costs next to nothing.
         if self._known is None or self._in_a_row & (self._in_a_row - 1):
@@ -54,4 +54,4 @@ class Failures:
             with self.context(), torch.no_grad():
                 self.potential(self._known)
         except ERRORS as again:
-            raise wording.model_raised(first_line(again), self.evaluations) from again
+            raise messages.model_raised(first_line(again), self.evaluations) from again

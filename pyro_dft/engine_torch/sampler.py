@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.custom import CustomGenerator, Source
 from pyro_dft.engine_torch.networks import Generator
-from pyro_dft.shapes import generator_shapes
+from pyro_dft.recipe.shapes import generator_shapes
 
 # Rows of draws that are held at once.
 CHUNK = Generator.rows
@@ -79,7 +79,7 @@ class Sampler:
         """N independent draws from each chain, (C, n, d), unconstrained."""
         return torch.cat(list(self.blocks(n, rng)), 1)
 
-    # The network alone, NumPy in and out: what `pyro_dft.reverse` reads the density from.
+    # The network alone, NumPy in and out: what `pyro_dft.evidence.reverse` reads the density from.
 
     @property
     def noise(self) -> np.ndarray:

@@ -21,7 +21,7 @@ from pyro_dft.engine_torch.failures import ERRORS, Failures
 from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
 from pyro_dft.engine_torch.recompute import recomputed
 from pyro_dft.errors import ModelError, PerformanceWarning
-from pyro_dft.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
+from pyro_dft.recipe.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 
 Potential = Callable[[Tensor], Tensor]
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]

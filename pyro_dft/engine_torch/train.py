@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_dft import wording
-from pyro_dft.checkpoint import check_like, part
+from pyro_dft import messages
 from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
@@ -26,6 +25,7 @@ from pyro_dft.recipe.constants import (
     SETTLING_RATE,
     SETTLING_SCORE,
 )
+from pyro_dft.recipe.history import check_like, part
 from pyro_dft.settings import Settings
 
 
@@ -314,7 +314,7 @@ class Trained:
         self.owners = [owner(name) for name, _ in named]
         self.chains = chains
         if not self.parameters:
-            raise wording.nothing_to_train(type(network).__name__)
+            raise messages.nothing_to_train(type(network).__name__)
         self.adam = torch.optim.Adam(
             self.parameters, lr=0.0, betas=betas, fused=device.type in ("cpu", "cuda")
         )

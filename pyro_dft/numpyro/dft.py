@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft import wording
+from pyro_dft import messages
 from pyro_dft.engine_jax.custom import TrainedNetwork
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
 from pyro_dft.errors import ModelError
-from pyro_dft.exclusive import exclusive
-from pyro_dft.inference import LIKELIHOOD_LIMIT
+from pyro_dft.interface.dft import LIKELIHOOD_LIMIT
+from pyro_dft.interface.exclusive import exclusive
+from pyro_dft.interface.recognition import Terms
+from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
@@ -28,8 +30,6 @@ from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
-from pyro_dft.recognition import Terms
-from pyro_dft.restoring import MEASURED, Restored
 
 # Added to the seed of a fit for draws that a callback takes.
 LOOKING = 2**31
@@ -181,7 +181,7 @@ class DFT(PureTraining):
     @staticmethod
     def _trained(option: str, weights: Any, given: Any) -> TrainedNetwork | list[TrainedNetwork]:
         if weights is None or "own" not in weights:
-            raise wording.no_own_network(option, given is not None)
+            raise messages.no_own_network(option, given is not None)
         made = weights["own"].each()
         return made[0] if len(made) == 1 else made
 

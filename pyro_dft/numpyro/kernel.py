@@ -14,17 +14,18 @@ import numpy as np
 from jax.core import eval_context
 from numpyro.infer.mcmc import MCMC, MCMCKernel
 
-from pyro_dft import swap, wording
-from pyro_dft.arguments import Arguments
-from pyro_dft.engine_jax import functional, noise
+from pyro_dft import messages
+from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.errors import FidelityWarning, SettingsError
+from pyro_dft.interface import mcmc_verdict
+from pyro_dft.interface.arguments import Arguments
+from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
+from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Trained, advance, fingerprint, states
 from pyro_dft.numpyro.surroundings import lenient
-from pyro_dft.recognition import CHECK_POINTS, Portrait, unlike
-from pyro_dft.verdict import Diagnostics
 
 # Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
 BLOCK = 1000
@@ -172,7 +173,7 @@ class DFTKernel(MCMCKernel):
         dft._require_fit()
         own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
         if _digest(own) != _digest(other) and not _alike(dft, own, other, (args, kwargs)):
-            raise wording.other_data(True)
+            raise messages.other_data(True)
         return dft
 
     def _kept(self, rng_key: Any) -> bool:
@@ -182,7 +183,7 @@ class DFTKernel(MCMCKernel):
     def _chosen(self, rng_key: Any, dft: DFT) -> Any:
         """Which chains of a fit are served: in turn; where the keys are traced, by the key."""
         if _traced(rng_key):
-            unit = noise.uniform(noise.fold(noise.words(rng_key), CHOICE), (), np.float32)
+            unit = random.uniform(random.fold(random.words(rng_key), CHOICE), (), np.float32)
             return (unit * dft.num_chains).astype(jnp.int32)
         chosen = np.arange(1 if _is_single(rng_key) else len(rng_key))
         if self._fitted is not None:
@@ -193,18 +194,18 @@ class DFTKernel(MCMCKernel):
     def _traced_init(self, rng_key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFTState:
         """One chain trained under the trace, where the data are traced too: by plan, and without a verdict."""
         if self._fitted is not None:
-            raise wording.fitted_for_traced_data()
+            raise messages.fitted_for_traced_data()
         if not _is_single(rng_key):
-            raise wording.batch_of_traced_keys()
+            raise messages.batch_of_traced_keys()
         self._diagnostics.clear()
-        warnings.warn(wording.no_verdict_under_a_trace(), FidelityWarning, stacklevel=4)
+        warnings.warn(messages.no_verdict_under_a_trace(), FidelityWarning, stacklevel=4)
         dft = self._new_dft(1, self._start())
         posterior, target = dft._pure(args, kwargs)
         schedule = dft._schedule(target)
         first = dft.init(rng_key, *args, **kwargs)
         last, _ = functional.rest(schedule, Hyper.of(dft.settings), first, target.data)
         draws = max(10, min(BLOCK, dft.settings.num_draws))
-        found = functional.finish(schedule, last, target.data, noise.fold(noise.words(rng_key), 2), draws)
+        found = functional.finish(schedule, last, target.data, random.fold(random.words(rng_key), 2), draws)
         raw = schedule.refine_steps == 0
         steps = (
             found.steps if schedule.refine_steps is None else jnp.asarray(schedule.refine_steps, jnp.int32)
@@ -219,7 +220,7 @@ class DFTKernel(MCMCKernel):
         zero, key = jnp.zeros((), jnp.int32), _next(rng_key)
         return DFTState(
             zero, posterior.layout.unflatten(block[0]), energies[0], diverged[0], key, zero, block, energies,
-            diverged, noise.words(key), fingerprint((args, kwargs)), trained,
+            diverged, random.words(key), fingerprint((args, kwargs)), trained,
         )  # fmt: skip
 
     @lenient()
@@ -262,7 +263,7 @@ class DFTKernel(MCMCKernel):
         if self._known and not _traced((args, kwargs)):
             with eval_context():
                 if _digest(posteriors[0]) not in self._known:
-                    raise wording.other_data(self._fitted is not None)
+                    raise messages.other_data(self._fitted is not None)
         return dft, posteriors
 
     def _start(self) -> Mapping[str, Any] | None:
@@ -334,4 +335,4 @@ def _reports_of(mcmc: Any) -> list[Diagnostics]:
     return own[-mcmc.num_chains :] if mcmc.chain_method == "sequential" else own[-1:]
 
 
-swap.show_verdict(MCMC, "print_summary", _kernel_of, _reports_of)
+mcmc_verdict.show_verdict(MCMC, "print_summary", _kernel_of, _reports_of)

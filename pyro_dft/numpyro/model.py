@@ -14,9 +14,10 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 from numpyro.infer.util import log_density
 
-from pyro_dft import circular, wording
+from pyro_dft import messages
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.models import circular
 from pyro_dft.numpyro import noncentering, predictive, terms, validity
 from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
 from pyro_dft.numpyro.problem import Problem
@@ -114,10 +115,10 @@ class NumPyroProblem(Problem):
         self.transforms = {name: site.transform.inv for name, site in latent.items()}
         self.dtype = np.dtype(jnp.result_type(*(site.dtype for site in latent.values())))
         if self.dtype.itemsize < 4:
-            raise wording.too_coarse(self.dtype)
+            raise messages.too_coarse(self.dtype)
 
     def _wrap_angles(self, model: Callable[..., Any], centred: bool) -> None:
-        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
+        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.models.circular`."""
         kinds = {name: site.angle for name, site in self.structure.latent.items() if site.angle}
         found = [name for name, kind in kinds.items() if kind == "angle"]
         flat = [name for name, kind in kinds.items() if kind != "angle"]
@@ -306,7 +307,7 @@ class NumPyroProblem(Problem):
             if wrong.any():
                 bad[name] = (int(wrong.sum()), wrong.size)
         nan = [name for name, value in self.observed().items() if _has_nan(value)]
-        return wording.not_finite(bad, nan) or super()._explain(x)
+        return messages.not_finite(bad, nan) or super()._explain(x)
 
     # Coordinates and values
 
@@ -430,7 +431,7 @@ class NumPyroProblem(Problem):
     # Data
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
         return validity.invalid(self, x)
 
     def observed(self) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from jax import Array
 from numpyro.handlers import substitute
 from numpyro.primitives import Messenger
 
-from pyro_dft import wording
+from pyro_dft import messages
 from pyro_dft.numpyro import noncentering
 from pyro_dft.numpyro.transforms import biject_to, is_identity
 
@@ -98,7 +98,7 @@ class Point:
         """
         for name in self.coordinates:
             if name not in self._used:
-                raise wording.comes_and_goes(name)
+                raise messages.comes_and_goes(name)
 
     def __call__(self, site: Any) -> Array | None:
         """The value of a site; its log Jacobian becomes a factor of the model."""
@@ -107,12 +107,12 @@ class Point:
             return None
         if name not in self.coordinates:
             if not (site["is_observed"] or site["fn"].support.is_discrete):
-                raise wording.comes_and_goes(name)
+                raise messages.comes_and_goes(name)
             return None
         self._used.add(name)
         shape = tuple(site["fn"].shape())
         if shape != self.drawn.get(name, shape):
-            raise wording.changing_shape(name, shape, self.drawn[name])
+            raise messages.changing_shape(name, shape, self.drawn[name])
         y = self.coordinates[name]
         if name in self.noncentered:
             value, self.original[name], log_jacobian = noncentering.forward(site["fn"], y)

@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft import wording
-from pyro_dft.arguments import MODEL_ERRORS, first_line
-from pyro_dft.errors import ModelError
+from pyro_dft import messages
+from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
+from pyro_dft.models.options import MODEL_ERRORS, check_transforms
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.traced import Full, Smoothed, depends, map_rows, point, trace
 from pyro_dft.numpyro.transforms import support_name
-from pyro_dft.options import check_transforms
 
 
 class PotentialProblem(Problem):
@@ -53,7 +52,7 @@ class PotentialProblem(Problem):
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self.dtype = np.result_type(*(value.dtype for value in params.values()))
         if self.dtype.itemsize < 4:
-            raise wording.too_coarse(self.dtype)
+            raise messages.too_coarse(self.dtype)
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = np.concatenate(
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
@@ -61,19 +60,19 @@ class PotentialProblem(Problem):
         self._own_start = self._initial
 
         if not self.dim:
-            raise wording.no_coordinates(list(params))
+            raise messages.no_coordinates(list(params))
 
         def potential(x: Any) -> Any:
             try:
                 value = potential_fn(self.layout.unflatten(x))
             except MODEL_ERRORS as error:
-                raise wording.potential_failed("potential_fn", first_line(error)) from error
+                raise messages.potential_failed("potential_fn", first_line(error)) from error
             except KeyError as error:
-                raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+                raise messages.potential_failed("potential_fn", f"there is no site {error}") from error
             if isinstance(value, int | float | np.generic | np.ndarray):
-                raise wording.no_gradient("potential_fn")
+                raise messages.no_gradient("potential_fn")
             if not isinstance(value, jax.Array):
-                raise wording.no_number("potential_fn", value)
+                raise messages.no_number("potential_fn", value)
             return self._scalar(value, "potential_fn")
 
         self.potential, arrays = trace(potential, point(self.dim, self.dtype), kind=Full)
@@ -96,13 +95,13 @@ class PotentialProblem(Problem):
         at = point(self.dim, self.dtype)
         moves = depends(lambda x: {"gradient": gradient(x)}, [at], 0)["gradient"]
         if not moves and not np.asarray(gradient(jnp.asarray(self._initial))).any():
-            raise wording.no_gradient("potential_fn")
+            raise messages.no_gradient("potential_fn")
 
     def _scalar(self, value: Any, name: str) -> Any:
         if jnp.size(value) != 1:
-            raise wording.no_number(name, value, f"shape {jnp.shape(value)}")
+            raise messages.no_number(name, value, f"shape {jnp.shape(value)}")
         if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise wording.no_number(name, value, f"numbers of type {value.dtype}")
+            raise messages.no_number(name, value, f"numbers of type {value.dtype}")
         return value.reshape(()).astype(self.dtype)
 
     @staticmethod

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft import wording
+from pyro_dft import messages
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
@@ -105,16 +105,16 @@ class Problem:
                 break
         points = np.concatenate(found)
         if not len(points):
-            raise wording.no_valid_start(n * max_tries, self._explain(x[0]))
+            raise messages.no_valid_start(n * max_tries, self._explain(x[0]))
         return points[np.arange(n) % len(points)]
 
     def initial_points_traced(
         self, n: int, target: Target, words: Any, radius: float = 2.0, tries: int = 20
     ) -> Any:
         """As `initial_points`, inside compiled functions: the first finite ones of `tries` n uniform points."""
-        from pyro_dft.engine_jax import noise
+        from pyro_dft.engine_jax import random
 
-        box = noise.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
+        box = random.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
         x = self._centre() + box
         good = jnp.isfinite(target.spec.evaluate(jnp.asarray(x), target.data)[0])
         order = jnp.argsort(~good, stable=True)[:n]
@@ -205,7 +205,7 @@ class Problem:
         raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a NumPyro model")
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
         return {"parameters": {}, "data": {}}
 
     def observed(self) -> dict[str, np.ndarray]:

@@ -8,16 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from pyro_dft.arguments import unchanged
-from pyro_dft.engine_jax import functional, noise
+from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.custom import Own
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.sampler import Sampler, draw
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import Hyper, OwnNetworks
-from pyro_dft.exclusive import exclusive
-from pyro_dft.inference import Inference
+from pyro_dft.interface.arguments import unchanged
+from pyro_dft.interface.dft import Inference
+from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.fit import Fit
@@ -73,12 +73,12 @@ class PureTraining(Inference):
             ()
         """
         posterior, target = self._pure(args, kwargs)
-        words = noise.words(rng_key)
+        words = random.words(rng_key)
         count = self.num_chains * self.settings.restarts
-        starts = posterior.initial_points_traced(count, target, noise.fold(words, 0))
+        starts = posterior.initial_points_traced(count, target, random.fold(words, 0))
         starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
         schedule, hyper = self._schedule(target), Hyper.of(self.settings)
-        return functional.compiled_start(schedule, hyper, starts, noise.fold(words, 1))
+        return functional.compiled_start(schedule, hyper, starts, random.fold(words, 1))
 
     @lenient()
     def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
@@ -150,7 +150,7 @@ class PureTraining(Inference):
             (1, 10)
         """
         posterior = self._pure(args, kwargs)[0]
-        words = noise.words(rng_key)
+        words = random.words(rng_key)
         flat = draw(state.mean, state.scale, state.network.trained, words, num_samples)
         values = posterior.constrain(flat.reshape(-1, posterior.dim))
         return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}

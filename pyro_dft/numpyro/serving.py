@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_context
 
-from pyro_dft.engine_jax import functional, noise
+from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.problem import Problem
@@ -149,7 +149,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
     position = jnp.asarray(0 if kept else original.shape[1], jnp.int32)
     return DFTState(
         jnp.zeros((), jnp.int32), own.layout.unflatten(block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
-        position, block, energies, diverged, noise.words(keys), data, trained,
+        position, block, energies, diverged, random.words(keys), data, trained,
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any) -> 
             data, and the draw is not a number.
     """
     several = state.block.ndim == 3
-    due = (state.position >= state.block.shape[-2]) | (noise.words(state.rng_key) != state.told).any()
+    due = (state.position >= state.block.shape[-2]) | (random.words(state.rng_key) != state.told).any()
 
     def renew(now: DFTState) -> DFTState:
         if not several:
@@ -199,7 +199,7 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
     """The same chain with a block of new draws."""
     own, t, rows = posteriors[0], state.trained, len(state.block)
     key, now = jax.random.split(state.rng_key)
-    words = noise.words(now)
+    words = random.words(now)
 
     def in_coordinates(problem: Problem) -> Callable[[Any], Any]:
         def new(_: Any) -> Any:
@@ -209,7 +209,7 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
                 dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
                 t.kernel_scale, t.step_size, t.steps,
             )  # fmt: skip
-            unit = noise.uniform(noise.fold(words, 2), (rows,), np.float32)
+            unit = random.uniform(random.fold(words, 2), (rows,), np.float32)
             ends = jnp.cumsum(t.weights)
             mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)
             flat, diverged = (value[mode, jnp.arange(rows)] for value in (flat, diverged))
@@ -220,6 +220,6 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
     block, diverged = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
     energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
     return state._replace(
-        rng_key=key, told=noise.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
+        rng_key=key, told=random.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
         energies=energies, diverged=diverged,
     )  # fmt: skip

@@ -14,13 +14,13 @@ import numpyro.distributions as dist
 from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
-from pyro_dft import circular, wording
-from pyro_dft.arguments import MODEL_ERRORS, first_line, takes
-from pyro_dft.errors import ModelError
+from pyro_dft import messages
+from pyro_dft.errors import ModelError, first_line
+from pyro_dft.models import circular
+from pyro_dft.models.options import MODEL_ERRORS, check_transforms, takes
 from pyro_dft.numpyro.noncentering import location_scale, unwrap
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
-from pyro_dft.options import check_transforms
 
 
 @dataclass
@@ -143,7 +143,7 @@ def inspect_model(
             if isinstance(error, TypeError) and not takes(model, (args, kwargs)):
                 raise
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
-            raise wording.model_failed(done[-1] if done else None, first_line(error)) from error
+            raise messages.model_failed(done[-1] if done else None, first_line(error)) from error
         _sort_sites(structure, sites, given)
         _check_log_probs(sites)
         return ()
@@ -173,7 +173,7 @@ def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[s
             elif site["fn"].support.is_discrete:
                 if not site["fn"].has_enumerate_support:
                     fn = site["fn"]
-                    raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=True)
+                    raise messages.unusable_support(name, fn.support, unwrap(fn), discrete=True)
                 structure.discrete.append(name)
             else:
                 latent[name] = _latent(name, site, given)
@@ -201,7 +201,7 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
         transform = given[name].inv if name in given else biject_to(fn.support)
         found.unconstrained_shape = tuple(transform.inverse_shape(found.shape))
     except (NotImplementedError, KeyError):
-        raise wording.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
+        raise messages.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
     found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
     found.value = None
@@ -234,15 +234,15 @@ def _count_rows(structure: Structure, site: Mapping[str, Any]) -> None:
 
 def _check_latents(structure: Structure) -> None:
     if not structure.latent and not structure.discrete:
-        raise wording.no_latent_sites()
+        raise messages.no_latent_sites()
     if not structure.latent:
-        raise wording.only_discrete_sites(structure.discrete)
+        raise messages.only_discrete_sites(structure.discrete)
     for name, site in structure.latent.items():
         for frame in site.frames:
             if frame.name in structure.subsampled:
-                raise wording.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
+                raise messages.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
     if not sum(math.prod(site.unconstrained_shape) for site in structure.latent.values()):
-        raise wording.no_coordinates(list(structure.latent))
+        raise messages.no_coordinates(list(structure.latent))
 
 
 def _check_log_probs(sites: Mapping[str, Any]) -> None:
@@ -258,7 +258,7 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
         except MODEL_ERRORS as error:
             plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
             shape = tuple(np.shape(value))
-            raise wording.cannot_score(
+            raise messages.cannot_score(
                 name, plates, fn, shape, site["is_observed"], first_line(error)
             ) from error
         if site["is_observed"]:
@@ -270,9 +270,9 @@ def _check_nan(name: str, fn: Any, value: Any) -> None:
         return
     data = np.asarray(value)
     if np.iscomplexobj(data):
-        raise wording.no_array(name, "observed data", "real numbers", data)
+        raise messages.no_array(name, "observed data", "real numbers", data)
     if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
-        raise wording.nan_in_data(name, int(np.isnan(data).sum()), data.size)
+        raise messages.nan_in_data(name, int(np.isnan(data).sum()), data.size)
 
 
 def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
@@ -285,4 +285,4 @@ def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
             continue
         if math.prod(jnp.shape(log_prob)) > math.prod(data_shape) and math.prod(data_shape) > 1:
             terms = tuple(jnp.shape(log_prob))
-            raise wording.would_broadcast(name, shape, frame.name, frame.size, dim, terms)
+            raise messages.would_broadcast(name, shape, frame.name, frame.size, dim, terms)

@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import IdentityTransform, Transform
 
-from pyro_dft.circular import COPIES, SPREAD
+from pyro_dft.models.circular import COPIES, SPREAD
 
 __all__ = ["Wrapped", "angle_of", "base_support", "biject_to", "is_identity", "support_name"]
 
@@ -22,7 +22,8 @@ __all__ = ["Wrapped", "angle_of", "base_support", "biject_to", "is_identity", "s
 class Wrapped(Transform):
     """Real coordinates -> angles in [-pi, pi), with the share of each copy in the place of the Jacobian.
 
-    See `pyro_dft.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the centre.
+    See `pyro_dft.models.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the
+    centre.
 
     Args:
         centre: m, a number or of the shape of the site.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pyro_dft import validity
+from pyro_dft.models import validity
 from pyro_dft.numpyro.placement import is_jacobian
 from pyro_dft.numpyro.traced import map_rows
 
@@ -15,7 +15,7 @@ def invalid(problem: Any, x: Any) -> dict[str, dict[str, float]]:
     """What is wrong at points (n, d) of a model.
 
     Returns:
-        "parameters" and "data" -> name -> share of the points; see `pyro_dft.validity`.
+        "parameters" and "data" -> name -> share of the points; see `pyro_dft.models.validity`.
     """
 
     def one(row: Any) -> dict[str, dict[str, Any]]:

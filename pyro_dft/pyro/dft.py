@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dft import wording
+from pyro_dft import messages
 from pyro_dft.engine_torch.custom import CustomGenerator, CustomScore, Networks
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.refine import refine
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, SettingsError
-from pyro_dft.exclusive import exclusive
-from pyro_dft.inference import LIKELIHOOD_LIMIT, Inference
+from pyro_dft.interface.dft import LIKELIHOOD_LIMIT, Inference
+from pyro_dft.interface.exclusive import exclusive
+from pyro_dft.interface.recognition import Terms
+from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
 from pyro_dft.pyro.guide import DrawsGuide
 from pyro_dft.pyro.model import PyroProblem
@@ -29,8 +31,6 @@ from pyro_dft.pyro.problem import Problem as Posterior
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.trainer import Trainer
-from pyro_dft.recognition import Terms
-from pyro_dft.restoring import MEASURED, Restored
 
 # Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
 # of a larger number torch takes the low half alone.
@@ -180,7 +180,7 @@ class DFT(Inference):
             self._require_fit()
         found = (self._fit or self._trainer).networks_so_far[option]
         if not isinstance(found, CustomGenerator | CustomScore):
-            raise wording.no_own_network(option, given is not None)
+            raise messages.no_own_network(option, given is not None)
         nets = copy.deepcopy(list(found.nets))
         return nets[0] if len(nets) == 1 else nets
 

@@ -25,7 +25,7 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyro_dft.exclusive import exclusive
+from pyro_dft.interface.exclusive import exclusive
 
 _VALIDATE_SAMPLE = torch.distributions.Distribution._validate_sample
 _LOOP_LIMIT = 10_000  # rows of a plate over which a Python loop is thinkable

@@ -14,8 +14,8 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft import swap
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
+from pyro_dft.interface import mcmc_verdict
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.serving import Served
 
@@ -214,4 +214,4 @@ def _reports_of(mcmc: Any) -> list[dict[str, Any]]:
     return [own["dft"] for own in mcmc._diagnostics if own is not None]
 
 
-swap.show_verdict(MCMC, "summary", _kernel_of, _reports_of)
+mcmc_verdict.show_verdict(MCMC, "summary", _kernel_of, _reports_of)

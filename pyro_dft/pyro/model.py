@@ -19,11 +19,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft import circular, wording
-from pyro_dft.arguments import MODEL_ERRORS
+from pyro_dft import messages
 from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.options import check_transforms
+from pyro_dft.models import circular
+from pyro_dft.models.options import MODEL_ERRORS, check_transforms
 
 from . import predictive, terms, validity
 from .batching import map_rows
@@ -110,10 +110,10 @@ class PyroProblem(Problem):
         self._dtypes = {name: x.dtype for name, x in zip(names, coordinates, strict=True)}
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
         if torch.finfo(self.dtype).bits < 32:
-            raise wording.too_coarse(self.dtype)
+            raise messages.too_coarse(self.dtype)
         self.device = coordinates[0].device
         if not self.dim:
-            raise wording.no_coordinates(names)
+            raise messages.no_coordinates(names)
         self._prototype = torch.cat([x.reshape(-1).to(self.dtype) for x in coordinates])
         self._curved = [name for name in names if not is_identity(self.transforms[name])]
 
@@ -130,7 +130,7 @@ class PyroProblem(Problem):
         self.dynamic_sites = tuple(self._maps)
 
     def _wrap_angles(self) -> None:
-        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.circular`."""
+        """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.models.circular`."""
         nodes, dim = self.structure.trace.nodes, self.dim
 
         def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +180,7 @@ class PyroProblem(Problem):
         # Threads may add up in another order, which moves the last digits only.
         rounding = 1e4 * torch.finfo(first.dtype).eps * (1 + float(first.abs()))
         if first.isfinite() and second.isfinite() and float((first - second).abs()) > rounding:
-            self.noise = wording.noisy(float(first), float(second))
+            self.noise = messages.noisy(float(first), float(second))
             warnings.warn(str(self.noise), FidelityWarning, stacklevel=4)
 
     @property
@@ -390,7 +390,7 @@ class PyroProblem(Problem):
     # Data
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
         return validity.invalid(self, x)
 
     def observed(self) -> dict[str, Tensor]:

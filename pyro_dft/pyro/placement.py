@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dft import wording
+from pyro_dft import messages
 
 from .transforms import bijection
 
@@ -97,7 +97,7 @@ class Place(Messenger):
             msg["value"] = value
             msg["is_observed"] = True
         elif self.complete and not msg["is_observed"] and not getattr(fn, "has_enumerate_support", False):
-            raise wording.comes_and_goes(name)
+            raise messages.comes_and_goes(name)
 
     def _check_shape(self, msg: Any, value: Tensor) -> None:
         """Makes sure that a value is as large as what the model would have drawn: broadcasting would hide it."""
@@ -107,7 +107,7 @@ class Place(Messenger):
             return
         shape = tuple(fn.batch_shape + fn.event_shape)
         if shape != tuple(value.shape):
-            raise wording.changing_shape(msg["name"], shape, tuple(value.shape))
+            raise messages.changing_shape(msg["name"], shape, tuple(value.shape))
 
     def check(self, trace: Any) -> None:
         """Makes sure that a run has used every value.
@@ -117,7 +117,7 @@ class Place(Messenger):
         """
         for name in (*self.values, *self.maps):
             if name not in trace.nodes:
-                raise wording.comes_and_goes(name)
+                raise messages.comes_and_goes(name)
 
     def _index(self, name: str, size: int, subsample_size: int | None, device: Any) -> Tensor | None:
         """Index of a plate; None leaves the choice to Pyro."""

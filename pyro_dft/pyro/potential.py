@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft import wording
-from pyro_dft.arguments import MODEL_ERRORS, first_line
-from pyro_dft.errors import ModelError
+from pyro_dft import messages
+from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.options import check_transforms
+from pyro_dft.models.options import MODEL_ERRORS, check_transforms
 
 from .evaluation import patched
 from .problem import Problem
@@ -60,14 +59,14 @@ class PotentialProblem(Problem):
         self._dtypes = {name: value.dtype for name, value in params.items()}
         self.dtype = functools.reduce(torch.promote_types, self._dtypes.values())
         if torch.finfo(self.dtype).bits < 32:
-            raise wording.too_coarse(self.dtype)
+            raise messages.too_coarse(self.dtype)
         self.device = next(iter(params.values())).device
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
         self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
         self._own_start = self._initial
         self._elements = self.layout.dim
         if not self.dim:
-            raise wording.no_coordinates(list(params))
+            raise messages.no_coordinates(list(params))
         self._check_potential()
         self.find_batching(self._initial)
 
@@ -80,19 +79,19 @@ class PotentialProblem(Problem):
         except MODEL_ERRORS as error:
             if isinstance(error, torch.linalg.LinAlgError):
                 return
-            raise wording.potential_failed("potential_fn", first_line(error)) from error
+            raise messages.potential_failed("potential_fn", first_line(error)) from error
         except KeyError as error:
-            raise wording.potential_failed("potential_fn", f"there is no site {error}") from error
+            raise messages.potential_failed("potential_fn", f"there is no site {error}") from error
         if isinstance(value, int | float | np.generic | np.ndarray):
-            raise wording.no_gradient("potential_fn")
+            raise messages.no_gradient("potential_fn")
         if not isinstance(value, Tensor):
-            raise wording.no_number("potential_fn", value)
+            raise messages.no_number("potential_fn", value)
         if not value.is_floating_point():
-            raise wording.no_number("potential_fn", value, f"numbers of type {value.dtype}")
+            raise messages.no_number("potential_fn", value, f"numbers of type {value.dtype}")
         if value.numel() != 1:
-            raise wording.no_number("potential_fn", value, f"shape {tuple(value.shape)}")
+            raise messages.no_number("potential_fn", value, f"shape {tuple(value.shape)}")
         if not value.requires_grad:
-            raise wording.no_gradient("potential_fn")
+            raise messages.no_gradient("potential_fn")
 
     @staticmethod
     def _checked(name: str, value: Any) -> Tensor:

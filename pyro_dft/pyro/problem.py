@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_dft import wording
+from pyro_dft import messages
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
 
@@ -184,7 +184,7 @@ class Problem:
             if count >= n:
                 break
         if not count:
-            raise wording.no_valid_start(n * max_tries, self._explain(x[0]))
+            raise messages.no_valid_start(n * max_tries, self._explain(x[0]))
         points = torch.cat(found)
         return points[torch.arange(n, device=points.device) % len(points)]
 
@@ -264,7 +264,7 @@ class Problem:
         raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a Pyro model")
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.validity`."""
+        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
         return {"parameters": {}, "data": {}}
 
     def observed(self) -> dict[str, Tensor]:

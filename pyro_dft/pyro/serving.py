@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
-from pyro_dft import wording
-from pyro_dft.arguments import other_numbers
+from pyro_dft import messages
+from pyro_dft.interface.arguments import other_numbers
+from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.pyro.problem import Problem
-from pyro_dft.recognition import CHECK_POINTS, Portrait, unlike
 
 if TYPE_CHECKING:
     from pyro_dft.pyro.dft import DFT
@@ -100,7 +100,7 @@ class Served:
         """
         dft = self.dft
         if other_numbers(dft._arguments, (args, kwargs), dft._to_numpy):
-            raise wording.other_data(True)
+            raise messages.other_data(True)
         with dft._session():
             own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
             same = own.layout == other.layout
@@ -110,4 +110,4 @@ class Served:
                 before, now = (self._portrait(each, points) for each in (own, other))
                 same = not unlike(before, now, sums)[0]
         if not same:
-            raise wording.other_data(True)
+            raise messages.other_data(True)

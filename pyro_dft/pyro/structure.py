@@ -18,9 +18,11 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dft import validity, wording
-from pyro_dft.arguments import MODEL_ERRORS, check_count, takes
+from pyro_dft import messages
 from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
+from pyro_dft.models import validity
+from pyro_dft.models.options import MODEL_ERRORS, takes
+from pyro_dft.settings import check_count
 
 from .evaluation import VmapEnumMessenger, full_index, marked_range, patched
 from .transforms import bijection
@@ -144,7 +146,7 @@ def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
             raise
         done = [name for name, site in recorder.trace.nodes.items() if site["type"] == "sample"]
         reason = failure(error, model, args, kwargs, recorder.trace)
-        raise wording.model_failed(done[-1] if done else None, reason) from error
+        raise messages.model_failed(done[-1] if done else None, reason) from error
     return recorder.trace
 
 
@@ -220,19 +222,19 @@ def _drop_multiple_values(
 
 def _check_latents(structure: Structure) -> None:
     if not structure.latent and not structure.discrete:
-        raise wording.no_latent_sites()
+        raise messages.no_latent_sites()
     if not structure.latent:
-        raise wording.only_discrete_sites(structure.discrete)
+        raise messages.only_discrete_sites(structure.discrete)
     for name in structure.latent:
         site = structure.trace.nodes[name]
         for frame in site["cond_indep_stack"]:
             if frame.name in structure.subsampled:
-                raise wording.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
+                raise messages.inside_subsampled_plate(name, frame.name, *structure.subsampled[frame.name])
         fn = site["fn"]
         try:
             bijection(fn.support)
         except NotImplementedError:
-            raise wording.unusable_support(name, fn.support, unwrap(fn), fn.support.is_discrete) from None
+            raise messages.unusable_support(name, fn.support, unwrap(fn), fn.support.is_discrete) from None
 
 
 def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -246,7 +248,7 @@ def _compute_log_probs(structure: Structure, args: tuple[Any, ...], kwargs: dict
             shape = tuple(getattr(site["value"], "shape", ()))
             plates = [(frame.name, frame.size) for frame in site["cond_indep_stack"]]
             reason = failure(error, structure.model, args, kwargs, structure.trace)
-            raise wording.cannot_score(
+            raise messages.cannot_score(
                 name, plates, site["fn"], shape, site["is_observed"], reason
             ) from error
 
@@ -256,12 +258,12 @@ def _check_observed(structure: Structure) -> None:
         site = structure.trace.nodes[name]
         value = site["value"]
         if not isinstance(value, Tensor):
-            raise wording.no_array(name, "observed data", "a tensor", value)
+            raise messages.no_array(name, "observed data", "a tensor", value)
         if value.is_complex():
-            raise wording.no_array(name, "observed data", "real numbers", value)
+            raise messages.no_array(name, "observed data", "real numbers", value)
         nan = torch.isnan(value) if torch.is_floating_point(value) else torch.zeros((), dtype=torch.bool)
         if bool(nan.any()) and bool(torch.isnan(site["log_prob"]).any()):
-            raise wording.nan_in_data(name, int(nan.sum()), value.numel())
+            raise messages.nan_in_data(name, int(nan.sum()), value.numel())
         # Where the density is not finite, the search for starting points names the site.
         if structure.validated and bool(site["log_prob"].isfinite().all()):
             _check_support(name, site)
@@ -278,7 +280,7 @@ def _check_support(name: str, site: Mapping[str, Any]) -> None:
     bad = validity.outside(site["value"], support)
     wrong = 0 if bad is None else int(validity.unmasked(bad, site["fn"], site["mask"]).sum())
     if wrong:
-        raise wording.outside_support(name, wrong, site["value"].numel(), support, unwrap(site["fn"]))
+        raise messages.outside_support(name, wrong, site["value"].numel(), support, unwrap(site["fn"]))
 
 
 def _warn_of_frozen_subsamples(structure: Structure) -> None:
@@ -311,7 +313,7 @@ def _check_broadcast(name: str, site: Mapping[str, Any]) -> None:
     for dim, frame in plates.items():
         if len(data_shape) >= -dim and data_shape[dim] == 1 and frame.size > 1:
             terms = tuple(site["log_prob"].shape)
-            raise wording.would_broadcast(name, tuple(value.shape), frame.name, frame.size, dim, terms)
+            raise messages.would_broadcast(name, tuple(value.shape), frame.name, frame.size, dim, terms)
 
 
 def data_sizes(structure: Structure) -> tuple[int, int, int]:
@@ -338,7 +340,7 @@ def describe_non_finite(trace: Any, observed: list[str]) -> str | None:
         if site["type"] == "sample" and not bool(site["log_prob"].isfinite().all()):
             bad[name] = (int((~site["log_prob"].isfinite()).sum()), site["log_prob"].numel())
     nan = [name for name in observed if bool(trace.nodes[name]["value"].isnan().any())]
-    return wording.not_finite(bad, nan)
+    return messages.not_finite(bad, nan)
 
 
 def mismatched_arguments(

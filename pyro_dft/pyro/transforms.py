@@ -13,7 +13,7 @@ from pyro.distributions.transforms import biject_to
 from torch import Tensor
 from torch.distributions import constraints, transforms
 
-from pyro_dft.circular import COPIES, SPREAD
+from pyro_dft.models.circular import COPIES, SPREAD
 
 
 class _TriangularTransform(transforms.Transform):
@@ -111,7 +111,8 @@ def bijection(support: constraints.Constraint) -> transforms.Transform:
 class Wrapped(transforms.Transform):
     """Real coordinates -> angles in [-pi, pi), with the share of each copy in the place of the Jacobian.
 
-    See `pyro_dft.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the centre.
+    See `pyro_dft.models.circular`. It is no bijection: the inverse gives the coordinate of an angle that is nearest to the
+    centre.
 
     Args:
         centre: m, of the shape of the site.

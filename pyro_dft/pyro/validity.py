@@ -8,7 +8,7 @@ import torch
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from pyro_dft import validity
+from pyro_dft.models import validity
 
 from .batching import map_rows
 
@@ -17,7 +17,7 @@ def invalid(problem: Any, x: Tensor) -> dict[str, dict[str, float]]:
     """What is wrong at points (n, d) of a model.
 
     Returns:
-        "parameters" and "data" -> name -> share of the points; see `pyro_dft.validity`.
+        "parameters" and "data" -> name -> share of the points; see `pyro_dft.models.validity`.
     """
 
     def one(row: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The numbers that `pyro_dft.verdict` judges a fit by."""
+"""The numbers that `pyro_dft.judging.verdict` judges a fit by."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import verdict
-from pyro_dft.diagnostics import rhat
+from pyro_dft.judging import verdict
+from pyro_dft.judging.rhat import rhat
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem
 from pyro_dft.settings import Settings
@@ -25,7 +25,7 @@ def facts(
     settings: Settings,
     refine_steps: int,
 ) -> dict[str, Any]:
-    """Measured facts of a fit, under the keys of `pyro_dft.verdict.Diagnostics` (those on its cost excepted).
+    """Measured facts of a fit, under the keys of `pyro_dft.judging.verdict.Diagnostics` (those on its cost excepted).
 
     Args:
         engine: Of the targets.

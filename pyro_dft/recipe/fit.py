@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.modes import Modes
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.measure import Measurement, compare
+from pyro_dft.recipe.modes import Modes
 
 
 def _same(x: Any) -> Any:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.modes import Modes
-from pyro_dft.recipe import modes
+from pyro_dft.recipe import find_modes
 from pyro_dft.recipe.engine import Engine, GaussianFitter
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.ledger import Ledger
+from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
 # Standard deviations that restarts begin with, in turn.
@@ -111,7 +111,7 @@ class GaussianPhase:
             return chosen
         target = self.problems[chosen.problem].target
         with self.ledger.phase("modes"):
-            gaussians, index, found = modes.find(
+            gaussians, index, found = find_modes.find(
                 self.engine,
                 target,
                 chosen.gaussians,

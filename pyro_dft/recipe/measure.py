@@ -3,7 +3,7 @@
 A fixed number of draws is refined by S transitions and by S more. If the second half moves nothing, S was enough; else S
 doubles. What the first half moved says how far the raw draws were off, what the second half moved how far the refined ones.
 Transitions that hardly move the draws would call anything still, so S also doubles until they have forgotten most of
-where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.diagnostics.Drift`).
+where each draw started, and until the gap that this extrapolates to is small (see `pyro_dft.judging.drift.Drift`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.diagnostics import Drift, drift
-from pyro_dft.modes import Modes
+from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
+from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
 # A larger share of diverging transitions is looked at again, on so many draws over all chains, with leapfrog steps that are

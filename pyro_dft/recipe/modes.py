@@ -1,68 +1,116 @@
-"""Samplers for separate modes: what `pyro_dft.mode_search` needs, made of an engine's primitives."""
+"""Several samplers for each chain: one for each separate mode, chosen between at each draw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyro_dft.mode_search import Fitted, search
-from pyro_dft.modes import Modes
-from pyro_dft.recipe.engine import Engine
-from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.errors import StorageError
 
-# Transitions of the test whether draws pass from one mode to another.
-TEST_STEPS = 5
+Array = NDArray[np.floating[Any]]
 
 
-def find(
-    engine: Engine,
-    target: Any,
-    gaussians: Gaussians,
-    restart: Callable[[np.ndarray], Gaussians],
-    *,
-    chains: int,
-    leapfrog_steps: int,
-    rng: Any,
-) -> tuple[Gaussians, np.ndarray, Modes | None]:
-    """See `pyro_dft.mode_search.search`.
+@dataclass(frozen=True)
+class Modes:
+    """K samplers for each of C chains, and how often each serves: sampler c K + k is that of mode k for chain c.
 
-    Args:
-        engine: Of the target.
-        target: The posterior.
-        gaussians: Of all restarts so far, (R).
-        restart: Fits Gaussians from starting points (R, d).
-        chains: C.
-        leapfrog_steps: Of the refinement.
-        rng: The engine's random number generator, for draws and starting points.
-
-    Returns:
-        The Gaussians of all restarts, indices (C K,) of those that the samplers start from, and the weights of K modes; None
-        with a single one.
+    Attributes:
+        weights: (C, K), each row adds up to one.
+        errors: Their standard errors, (C, K).
+        k_hat: Tail of the importance weights that they were estimated with, (C,); see `pyro_dft.evidence.psis`.
+        log_evidence: Estimates of the log normalising constant from the same weights, (C,).
     """
-    host = engine.host_rng(rng)
 
-    def log_density(x: np.ndarray) -> np.ndarray:
-        return engine.numpy(target.evaluate(engine.native(target, x))[0])
+    weights: Array
+    errors: Array
+    k_hat: Array
+    log_evidence: Array
 
-    def move(draws: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        x, scale = engine.native(target, draws), engine.native(target, scales)
-        step_size = engine.tune_step_size(target, x, scale, leapfrog_steps=leapfrog_steps, rng=rng)
-        moved = engine.refine(
-            target, x, scale, step_size, steps=TEST_STEPS, leapfrog_steps=leapfrog_steps, rng=rng
-        )
-        return engine.numpy(moved.draws)
+    @property
+    def chains(self) -> int:
+        """C."""
+        return self.weights.shape[0]
 
-    def fitted() -> Fitted:
-        mean, scale, elbo = gaussians.mean, gaussians.scale, gaussians.elbo
-        return np.asarray(mean, float), np.asarray(scale, float), np.asarray(elbo, float)
+    @property
+    def count(self) -> int:
+        """K."""
+        return self.weights.shape[1]
 
-    def further(starts: np.ndarray) -> None:
-        nonlocal gaussians
-        gaussians = gaussians.joined(restart(starts))
+    def __getitem__(self, chains: Any) -> Modes:
+        """Those of some of the chains."""
+        index = np.asarray(chains)
+        return Modes(self.weights[index], self.errors[index], self.k_hat[index], self.log_evidence[index])
 
-    index, found = search(
-        fitted, further, log_density, move, chains=chains, data_size=target.data_size, rng=host
-    )
-    return gaussians, index, found
+    def rows(
+        self, n: int, rng: np.random.Generator, available: int | None = None
+    ) -> tuple[int, NDArray[np.intp]]:
+        """Which draws of the samplers make n draws of each chain.
+
+        Args:
+            n: Draws of each chain.
+            rng: Chooses the modes.
+            available: Draws that each sampler has; None for as many as are needed.
+
+        Returns:
+            Draws m that each sampler has to give, and rows (C, n) into the K m draws of each chain.
+        """
+        counts = np.stack([rng.multinomial(n, w / w.sum()) for w in self.weights])
+        each = int(counts.max()) if available is None else available
+        rows = [
+            np.concatenate([k * each + np.arange(count) for k, count in enumerate(row)]) for row in counts
+        ]
+        return each, np.stack([rng.permutation(row) for row in rows])
+
+    def kept(self, draws: Any) -> Any:
+        """Of measured draws (C K, n, ...) those that the chains keep, (C, n, ...): always the same rows."""
+        return self.combine(draws, self._kept_rows(draws.shape[1]))
+
+    def kept_modes(self, n: int) -> NDArray[np.intp]:
+        """The mode that each of the kept draws comes from, (C, n)."""
+        return self._kept_rows(n) // n
+
+    def _kept_rows(self, n: int) -> NDArray[np.intp]:
+        # The choice knows nothing of the draws, so a fixed seed does no harm, and a file need not hold it.
+        return self.rows(n, np.random.default_rng(0), available=n)[1]
+
+    def combine(self, draws: Any, rows: NDArray[np.intp]) -> Any:
+        """Draws (C, n, ...) of the chains from those of the samplers, (C K, m, ...): NumPy, torch or jax."""
+        together = draws.reshape(self.chains, self.count * draws.shape[1], *draws.shape[2:])
+        return together[np.arange(self.chains)[:, None], rows]
+
+    def entry(self) -> dict[str, Any]:
+        """The same as plain numbers, over all chains."""
+        return {
+            "weights": self.weights.mean(0).tolist(),
+            "errors": (np.sqrt(np.square(self.errors).sum(0)) / self.chains).tolist(),
+            "k_hat": float(self.k_hat.max()),
+        }
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything, by name."""
+        return {f"modes.{name}": np.asarray(value, np.float64) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, path: Any, arrays: dict[str, np.ndarray], chains: int) -> Modes | None:
+        """The inverse of `to_arrays`; None where there are none.
+
+        Raises:
+            StorageError: they do not fit the file's number of chains, or are no weights.
+        """
+        own = {k.removeprefix("modes."): v for k, v in arrays.items() if k.startswith("modes.")}
+        if not own:
+            return None
+        weights = own.get("weights", np.empty(0))
+        fine = weights.ndim == 2 and weights.shape[0] == chains and (weights >= 0).all()
+        if not fine or own.keys() != {f.name for f in fields(cls)} or not np.allclose(weights.sum(1), 1.0):
+            raise StorageError(f"{path}: the weights of its modes cannot be used")
+        return cls(**own)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of `to_arrays`."""
+        wide, narrow = (self.chains, self.count), (self.chains,)
+        own = {"weights": wide, "errors": wide, "k_hat": narrow, "log_evidence": narrow}
+        return {f"modes.{name}": shape for name, shape in own.items()}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.checkpoint import check_like, pack_history, part, unpack_history
 from pyro_dft.recipe.engine import Engine, NetworkTrainer
 from pyro_dft.recipe.fit import Progress
+from pyro_dft.recipe.history import check_like, pack_history, part, unpack_history
 from pyro_dft.settings import Settings
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.checkpoint import taking_up
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
 from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.history import taking_up
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
 from pyro_dft.recipe.network_phase import NetworkPhase

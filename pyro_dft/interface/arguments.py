@@ -1,8 +1,7 @@
-"""Arguments: is a count one, are those of the model the same as before, and can they go into a file?"""
+"""Arguments of a model: are they the same as before, and can they go into a file?"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,34 +9,6 @@ from typing import Any
 import numpy as np
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-# What a model raises that is wrong, or whose data do not fit: told with the site before it. Others are the user's own.
-MODEL_ERRORS = (
-    ValueError, RuntimeError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError,
-)  # fmt: skip
-
-
-def takes(model: Callable[..., Any], arguments: Arguments) -> bool:
-    """Whether a model can be called with these arguments."""
-    try:
-        inspect.signature(getattr(model, "forward", model)).bind(*arguments[0], **arguments[1])
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature
-        return True
-    return True
-
-
-def first_line(error: BaseException) -> str:
-    """The type of an error and the first line of its text."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
-
-
-def check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:
-    """Raises `error` where a value is no integer, or below the least."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise error(f"{name}={value!r}: expected an integer of at least {least}")
 
 
 def copied(value: Any, copy_array: Callable[[Any], Any]) -> Any:

@@ -18,7 +18,7 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from pyro_dft._version import __version__
-from pyro_dft.errors import StorageError
+from pyro_dft.errors import StorageError, reading
 from pyro_dft.layout import Layout
 
 FORMAT = 1
@@ -38,11 +38,6 @@ _RESERVED = ("format", "version", "crc32")
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 # Temporary files of a write that was killed are taken away by a later one after so many seconds.
 _STALE = 3600.0
-
-# What Python, NumPy and the engines raise on content that is not what was written.
-UNUSABLE = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, ArrayLike], header: Mapping[str, Any]) -> None:
@@ -96,26 +91,6 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
             f"{path}: damaged, the checksum of the arrays does not match; restore it from a copy"
         )
     return tensors, header
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike[str], what: str = "its header cannot be used") -> Iterator[None]:
-    """Whatever the content of a file makes the code inside raise becomes a `StorageError`.
-
-    Args:
-        path: the file, for the message.
-        what: what is wrong, for the message.
-
-    Raises:
-        StorageError: as above; one that is raised inside passes as it is.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except UNUSABLE as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        raise StorageError(f"{path}: {what} ({type(error).__name__}: {text})") from error
 
 
 def clean(path: str | os.PathLike[str], age: float = 0.0) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro_dft.errors import ModelError, SettingsError
+
+# What a model raises that is wrong, or whose data do not fit: told with the site before it. Others are the user's own.
+MODEL_ERRORS = (
+    ValueError, RuntimeError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError,
+)  # fmt: skip
 
 
 def check_options(
@@ -79,3 +84,14 @@ def check_transforms(transforms: Mapping[str, Any]) -> None:
                 f"transforms['{name}'] must be a transform from constrained to unconstrained values, with its inverse as "
                 f".inv, got {type(transform).__name__}"
             )
+
+
+def takes(model: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+    """Whether a model can be called with these arguments."""
+    try:
+        inspect.signature(getattr(model, "forward", model)).bind(*arguments[0], **arguments[1])
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True

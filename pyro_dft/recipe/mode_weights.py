@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft.modes import Modes
-from pyro_dft.optima import triangular
-from pyro_dft.psis import psis
-from pyro_dft.student import StudentT
+from pyro_dft.evidence.psis import psis
+from pyro_dft.evidence.student import StudentT
+from pyro_dft.judging.optima import triangular
+from pyro_dft.recipe.modes import Modes
 
 Array = NDArray[np.floating[Any]]
 LogDensity = Callable[[Array], Array]  # (K, n, d) -> (K, n)

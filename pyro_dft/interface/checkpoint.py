@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pyro_dft import storage, wording
+from pyro_dft import messages
 from pyro_dft.errors import StorageError
-from pyro_dft.recognition import Portrait, unlike
+from pyro_dft.interface import storage
+from pyro_dft.interface.recognition import Portrait, unlike
+from pyro_dft.recipe.history import taking_up
 
 KIND = "training"
 
@@ -97,7 +98,7 @@ class Checkpoint:
             storage.save(self.path, arrays, header | self.owner | {"kind": KIND, "check": check})
         except OSError as error:
             if not self._warned:
-                warnings.warn(wording.checkpoint_not_written(self.path, error), RuntimeWarning, stacklevel=4)
+                warnings.warn(messages.checkpoint_not_written(self.path, error), RuntimeWarning, stacklevel=4)
             self._warned = True
 
     def remove(self) -> None:
@@ -111,7 +112,7 @@ class Checkpoint:
         except FileNotFoundError:
             return
         except OSError as error:
-            warnings.warn(wording.checkpoint_not_removed(self.path, error), RuntimeWarning, stacklevel=5)
+            warnings.warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning, stacklevel=5)
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
@@ -123,28 +124,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     try:
         storage.check_folder(path)
     except OSError as error:
-        raise wording.no_checkpoint_folder(path, error) from error
-
-
-@contextlib.contextmanager
-def taking_up(path: Any) -> Iterator[None]:
-    """Whatever a checkpoint makes the code inside raise becomes a `StorageError`."""
-    with storage.reading(path, "the checkpoint cannot be used"):
-        yield
-
-
-def check_like(arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> None:
-    """Makes sure that arrays are of the names, shapes and types of others.
-
-    Raises:
-        ValueError: they are not.
-    """
-    described = [
-        {name: (tuple(value.shape), value.dtype) for name, value in own.items()} for own in (arrays, like)
-    ]
-    if described[0] != described[1]:
-        names = sorted(k for k in arrays.keys() | like.keys() if described[0].get(k) != described[1].get(k))
-        raise ValueError(f"arrays {', '.join(names[:5])} are not those of this training")
+        raise messages.no_checkpoint_folder(path, error) from error
 
 
 def _check_state(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], num_steps: int) -> int:
@@ -163,25 +143,3 @@ def _check_state(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], nu
     if not all(math.isfinite(cost) for cost in costs):
         raise ValueError("its costs are not finite")
     return steps
-
-
-def pack_history(history: Sequence[Any]) -> tuple[np.ndarray, list[list[Any]]]:
-    """Losses (n,) and runs [phase, count] of iterations."""
-    runs: list[list[Any]] = []
-    for entry in history:
-        if runs and runs[-1][0] == entry.phase:
-            runs[-1][1] += 1
-        else:
-            runs.append([entry.phase, 1])
-    return np.array([entry.loss for entry in history], float), runs
-
-
-def unpack_history(losses: np.ndarray, runs: Sequence[Sequence[Any]]) -> list[tuple[str, float]]:
-    """Phase and loss of each iteration."""
-    phases = [str(phase) for phase, count in runs for _ in range(int(count))]
-    return list(zip(phases, losses.tolist(), strict=True))
-
-
-def part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays below a prefix, without it."""
-    return {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}

@@ -9,15 +9,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pyro_dft import links, room, verdict, wording
-from pyro_dft.arguments import check_count, first_line, unchanged
-from pyro_dft.checkpoint import Checkpoint, check_folder
-from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError
-from pyro_dft.exclusive import exclusive
-from pyro_dft.files import Files, seed_of
-from pyro_dft.progress import ProgressBar
-from pyro_dft.recognition import CHECK_POINTS
-from pyro_dft.validity import DRAWS
+from pyro_dft import links, messages
+from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, first_line
+from pyro_dft.interface import memory_check
+from pyro_dft.interface.arguments import unchanged
+from pyro_dft.interface.checkpoint import Checkpoint, check_folder
+from pyro_dft.interface.exclusive import exclusive
+from pyro_dft.interface.persistence import Files, seed_of
+from pyro_dft.interface.progress import ProgressBar
+from pyro_dft.interface.recognition import CHECK_POINTS
+from pyro_dft.judging import verdict
+from pyro_dft.models.validity import DRAWS
+from pyro_dft.settings import check_count
 
 
 class Training(Files):
@@ -180,7 +183,7 @@ class Training(Files):
         self._read(*arguments)
         self._process = os.getpid()
         itemsize = 8 if self._precision() < 1e-10 else 4
-        room.check_fit(self.settings, self.num_chains, self._layout().dim, itemsize)
+        memory_check.check_fit(self.settings, self.num_chains, self._layout().dim, itemsize)
         with self._session():
             self._trainer = self._start()
         self._arguments = arguments
@@ -292,7 +295,7 @@ class Training(Files):
         trainer = self._trainer
         if trainer is None or not trainer.history:
             return ""
-        return wording.where(trainer.phase, len(trainer.history), trainer.total)
+        return messages.where(trainer.phase, len(trainer.history), trainer.total)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

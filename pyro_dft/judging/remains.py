@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft.drift import Drift
+from pyro_dft.judging.drift import Drift
 
 Array = NDArray[np.floating[Any]]
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import alarms, diagnostics, links
-from pyro_dft.drift import MOMENTS, Drift
-from pyro_dft.optima import shortfall, triangular
-from pyro_dft.remains import left_over
+from pyro_dft import links
+from pyro_dft.judging import alarms
+from pyro_dft.judging.drift import MOMENTS, Drift
+from pyro_dft.judging.drift import drift as paired_drift
+from pyro_dft.judging.optima import distinct_optima, mode_coverage, shortfall, triangular
+from pyro_dft.judging.remains import left_over
+from pyro_dft.judging.symmetry import is_copy
 from pyro_dft.settings import Settings
-from pyro_dft.symmetry import is_copy
 
 # With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd. See `rhat_limit`.
 RHAT_LIMIT = 1.01
@@ -42,8 +44,8 @@ class Diagnostics(dict[str, Any]):
         drift_raw, drift_refined: The drift test: how far transitions of exact HMC move the raw draws, and as many again the
             refined ones; the surest effect over coordinates on means, log sds, 5 % and 95 % points (`worst`, in sds, with
             its 95 % interval, and where it is), the root mean square effect on means and log sds, and whether one is
-            flagged (`pyro_dft.drift.LIMITS`). `gap` is where these transitions would lead in the end, given how slowly
-            they forget where a draw started (`pyro_dft.drift.Drift`): the surest gap over coordinates, in sds, with an
+            flagged (`pyro_dft.judging.drift.LIMITS`). `gap` is where these transitions would lead in the end, given how slowly
+            they forget where a draw started (`pyro_dft.judging.drift.Drift`): the surest gap over coordinates, in sds, with an
             interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw
             started the transitions leave, at most over coordinates (`slowest` is the one); `resolution` the largest
             standard error of a mean's gap: errors of its size are not seen; `draws` the number of draws it was made on.
@@ -57,7 +59,7 @@ class Diagnostics(dict[str, Any]):
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each, those that are `missing`, those that are exact `copies` of served ones (exchanged labels,
             flipped signs), the share of the draws `outside` of all; `shortfall`, nats of evidence by which the draws provably
-            fall short of the best bound (`pyro_dft.optima.shortfall`), with its standard error and limit.
+            fall short of the best bound (`pyro_dft.judging.optima.shortfall`), with its standard error and limit.
         modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
             and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
@@ -205,10 +207,10 @@ def optima_entry(
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
     tril = triangular(scales)
-    found = diagnostics.distinct_optima(means, tril, elbos)
+    found = distinct_optima(means, tril, elbos)
     keep = found.relevant(MODE_LIMIT)
     picked = found.indices[keep]
-    coverage = diagnostics.mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
+    coverage = mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
     dim = draws.shape[1]
     bounds = np.where(np.isfinite(elbos), elbos - 3 * errors, -np.inf)
     bound = float(bounds.max()) + 0.5 * dim * math.log(2 * math.pi * math.e)
@@ -248,7 +250,7 @@ def approximation_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     c, n = after.shape[:2]
     flat_after = after.reshape(c * n, -1).astype(float)
     flat_before = before.reshape(c * n, -1).astype(float)
-    moved = diagnostics.drift(flat_before, flat_after)
+    moved = paired_drift(flat_before, flat_after)
     # Two tests for each of m elements, at 5 % for all m together (Bonferroni).
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, flat_after.shape[1]))
     squared = np.maximum(0.0, moved.mean_shift**2 - moved.mean_se**2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_dft.convergence import ess, rhat
+from pyro_dft.judging.rhat import ess, rhat
 
 Array = NDArray[np.floating[Any]]
 

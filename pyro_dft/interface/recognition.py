@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.arguments import Arguments
+from pyro_dft.interface.arguments import Arguments
 
 # Draws at which the density is kept, and how much further from their mean as many other points are: there prior and data
 # have a larger say.

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import storage, wording
-from pyro_dft.checkpoint import part
-from pyro_dft.errors import StorageError
+from pyro_dft import messages
+from pyro_dft.errors import StorageError, reading
+from pyro_dft.interface import storage
+from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.layout import Layout
-from pyro_dft.modes import Modes
+from pyro_dft.recipe.history import part
+from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.shapes import Shapes, generator_shapes
 from pyro_dft.settings import Settings
-from pyro_dft.shapes import Shapes, generator_shapes
-from pyro_dft.verdict import Diagnostics
 
 # What a file holds of the measurement, beside the sampler.
 MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
@@ -66,7 +67,7 @@ def check_sampler(
     Raises:
         StorageError: they do not fit each other, or this model.
     """
-    with storage.reading(path):
+    with reading(path):
         steps, layout = _count(header, "measured_steps"), header["sampler_layout"]
         most = max(settings.max_refine_steps, settings.refine_steps or 0)
         objective = [str(name) for name in header["objective"]]
@@ -118,7 +119,7 @@ def _generator(
     if own is not None:
         return own
     if any(name.startswith(("generator.nets.", "generator.own.")) for name in names):
-        raise StorageError(wording.network_missing(path))
+        raise StorageError(messages.network_missing(path))
     if settings.depth > len(names):  # each layer has two: a header must not ask for more than the file holds
         raise StorageError(f"{path}: its network has {len(names)} arrays, too few for depth={settings.depth}")
     shapes = generator_shapes(chains, dim, settings.width, settings.depth)
@@ -131,7 +132,7 @@ def read_settings(path: Any, arrays: dict[str, np.ndarray], header: dict[str, An
     Raises:
         StorageError: they are none, or the file holds no samplers for so many chains.
     """
-    with storage.reading(path):
+    with reading(path):
         settings, chains = Settings.from_kwargs(**header["settings"]), _count(header, "num_chains")
         samplers = arrays["mean"].shape[0] if arrays["mean"].size else 0
         if not 1 <= chains <= samplers:
@@ -145,7 +146,7 @@ def read_report(path: Any, header: dict[str, Any]) -> Diagnostics:
     Raises:
         StorageError: they are none.
     """
-    with storage.reading(path):
+    with reading(path):
         report = Diagnostics(header["diagnostics"])
         alarms = report.get("alarms", [])  # early versions have none
         words = [report["status"], *report["warnings"], *alarms]

@@ -6,7 +6,7 @@ Draws x come from a mixture of the C chains and, for a tenth of them, of wide St
 
 with shares a_j and densities p_j of all components, whichever of them made the draw (Owen and Zhou, "Safe and
 effective importance sampling", JASA 95, 2000). E w is the evidence, the integral of exp(-U). A Gaussian sampler has a
-density; that of a network is estimated, in a way that leaves E w as it is (`pyro_dft.reverse`). The wide components
+density; that of a network is estimated, in a way that leaves E w as it is (`pyro_dft.evidence.reverse`). The wide components
 (Hesterberg, Technometrics 37, 1995) bound the weights by exp(-U) / (a_t t(x)) wherever the sampler is too narrow, and
 they sit on every optimum that a restart found, also on one that the sampler misses.
 """
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft import wording
-from pyro_dft.arguments import check_count
-from pyro_dft.optima import distinct_optima
-from pyro_dft.psis import khat_threshold, psis
-from pyro_dft.reverse import ImplicitSampler, Marginal, standard_normal
-from pyro_dft.student import StudentT
+from pyro_dft import messages
+from pyro_dft.evidence.psis import khat_threshold, psis
+from pyro_dft.evidence.reverse import ImplicitSampler, Marginal, standard_normal
+from pyro_dft.evidence.student import StudentT
+from pyro_dft.judging.optima import distinct_optima
+from pyro_dft.settings import check_count
 
 Array = NDArray[np.floating[Any]]
 
@@ -44,7 +44,7 @@ class ImportanceResult:
             where all priors are proper. Its exponential is unbiased.
         log_evidence_error: Standard error of `log_evidence` by the delta method, in nats. Too small where the weights
             are not `reliable`.
-        k_hat: Shape of the tail of the weights (see `pyro_dft.psis.PSIS`).
+        k_hat: Shape of the tail of the weights (see `pyro_dft.evidence.psis.PSIS`).
         ess: Effective sample size of the smoothed weights, in draws.
         log_weights: Pareto-smoothed log weights (n,), whose exponentials sum to one.
         samples: Site name -> draws (n, *site), constrained, deterministic sites too, as arrays of the framework. They
@@ -67,7 +67,7 @@ class ImportanceResult:
 
     @property
     def reliable(self) -> bool:
-        """Whether k-hat is below `pyro_dft.psis.khat_threshold`, 0.7 or less for few draws.
+        """Whether k-hat is below `pyro_dft.evidence.psis.khat_threshold`, 0.7 or less for few draws.
 
         Example:
             >>> dft.importance_sampling(1000).reliable
@@ -200,7 +200,7 @@ def importance_sample(
     log_weights = -potential(x).astype(np.float64) - log_density
     best = log_weights.argmax()
     if np.isneginf(log_weights[best]):
-        raise wording.no_weight(n)
+        raise messages.no_weight(n)
     smoothed, weights = psis(log_weights), np.exp(log_weights - log_weights[best])
     # The model need not run where it has no density: such draws do not count, and repeat another one.
     x[np.isneginf(log_weights)] = x[best]

@@ -1,6 +1,6 @@
 """The public interface, written once for both frameworks: train, draw, summarise, diagnose, hand over.
 
-A front door (`pyro_dft.pyro.dft`) fills in the hooks of `pyro_dft.hooks`: how a model becomes a target, and
+A front door (`pyro_dft.pyro.dft`) fills in the hooks of `pyro_dft.interface.backend`: how a model becomes a target, and
 how its engine trains, draws and refines.
 """
 
@@ -14,15 +14,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pyro_dft import density, plot, room, verdict, wording
-from pyro_dft.arguments import check_count, copied
+from pyro_dft import messages
 from pyro_dft.errors import FidelityWarning, NotFittedError, SettingsError
-from pyro_dft.options import check_options
-from pyro_dft.psis import khat_threshold
-from pyro_dft.report import to_inference_data
-from pyro_dft.settings import Settings, check_names
-from pyro_dft.summary import Summary, summary_table
-from pyro_dft.training import Training
+from pyro_dft.evidence import importance
+from pyro_dft.evidence.psis import khat_threshold
+from pyro_dft.export import plot
+from pyro_dft.export.arviz import to_inference_data
+from pyro_dft.interface import memory_check
+from pyro_dft.interface.arguments import copied
+from pyro_dft.interface.training import Training
+from pyro_dft.judging import verdict
+from pyro_dft.judging.summary import Summary, summary_table
+from pyro_dft.models.options import check_options
+from pyro_dft.settings import Settings, check_count, check_names
 
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
 LIKELIHOOD_LIMIT = 1e8
@@ -168,11 +172,11 @@ class Inference(Training):
             for name, value in samples.items()
         }
 
-    def importance_sampling(self, num_samples: int = 4000) -> density.ImportanceResult:
+    def importance_sampling(self, num_samples: int = 4000) -> importance.ImportanceResult:
         """New draws with importance weights: the evidence, PSIS k-hat, and draws that the weights correct.
 
         The draws are raw ones of the sampler, and for a tenth of them of wide Student-t densities; refinement has no
-        density. The full data are read once for each draw. See docs/density.md for method, cost and limits.
+        density. The full data are read once for each draw. See docs/importance.md for method, cost and limits.
 
         Args:
             num_samples: Draws over all chains, at least 100.
@@ -205,8 +209,10 @@ class Inference(Training):
         with self._session():
             refined = self._numpy(fit.measurement.refined)
             weights = self._shares()
-            mixture = density.Mixture(fit.sampler, weights, refined, (means, scales, elbos), self._host_rng())
-            result = density.importance_sample(
+            mixture = importance.Mixture(
+                fit.sampler, weights, refined, (means, scales, elbos), self._host_rng()
+            )
+            result = importance.importance_sample(
                 mixture,
                 lambda x: self._potential_at(x, fit.problem),
                 lambda x: {name: v[0] for name, v in self._constrain([self._flat(x[None])]).items()},
@@ -214,7 +220,7 @@ class Inference(Training):
             )
         if not result.reliable:
             threshold = khat_threshold(len(result.log_weights))
-            text = wording.unreliable_weights(result.k_hat, threshold, result.ess, num_samples)
+            text = messages.unreliable_weights(result.k_hat, threshold, result.ess, num_samples)
             warnings.warn(text, FidelityWarning, stacklevel=2)
         return result
 
@@ -224,14 +230,16 @@ class Inference(Training):
             math.prod(site.unconstrained_shape) + math.prod(site.constrained_shape)
             for site in self._layout().sites
         )
-        room.check_draws(draws, numbers, itemsize=8 if self._precision() < 1e-10 else 4)
+        memory_check.check_draws(draws, numbers, itemsize=8 if self._precision() < 1e-10 else 4)
 
     # Reports
 
     def diagnostics(self) -> verdict.Diagnostics:
         """Numbers that say how good the fit is; `print` it for a readable page.
 
-        Its keys are those of `pyro_dft.verdict.Diagnostics`. What no number here can show is a mode that nothing ever reached.
+        Its keys are those of `pyro_dft.judging.verdict.Diagnostics`.
+
+        What no number here can show is a mode that nothing ever reached.
 
         Raises:
             NotFittedError: before `run`.

@@ -11,12 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from pyro_dft import restoring, storage, wording
-from pyro_dft.arguments import Arguments, check_count, pack, unpack
-from pyro_dft.errors import FidelityWarning, StorageError
-from pyro_dft.hooks import Hooks
-from pyro_dft.recognition import Portrait, check_points, unlike
-from pyro_dft.verdict import Diagnostics
+from pyro_dft import messages
+from pyro_dft.errors import FidelityWarning, StorageError, reading
+from pyro_dft.interface import restoring, storage
+from pyro_dft.interface.arguments import Arguments, pack, unpack
+from pyro_dft.interface.backend import Hooks
+from pyro_dft.interface.recognition import Portrait, check_points, unlike
+from pyro_dft.judging.verdict import Diagnostics
+from pyro_dft.settings import check_count
 
 # Of a seed's random numbers: what both frameworks' generators take.
 SEED_BITS = 63
@@ -182,7 +184,7 @@ class Files(Hooks):
         packed = {name: arrays.pop(name) for name in list(arrays) if name.startswith("arguments.")}
         report = restoring.read_report(path, header)
         given = bool(arguments[0] or arguments[1])
-        with storage.reading(path):
+        with reading(path):
             points, values = arrays.pop("check.points"), arrays.pop("check.values")
             layout, check, stored = header["layout"], dict(header.get("check") or {}), header["arguments"]
             if not given and stored is not None:
@@ -191,18 +193,18 @@ class Files(Hooks):
         arguments = self._snapshot(arguments)
         self._read_stored(path, arguments, seed_of(seed), given, stored is not None)
         storage.check_layout(path, layout, self._layout())
-        with storage.reading(path):
+        with reading(path):
             before = Portrait.read(points, values, check.get("sites"), self._layout().dim)
         with self._session():
             same = header.get("framework") == self._framework
             trouble = self._unlike(path, before, check.get("arguments"), arguments, same)
             if trouble:
-                raise StorageError(wording.another_posterior(path, trouble))
+                raise StorageError(messages.another_posterior(path, trouble))
             content = restoring.check_sampler(
                 path, arrays, header, [own.layout for own in self._posteriors], self.num_chains, self.settings,
                 self._own_shapes,
             )  # fmt: skip
-            with storage.reading(path, "its sampler cannot be used"):
+            with reading(path, "its sampler cannot be used"):
                 self._trainer = self._restore(content)
         self._seconds, self._cpu_seconds = float(report["seconds"]), float(report["cpu_seconds"])
         self._arguments, self._fit, self._report = arguments, self._trainer.fit, report
@@ -226,11 +228,11 @@ class Files(Hooks):
         """In what the posterior, with these arguments, is not the one it was before; warns where that is mere rounding."""
         precision = max(self._precision(), before.precision)
         now = self._portrait(before.points, precision)
-        with storage.reading(path):
+        with reading(path):
             own = self._fingerprints(arguments) if checksums else []
             trouble, rounded = unlike(before, now, (checksums, own), same_framework)
         if rounded:
-            warnings.warn(wording.rounded_arguments(rounded), FidelityWarning, stacklevel=5)
+            warnings.warn(messages.rounded_arguments(rounded), FidelityWarning, stacklevel=5)
         return trouble
 
     def __getstate__(self) -> dict[str, Any]:

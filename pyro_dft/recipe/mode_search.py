@@ -2,7 +2,7 @@
 
 Transitions do not pass between separate modes, and training that starts at one never sees the others. So each gets a
 sampler of its own, and a draw first chooses one. The restarts of the Gaussian fit say where modes are; how much each of them
-holds is in `pyro_dft.mode_weights`.
+holds is in `pyro_dft.recipe.mode_weights`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft.mode_weights import (
+from pyro_dft.evidence.student import StudentT
+from pyro_dft.judging.optima import distinct_optima, triangular
+from pyro_dft.recipe.mode_weights import (
     GOOD_KHAT,
     WEIGHT_DRAWS,
     LogDensity,
@@ -23,9 +25,7 @@ from pyro_dft.mode_weights import (
     weigh,
     weigh_and_draw,
 )
-from pyro_dft.modes import Modes
-from pyro_dft.optima import distinct_optima, triangular
-from pyro_dft.student import StudentT
+from pyro_dft.recipe.modes import Modes
 
 __all__ = ["Fitted", "further_starts", "search", "separate", "weigh"]
 

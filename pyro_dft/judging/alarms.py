@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pyro_dft import wording
-from pyro_dft.drift import LIMITS
+from pyro_dft import messages
+from pyro_dft.judging.drift import LIMITS
 
 Facts = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class Alarm:
     Attributes:
         name: Short name, as in `diagnostics()["alarms"]`; `docs/diagnostics.md` has a section for each.
         severity: What the alarm makes of a fit by itself.
-        condition: Facts (the keys of `pyro_dft.verdict.Diagnostics`) -> whether it sounds.
+        condition: Facts (the keys of `pyro_dft.judging.verdict.Diagnostics`) -> whether it sounds.
         words: Facts -> what is wrong and what to try.
         unless: Alarms that say the same and more: this one is quiet where one of them sounds.
         wrong: Facts -> whether the alarm is strong evidence that the draws were wrong before they were refined.
@@ -199,7 +199,7 @@ ALARMS: tuple[Alarm, ...] = (
     ),
     Alarm(
         "invalid parameters", "failed", lambda f: bool(f.get("invalid", {}).get("parameters")),
-        lambda f: wording.invalid_parameters(f["invalid"]["parameters"]),
+        lambda f: messages.invalid_parameters(f["invalid"]["parameters"]),
     ),
     Alarm(
         "improper", "failed", lambda f: f["spread"] > SPREAD_LIMIT,
@@ -215,7 +215,7 @@ ALARMS: tuple[Alarm, ...] = (
     Alarm("wrong mode", "failed", _falls_short, _wrong_mode),
     Alarm(
         "data outside", "suspect", lambda f: bool(f.get("invalid", {}).get("data")),
-        lambda f: wording.data_outside(f["invalid"]["data"]),
+        lambda f: messages.data_outside(f["invalid"]["data"]),
     ),
     Alarm(
         "raw gap", "suspect", lambda f: f["refine_steps"] > 0 and f["left"]["error"] > LEFT_LIMITS[0], _leaves,

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.arguments import Arguments, copied
-from pyro_dft.checkpoint import Checkpoint
+from pyro_dft.interface.arguments import Arguments, copied
+from pyro_dft.interface.checkpoint import Checkpoint
+from pyro_dft.interface.recognition import Portrait, Terms, fingerprints
+from pyro_dft.interface.restoring import Restored
+from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.layout import Layout
-from pyro_dft.recognition import Portrait, Terms, fingerprints
-from pyro_dft.restoring import Restored
 from pyro_dft.settings import Settings
-from pyro_dft.verdict import Diagnostics
 
 
 class Hooks(ABC):
@@ -220,7 +220,7 @@ class Hooks(ABC):
         """Names of the dimensions of each site."""
 
     def _invalid(self, points: np.ndarray) -> dict[str, dict[str, float]]:
-        """What `pyro_dft.validity` finds at points (n, dim) of the sampler's coordinates; nothing for a potential."""
+        """What `pyro_dft.models.validity` finds at points (n, dim) of the sampler's coordinates; nothing for a potential."""
         posterior = self._posteriors[self._fit.problem]
         return posterior.invalid(self._flat(points))
 

@@ -1,0 +1,1 @@
+"""Importance weights of an implicit sampler: the evidence, PSIS, the reverse kernel."""

@@ -1,0 +1,1 @@
+"""Handing a fit over: ArviZ, pictures."""

@@ -1,0 +1,1 @@
+"""What a user holds, written once for both frameworks: train, draw, save, report."""

@@ -1,0 +1,1 @@
+"""What both front doors share in reading a model: options, angles with one copy, valid parameters."""
