@@ -28,6 +28,7 @@ COMMANDS = {
     "baselines": "data and reference of every model: are they there?",
     "paper": "the experiments of the paper",
     "paper.toy2d.tuning": "training settings of the paper's objective on ten densities",
+    "versions": "do small fits work with the oldest and the newest versions?",
     "fingerprint": "do draws stay the same to the bit?",
 }
 

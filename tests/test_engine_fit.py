@@ -282,6 +282,7 @@ def test_movements_are_compared_on_the_same_random_numbers(trainer):
         t.step()
     sampler = t.fit.sampler
     selection = Selection(ENGINE, t.problems[0], t.settings, 3, t.fit)
+    selection._kernel = selection._kernel_of(sampler)
     first, second = selection.movement("kl", sampler).copy(), selection.movement("dft", sampler).copy()
     assert np.array_equal(first, second)
 

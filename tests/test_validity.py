@@ -47,6 +47,7 @@ def test_parameters_out_of_their_range_fail_the_fit_and_are_named(backend):
     assert report["invalid"]["data"] == {}
 
 
+@pytest.mark.filterwarnings("ignore:the fit is")  # a fit of a second may be doubted
 def test_a_valid_model_has_nothing_to_name(backend):
     dft = backend.fitted(backend.dft("hierarchy"), Y)
     assert dft.diagnostics()["invalid"] == {"parameters": {}, "data": {}}

@@ -240,9 +240,9 @@ def measured(path: Path, make: Any, fresh: bool = False) -> Any:
     return json.loads(path.read_text())
 
 
-def names(text: str | None, known: Sequence[str]) -> list[str]:
-    """Names from a list with commas; all known ones where there is none."""
-    chosen = text.split(",") if text else list(known)
+def names(text: str | None, known: Sequence[str], usual: Sequence[str] | None = None) -> list[str]:
+    """Names from a list with commas; where there is none, the usual ones, or all that are known."""
+    chosen = text.split(",") if text else list(usual or known)
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")

@@ -28,8 +28,9 @@ def left_over(raw: Drift, refined: Drift) -> tuple[Array, Array]:
         Sizes of the raw draws' gaps, shrunk by what may be chance: g - m^2 / g with m the margin of its limits, zero below
         m. And this times the share that as many transitions leave, which the refined draws' memory shows. Both (4, d).
     """
-    size, margin = np.abs(raw.gap), raw.gap - raw.gap_low
-    with np.errstate(divide="ignore", invalid="ignore"):
+    size = np.abs(raw.gap)
+    with np.errstate(divide="ignore", invalid="ignore"):  # gaps can be infinite
+        margin = raw.gap - raw.gap_low
         shrunk = size - margin**2 / size
     known = raw.significant & np.isfinite(shrunk)
     shrunk = np.where(known, np.clip(np.where(known, shrunk, 0.0), 0.0, _FAR), 0.0)

@@ -29,7 +29,7 @@ def _unscaled(site: Any) -> Tensor:
 def _subsampling(site: Any) -> float:
     """The scale N / n of a site from the subsampled plates around it."""
     factors = (f.full_size / f.size for f in site["cond_indep_stack"] if f.full_size is not None and f.size)
-    return math.prod(factors)
+    return math.prod(factors, start=1.0)
 
 
 def _sample_sites(trace: Any) -> list[tuple[str, Any]]:

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parse(arguments)
     size = QUICK if asked.quick else Size()
     densities = neural.names(asked.densities, QUICK_TOYS if asked.quick else tuple(TOYS))
-    methods = neural.names(asked.methods, QUICK_METHODS if asked.quick else tuple(METHODS))
+    methods = neural.names(asked.methods, tuple(METHODS), QUICK_METHODS if asked.quick else None)
     rows, draws = [], {}
     # Method by method, so that an unfinished run already compares something on every density.
     for source in dict.fromkeys(METHODS[m].source for m in methods):
