@@ -45,12 +45,11 @@ def numpyro_mcmc(kernel=None, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"jit_model_args": True},
-        {"num_chains": 2, "chain_method": "vectorized"},
-        {"num_chains": 2, "chain_method": jax.vmap},
+        pytest.param({}, id="plain"),
+        pytest.param({"jit_model_args": True}, id="jit_model_args", marks=pytest.mark.slow),
+        pytest.param({"num_chains": 2, "chain_method": "vectorized"}, id="vectorized"),
+        pytest.param({"num_chains": 2, "chain_method": jax.vmap}, id="vmap", marks=pytest.mark.slow),
     ],
-    ids=["plain", "jit_model_args", "vectorized", "vmap"],
 )
 def test_after_a_warm_up_new_keys_give_new_draws_and_new_data_raise(options):
     mcmc = numpyro_mcmc(**options)

@@ -231,7 +231,9 @@ def check(mcmc, chains, samples=500):
     assert np.ptp(np.asarray(energy) - expected) < 1e-3
 
 
-@pytest.mark.parametrize(("chain_method", "chains"), [("sequential", 2), ("vectorized", 3)])
+@pytest.mark.parametrize(
+    ("chain_method", "chains"), [("sequential", 2), pytest.param("vectorized", 3, marks=pytest.mark.slow)]
+)
 def test_chains(chain_method, chains):
     mcmc = run_mcmc(chain_method, chains)
     check(mcmc, chains)
@@ -349,6 +351,7 @@ print(jax.local_device_count(), *first.shape, *first.mean(1), len(np.intersect1d
 """
 
 
+@pytest.mark.slow  # another process; tests/test_kernel_modes.py has one as well
 def test_parallel_chains_on_two_devices():
     """The devices must be there before jax starts: a process of its own."""
     command = [sys.executable, "-W", "ignore", "-c", PARALLEL]

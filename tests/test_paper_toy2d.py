@@ -192,6 +192,7 @@ def test_a_runaway_is_not_at_the_floor():
     assert gradients.verdict(figures | errors | {"ksd_v_partial_se": 400.0}) == "pass: full is lower"
 
 
+@pytest.mark.slow
 def test_rivals_find_a_gaussian():
     toy = TOYS["gaussian"]
     points = rivals.starts(1, 200)

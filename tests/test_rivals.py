@@ -62,6 +62,7 @@ def infinite(model, args, settings):
     return {"x": np.full(10, np.nan)}, "loss nan"
 
 
+@pytest.mark.slow
 def test_errors_of_a_method_are_those_of_its_draws():
     row = rivals.measure(Small(), truth(), exact, {"shift": 0.5}, "fake")
     assert row["method"] == "fake"
