@@ -8,7 +8,7 @@ import torch
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.judging.alarms import CAREFUL_LIMIT, DIVERGENCE_LIMIT
-from pyro_dft.recipe.measure import SOME_DIVERGENCES, carefully
+from pyro_dft.recipe.measure import CAREFUL_STEPS, SOME_DIVERGENCES, carefully
 from pyro_dft.settings import Settings
 
 N, STEPS = 2000, 4
@@ -57,7 +57,7 @@ def test_a_bend_diverges_no_more(rng):
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left < DIVERGENCE_LIMIT
     assert moved.worst_lower < CAREFUL_LIMIT
-    assert gradients == 500 * (STEPS * 4 * SETTINGS.leapfrog_steps + 1)
+    assert gradients == 500 * (CAREFUL_STEPS * 4 * SETTINGS.leapfrog_steps + 1)
 
 
 def test_a_neck_does(rng):

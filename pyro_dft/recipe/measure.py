@@ -20,11 +20,13 @@ from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
-# A larger share of diverging transitions is looked at again, on so many draws over all chains, with leapfrog steps that are
-# smaller by this factor, and as many more of them. One in a thousand is enough of a sign: where a neck is too narrow for the
-# usual steps, draws seldom come near it, and no drift shows.
+# A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many
+# more of them; on so many draws over all chains at least, and on as many as cost twice what the measurement did. One in a
+# thousand is enough of a sign: where a neck is too narrow for the usual steps, draws seldom come near it, and no drift shows.
 SOME_DIVERGENCES = 0.001
 CAREFUL_DRAWS, CAREFUL = 1000, 4
+# Transitions of that look, at least: small steps go round a ring slowly.
+CAREFUL_STEPS = 16
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
 LEAST_DRAWS = 500
 # With fewer than these an error of half an sd would not be seen: they may cost so many times the budget.
@@ -188,7 +190,8 @@ def measure(
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
     drifts = compare(engine, raw, first.draws, original, modes)
-    again = CAREFUL_DRAWS // sampler.chains
+    twice = 4 * steps * raw.shape[1] // (CAREFUL * max(steps, CAREFUL_STEPS))
+    again = max(CAREFUL_DRAWS // sampler.chains, twice)
     careful = carefully(
         engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
     )
@@ -243,7 +246,7 @@ def carefully(
         draws,
         scale,
         step_size / CAREFUL,
-        steps=steps,
+        steps=max(steps, CAREFUL_STEPS),
         leapfrog_steps=CAREFUL * settings.leapfrog_steps,
         rng=rng,
     )
