@@ -25,6 +25,7 @@ def facts(served=(), left=0.0, **others):
         "left": {**LEFT, "error": left}, "unsettled": False, "acceptance": 0.8, "spread": 1.0, "widest": "x", "noise": 0.0,
         "r_hat": None, "r_hat_limit": None, "optima": None, "modes": None, "preconditioned": True, "divergence_rate": 0.0,
         "careful_divergence_rate": 0.0,
+        "drift_careful": None,
         "stuck": 0.0, "expected_stuck": 0.0, **others,
     }  # fmt: skip
 
@@ -49,6 +50,7 @@ SOUNDING = {
     "no search": facts(preconditioned=False),
     "divergences": facts(careful_divergence_rate=0.02),
     "stuck": facts(stuck=0.3),
+    "small steps": facts(drift_careful={**QUIET, "proved": 0.2, "flagged": True}),
     "invalid parameters": facts(invalid={"parameters": {"y": 0.5}, "data": {}}),
     "data outside": facts(invalid={"parameters": {}, "data": {"y": 1.0}}),
 }

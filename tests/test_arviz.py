@@ -15,6 +15,7 @@ from quick import GAUSSIAN, known_mean, line, line_data, schools, schools_data
 
 import pyro_dft
 from pyro_dft import DFT, ModelError
+from pyro_dft.interface.dft import LIKELIHOOD_LIMIT
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -242,7 +243,7 @@ class TestModelsOfManyKinds:
         assert "log_likelihood" not in groups_of(dft.to_inference_data())
         assert "log_likelihood" in groups_of(dft.to_inference_data(199))
         assert "log_likelihood" in groups_of(dft.to_inference_data(log_likelihood=True))
-        assert dft.LIKELIHOOD_LIMIT >= 1e7
+        assert LIKELIHOOD_LIMIT >= 1e7
         assert "log_likelihood" not in groups_of(dft.to_inference_data(20, log_likelihood=False))
 
 

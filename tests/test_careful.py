@@ -7,7 +7,8 @@ import torch
 
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.recipe.measure import DIVERGENCE_LIMIT, carefully
+from pyro_dft.judging.alarms import CAREFUL_LIMIT, DIVERGENCE_LIMIT
+from pyro_dft.recipe.measure import CAREFUL_STEPS, SOME_DIVERGENCES, carefully
 from pyro_dft.settings import Settings
 
 N, STEPS = 2000, 4
@@ -42,8 +43,8 @@ def look(potential, draws, step, rng):
     refined = ENGINE.refine(target, draws, scale, sizes, **kernel)
     before = target.gradient_evaluations
     args = (ENGINE, target, refined, 500, scale, sizes, SETTINGS, rng, lambda x: x, None)
-    left = carefully(*args, steps=STEPS)
-    return refined.divergence_rate, left, target.gradient_evaluations - before
+    left, moved = carefully(*args, steps=STEPS)
+    return refined.divergence_rate, left, moved, target.gradient_evaluations - before
 
 
 @pytest.fixture
@@ -52,26 +53,30 @@ def rng():
 
 
 def test_a_bend_diverges_no_more(rng):
-    rate, left, gradients = look(bend, bent(rng), 0.02, rng)
+    rate, left, moved, gradients = look(bend, bent(rng), 0.02, rng)
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left < DIVERGENCE_LIMIT
-    assert gradients == 500 * (STEPS * 4 * SETTINGS.leapfrog_steps + 1)
+    assert moved.worst_lower < CAREFUL_LIMIT
+    assert gradients == 500 * (CAREFUL_STEPS * 4 * SETTINGS.leapfrog_steps + 1)
 
 
 def test_a_neck_does(rng):
-    rate, left, _ = look(neck, necked(rng), 0.3, rng)
+    rate, left, _, _ = look(neck, necked(rng), 0.3, rng)
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left > 2 * DIVERGENCE_LIMIT
 
 
-def test_draws_that_move_then_keep_the_rate(rng):
+def test_draws_that_small_steps_move(rng):
     """Draws that are five times too wide in a narrow direction: smaller steps carry them into it."""
     draws = torch.randn(1, N, 2, generator=rng, dtype=torch.float64) * torch.tensor([1.0, 0.25])
-    rate, left, _ = look(lambda x: 0.5 * x[0] ** 2 + 200 * x[1] ** 2, draws, 0.3, rng)
-    assert left == rate > DIVERGENCE_LIMIT
+    rate, _, moved, _ = look(lambda x: 0.5 * x[0] ** 2 + 200 * x[1] ** 2, draws, 0.3, rng)
+    assert rate > SOME_DIVERGENCES
+    assert moved.flagged()
+    assert moved.coordinate == 1
 
 
-def test_few_divergences_cost_nothing(rng):
-    rate, left, gradients = look(bend, bent(rng), 0.005, rng)
-    assert rate == left < DIVERGENCE_LIMIT
+def test_no_divergences_cost_nothing(rng):
+    rate, left, moved, gradients = look(bend, bent(rng), 0.003, rng)
+    assert rate == left < SOME_DIVERGENCES
+    assert moved is None
     assert gradients == 0

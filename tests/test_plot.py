@@ -116,7 +116,7 @@ def test_without_matplotlib_the_error_says_what_to_install():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from types import SimpleNamespace\n"
-        "from pyro_dft import plot\n"
+        "from pyro_dft.export import plot\n"
         "try:\n    plot.training([SimpleNamespace(step=1, phase='kl', loss=0.0)])\n"
         "except ImportError as error:\n    print(error)"
     )

@@ -29,6 +29,8 @@ MODE_ERROR = 0.03
 # Of transitions with small steps, see `pyro_dft.recipe.measure.carefully`: with the usual ones curved posteriors with good
 # draws pass it too, as they make NUTS diverge.
 DIVERGENCE_LIMIT = 0.015
+# Draws that small steps provably move by more than this (sds) make a fit suspect.
+CAREFUL_LIMIT = 0.05
 STUCK_LIMIT = 0.1
 # Restarts that disagree about the shape of one mode mean little, unless transitions diverge there too (a horseshoe's necks).
 NARROW_DIVERGENCES = 0.01
@@ -103,6 +105,20 @@ def _leaves(facts: Facts) -> str:
         f"before their refinement the draws were off by about {left['raw']:.2f} sd in {left['moment']} of "
         f"{left['coordinate']}, and about {left['error']:.2f} sd of that may be left: transitions leave and enter some part of "
         f"the posterior slowly (a neck or tail). {_ADVICE}"
+    )
+
+
+def _steps(facts: Facts, limit: float) -> bool:
+    careful = facts.get("drift_careful")
+    return careful is not None and careful["proved"] > limit
+
+
+def _small_steps(facts: Facts) -> str:
+    careful = facts["drift_careful"]
+    return (
+        f"some refining transitions diverged ({facts['divergence_rate']:.1%}), and with smaller steps the draws move: "
+        f"{careful['moment']} of {careful['coordinate']} by {careful['worst']:.2f} sd. They enter a part of the posterior that "
+        "the usual steps leave out (a neck, a sharp bend). Try a non-centred parametrisation."
     )
 
 
@@ -237,6 +253,14 @@ ALARMS: tuple[Alarm, ...] = (
         lambda f: 'nothing looked for separate modes, as there was no preconditioner (precondition="never", or objective '
         '"dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
         "chains (num_chains=4), or a fit with the default settings.",
+    ),
+    Alarm(
+        "small steps", "failed", lambda f: _steps(f, 0.0) and f["drift_careful"]["flagged"], _small_steps,
+        unless=("acceptance", "drift", "gap"),
+    ),
+    Alarm(
+        "small steps", "suspect", lambda f: _steps(f, CAREFUL_LIMIT), _small_steps,
+        unless=("acceptance", "drift", "gap", "small steps"), wrong=lambda f: True, unrepaired=False,
     ),
     Alarm(
         "divergences", "suspect", lambda f: f["careful_divergence_rate"] > DIVERGENCE_LIMIT,

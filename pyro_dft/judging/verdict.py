@@ -66,8 +66,9 @@ class Diagnostics(dict[str, Any]):
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
-        careful_divergence_rate: What is left of `divergence_rate` with leapfrog steps of a quarter of the size, looked at on some
-            of the draws where it is above 1.5 %; the same rate where these then move.
+        careful_divergence_rate, drift_careful: What is left of `divergence_rate` with leapfrog steps of a quarter of the size,
+            looked at on some of the draws where it is above .1 %, and the drift test of these; `proved` is what chance does not
+            explain.
         noise: By how much the log density varies between evaluations at the same points (nats).
         invalid: Names of `parameters` of distributions that were out of their range, and of `data` that were outside of the
             support of theirs, with the share of the draws where they were. Both are empty for a valid model.
@@ -144,6 +145,11 @@ def drift_entry(drift: Drift, names: list[str]) -> dict[str, Any]:
         "memory": float(drift.memory[0].max()),
         "slowest": names[int(drift.memory[0].argmax())],
     }
+
+
+def careful_entry(drift: Drift | None, names: list[str]) -> dict[str, Any] | None:
+    """A drift test with smaller steps as plain numbers, with what it proves beyond chance (sds)."""
+    return None if drift is None else {**drift_entry(drift, names), "proved": drift.worst_lower}
 
 
 def left_entry(raw: Drift, refined: Drift, names: list[str]) -> dict[str, Any]:

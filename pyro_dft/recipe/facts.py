@@ -72,6 +72,7 @@ def facts(
         "acceptance": float(measured.acceptance.min()),
         "divergence_rate": float(measured.divergence_rate),
         "careful_divergence_rate": float(measured.careful_divergence_rate),
+        "drift_careful": verdict.careful_entry(measured.drift_careful, names),
         "stuck": float(measured.stuck),
         "noise": float(measured.noise),
         "expected_stuck": float(((1 - measured.acceptance) ** measured.steps).mean()),

@@ -20,10 +20,13 @@ from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
-# A larger share of diverging transitions is looked at again, on so many draws over all chains, with leapfrog steps that are
-# smaller by this factor, and as many more of them.
-DIVERGENCE_LIMIT = 0.015
+# A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many
+# more of them; on so many draws over all chains at least, and on as many as cost twice what the measurement did. One in a
+# thousand is enough of a sign: where a neck is too narrow for the usual steps, draws seldom come near it, and no drift shows.
+SOME_DIVERGENCES = 0.001
 CAREFUL_DRAWS, CAREFUL = 1000, 4
+# Transitions of that look, at least: small steps go round a ring slowly.
+CAREFUL_STEPS = 16
 # Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
 LEAST_DRAWS = 500
 # With fewer than these an error of half an sd would not be seen: they may cost so many times the budget.
@@ -47,8 +50,8 @@ class Measurement:
         step_size: (C,) its adapted leapfrog step.
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
-        careful_divergence_rate: The same with smaller leapfrog steps, where the first was large enough to look again; as it is
-            where the draws surely moved then.
+        careful_divergence_rate: The same with smaller leapfrog steps, where the first was large enough to look again.
+        drift_careful: How far these moved the draws; None where nothing was looked at.
         stuck: Share of draws that never moved in the second half.
         diverged: (C, n) draws with such a transition on their whole way from `raw` to `refined`.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
@@ -71,6 +74,7 @@ class Measurement:
     diverged: Any
     noise: float = 0.0
     careful_divergence_rate: float = 0.0
+    drift_careful: Drift | None = None
 
     @property
     def chain_movement(self) -> list[float]:
@@ -186,14 +190,15 @@ def measure(
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
     drifts = compare(engine, raw, first.draws, original, modes)
-    again = CAREFUL_DRAWS // sampler.chains
+    twice = 4 * steps * raw.shape[1] // (CAREFUL * max(steps, CAREFUL_STEPS))
+    again = max(CAREFUL_DRAWS // sampler.chains, twice)
     careful = carefully(
         engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
     )
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
         second.acceptance, second.divergence_rate, second.stuck, diverged,
-        _noise(engine, first.log_density, second.log_density_before), careful,
+        _noise(engine, first.log_density, second.log_density_before), *careful,
     )  # fmt: skip
 
 
@@ -210,8 +215,8 @@ def carefully(
     modes: Modes | None,
     *,
     steps: int,
-) -> float:
-    """Divergence rate of some refined draws with smaller leapfrog steps, as many more of them.
+) -> tuple[float, Drift | None]:
+    """Some refined draws again, with smaller leapfrog steps and as many more of them.
 
     Curved posteriors make a few transitions diverge although the draws are right. There smaller steps diverge no more, and
     the draws stay where they are; in a neck that is too narrow they go on diverging, or the draws enter it and so move.
@@ -230,22 +235,20 @@ def carefully(
         steps: Transitions.
 
     Returns:
-        The rate, at most that of the refinement; that itself where it is small, where smaller steps are no cure, where the
-        draws surely move with them, and where the full data are many.
+        The divergence rate, at most that of the refinement, and how far the draws moved; that of the refinement and None where
+        that is small, and where the full data are many.
     """
-    if not refined.divergence_rate > DIVERGENCE_LIMIT or target.minibatch:
-        return refined.divergence_rate
+    if not refined.divergence_rate > SOME_DIVERGENCES or target.minibatch:
+        return refined.divergence_rate, None
     draws = refined.first(count).draws
     after = engine.refine(
         target,
         draws,
         scale,
         step_size / CAREFUL,
-        steps=steps,
+        steps=max(steps, CAREFUL_STEPS),
         leapfrog_steps=CAREFUL * settings.leapfrog_steps,
         rng=rng,
     )
     moved = compare(engine, draws, after.draws, original, modes)[0]
-    if moved.flagged() or moved.gap_flagged:
-        return refined.divergence_rate
-    return min(after.divergence_rate, refined.divergence_rate)
+    return min(after.divergence_rate, refined.divergence_rate), moved
