@@ -276,3 +276,10 @@ def test_headers_of_checkpoints_are_read_with_care(backend, tmp_path):
         loads_or_refuses(lambda: own.resume(half))
     with pytest.raises(StorageError, match="cannot be used"), history.taking_up("f"):
         raise RecursionError
+
+
+@pytest.mark.parametrize(("version", "objective"), [("0.1.0", "auto"), ("0.2.0", "dft")])
+def test_the_recipe_of_early_files_has_its_present_name(version, objective):
+    header = {"settings": {"objective": "dft"}, "num_chains": 1, "version": version}
+    settings, chains = restoring.read_settings("f", {"mean": np.zeros((1, 2))}, header)
+    assert (settings.objective, chains) == (objective, 1)

@@ -133,7 +133,10 @@ def read_settings(path: Any, arrays: dict[str, np.ndarray], header: dict[str, An
         StorageError: they are none, or the file holds no samplers for so many chains.
     """
     with reading(path):
-        settings, chains = Settings.from_kwargs(**header["settings"]), _count(header, "num_chains")
+        given = dict(header["settings"])
+        if given.get("objective") == "dft" and str(header.get("version")).startswith("0.1."):
+            given["objective"] = "auto"  # as version 0.1 called it
+        settings, chains = Settings.from_kwargs(**given), _count(header, "num_chains")
         samplers = arrays["mean"].shape[0] if arrays["mean"].size else 0
         if not 1 <= chains <= samplers:
             raise ValueError(f"num_chains is {chains}, with {samplers} samplers")
