@@ -220,6 +220,21 @@ class Settings:
         Example:
             >>> Settings(noise_start=1.0, noise_mode="annealed").check_use()
         """
+        for name, needed in self._idle().items():
+            raise SettingsError(f"{name}={getattr(self, name)!r} changes nothing here: it needs {needed}")
+
+    def without_idle(self) -> Settings:
+        """The same with the defaults of settings that change nothing beside the others, as early files can have them.
+
+        Example:
+            >>> Settings(train="never", gate=0.5).without_idle().gate
+            0.08
+        """
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: defaults[name] for name in self._idle()})
+
+    def _idle(self) -> dict[str, str]:
+        """Settings that are given and change nothing, with what they need."""
         acts = {
             "distance": (
                 self._fisher,
@@ -232,9 +247,11 @@ class Settings:
             "gate": (self.train == "auto" and self.preconditioned, 'train="auto" and a preconditioner'),
         }  # fmt: skip
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, (does, needed) in acts.items():
-            if not does and getattr(self, name) != defaults[name]:
-                raise SettingsError(f"{name}={getattr(self, name)!r} changes nothing here: it needs {needed}")
+        return {
+            name: needed
+            for name, (does, needed) in acts.items()
+            if not does and getattr(self, name) != defaults[name]
+        }
 
     @property
     def _has_dft_phase(self) -> bool:
