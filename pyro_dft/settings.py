@@ -35,7 +35,7 @@ CHOICES = {
 # Least values of the counts.
 LEAST = {
     "num_steps": 1, "score_steps": 1, "batch_size": 2, "final_batch_factor": 1, "width": 1, "depth": 1, "restarts": 1,
-    "precondition_steps": 1, "max_refine_steps": 1, "leapfrog_steps": 1, "refine_limit": 0, "num_draws": 10,
+    "precondition_steps": 1, "max_refine_steps": 1, "refine_limit": 0, "num_draws": 10,
 }  # fmt: skip
 POSITIVE = (
     "learning_rate", "dft_learning_rate", "score_learning_rate", "huber_scale", "noise", "noise_start", "gate",
@@ -98,7 +98,8 @@ class Settings:
         refine_steps: HMC transitions that refine a draw (default of `get_samples`; 0 serves raw draws). None finds
             them by the drift test: 2, doubled until as many transitions again move nothing.
         max_refine_steps: Limit of that search.
-        leapfrog_steps: Leapfrog steps for each HMC transition.
+        leapfrog_steps: Leapfrog steps for each HMC transition. None takes as many as a quarter of a Gaussian's period needs
+            with the step size that was found; 5 where `refine_steps` is given, and where the model subsamples its data.
         refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.
         num_draws: Draws over all chains that are kept after the fit: the default of `get_samples`, `summary` and
             `to_inference_data`, and the fixed number at which the drift test is made.
@@ -147,7 +148,7 @@ class Settings:
     precondition_steps: int = 300
     refine_steps: int | None = None
     max_refine_steps: int = 64
-    leapfrog_steps: int = 5
+    leapfrog_steps: int | None = None
     refine_limit: int = 20_000
     num_draws: int = 4000
     full_data_budget: float = 1e9
@@ -179,6 +180,9 @@ class Settings:
             raise SettingsError(
                 f"refine_steps={self.refine_steps!r}: expected an integer of at least 0, or None"
             )
+        steps = self.leapfrog_steps
+        if steps is not None and (not _is_integer(steps) or steps < 1):
+            raise SettingsError(f"leapfrog_steps={steps!r}: expected an integer of at least 1, or None")
         for name in POSITIVE:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value < float("inf"):
@@ -277,6 +281,11 @@ class Settings:
                 f'distance={self.distance!r} needs the full data: with minibatches only "squared" has an unbiased '
                 "gradient. Drop subsample_size, or the distance"
             )
+
+    @property
+    def fixed_leapfrog_steps(self) -> int:
+        """Leapfrog steps of transitions whose number does not follow from their step size."""
+        return 5 if self.leapfrog_steps is None else self.leapfrog_steps
 
     @property
     def preconditioned(self) -> bool:

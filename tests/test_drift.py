@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.drift import alarm_table, false_alarms, power_table, student
-from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, NEAR, drift
+from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, drift
+from pyro_dft.judging.moments import NEAR
 from pyro_dft.judging.remains import left_over
 from pyro_dft.judging.verdict import drift_entry
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyro_dft.engine_jax import functional, networks, precondition, random, refine, train
+from pyro_dft.engine_jax import chains, functional, networks, random, refine, train
+from pyro_dft.engine_jax import target as target_module
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import (
@@ -14,7 +15,9 @@ from pyro_dft.engine_jax.target import (
     whitened_score_differentiable,
 )
 from pyro_dft.errors import ModelError
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.fit import Problem
+from pyro_dft.recipe.gaussian_fit import GaussianFitter
 from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
@@ -173,9 +176,8 @@ def test_difference_products_are_chosen_for_lapack_on_a_cpu():
 
 def test_gaussian_fit_finds_a_gaussian():
     rng = np.random.default_rng(0)
-    fitter = precondition.GaussianFitter(
-        gaussian_target(), rng.uniform(-2, 2, (2, 2)), np.array([0.1, 1.0]), steps=60, rng=rng
-    )
+    starts = rng.uniform(-2, 2, (1, 2, 2))
+    fitter = GaussianFitter(ENGINE, gaussian_target(), starts, np.array([0.1, 1.0]), steps=60, rng=rng)
     while not fitter.done:
         fitter.advance()
     found = fitter.result()
@@ -188,11 +190,11 @@ def test_gaussian_fit_finds_a_gaussian():
 
 
 def test_wide_problems_fit_scales_only():
-    dim = precondition.FULL_RANK_LIMIT + 1
+    dim = FULL_RANK_LIMIT + 1
     sds = np.linspace(0.5, 2.0, dim).astype(np.float32)
     target = Target(lambda x, sd: 0.5 * jnp.square(x / sd).sum(), dim, data=sds)
     rng = np.random.default_rng(0)
-    fitter = precondition.GaussianFitter(target, np.ones((1, dim)), np.ones(1), steps=60, rng=rng)
+    fitter = GaussianFitter(ENGINE, target, np.ones((1, 1, dim)), np.ones(1), steps=60, rng=rng)
     while not fitter.done:
         fitter.advance()
     found = fitter.result()
@@ -291,7 +293,7 @@ def test_chains_are_independent_of_each_other():
 def test_a_second_data_set_of_the_same_shape_compiles_nothing():
     settings = Settings(**SMALL, train="always")
     trained(settings)
-    before = [f._cache_size() for f in (precondition._chunk, train._chunk, refine._run_block)]
+    before = [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains._block)]
     data = ((MEAN + 1).astype(np.float32), np.eye(2, dtype=np.float32))
     rng = np.random.default_rng(5)
     starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
@@ -299,7 +301,7 @@ def test_a_second_data_set_of_the_same_shape_compiles_nothing():
     while not trainer.done:
         trainer.step()
     fit = trainer.finish()
-    assert [f._cache_size() for f in (precondition._chunk, train._chunk, refine._run_block)] == before
+    assert [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains._block)] == before
     assert np.allclose(fit.measurement.refined.mean((0, 1)), MEAN + 1, atol=5 / 400**0.5)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pyro_dft.engine_jax.precondition import GaussianFitter, polish
+from pyro_dft.engine_jax.chains import run_block
 from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import NO_NETWORKS, NetworkTrainer, OwnNetworks
-from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
 
 
@@ -26,6 +28,10 @@ class JaxEngine:
     def native(self, target: Target, x: np.ndarray) -> np.ndarray:
         """Points in the target's precision."""
         return x.astype(target.dtype)
+
+    def concatenate(self, arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        """Native arrays, one behind the other."""
+        return np.concatenate(arrays, axis)
 
     def host_rng(self, rng: np.random.Generator) -> np.random.Generator:
         """The generator itself."""
@@ -55,17 +61,12 @@ class JaxEngine:
         """Does nothing."""
         return contextlib.nullcontext()
 
-    def fit_gaussians(
-        self, target: Target, starts: Any, scales: np.ndarray, *, steps: int, rng: np.random.Generator
-    ) -> GaussianFitter:
-        """Gaussians from points (K, d) and standard deviations (K,)."""
-        return GaussianFitter(target, starts, scales, steps=steps, rng=rng)
-
-    def polish(
-        self, target: Target, gaussians: Gaussians, rng: np.random.Generator, budget: float
-    ) -> Gaussians:
-        """See `pyro_dft.engine_jax.precondition.polish`."""
-        return polish(target, gaussians, rng, budget)
+    def scores(
+        self, target: Target, x: np.ndarray, rng: np.random.Generator, *, minibatch: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities (...) and scores (..., d) at points (..., d), in double precision."""
+        log_density, score = target.evaluate(x.astype(target.dtype), rng if minibatch else None)
+        return log_density.astype(float), score.astype(float)
 
     def gaussian_sampler(self, target: Target, mean: np.ndarray, scale: np.ndarray) -> Sampler:
         """The sampler x = mean + scale z."""
@@ -81,6 +82,12 @@ class JaxEngine:
     ) -> NetworkTrainer:
         """A training of networks that start as the Gaussian `sampler`."""
         return NetworkTrainer(target, sampler, settings, rng, networks or NO_NETWORKS)
+
+    def surrogate(
+        self, target: Target, samplers: int, settings: Settings, rng: np.random.Generator
+    ) -> Surrogate:
+        """Scores in whitened coordinates that start as those of unit Gaussians."""
+        return Surrogate(samplers, target.dim, settings.width, settings.depth, target.dtype.name, rng)
 
     def whitening(self, draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
         """See `pyro_dft.engine_jax.refine.whitening`."""
@@ -111,6 +118,25 @@ class JaxEngine:
     ) -> Refined:
         """See `pyro_dft.engine_jax.refine.refine`."""
         return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
+
+    def run_block(
+        self,
+        target: Target,
+        start: Any,
+        scale: np.ndarray,
+        step_size: np.ndarray,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        tune: float,
+        acceptance: float,
+        rng: np.random.Generator,
+    ) -> Block:
+        """See `pyro_dft.engine_jax.chains.run_block`."""
+        return run_block(
+            target, start, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, tune=tune,
+            acceptance=acceptance, rng=rng,
+        )  # fmt: skip
 
 
 ENGINE = JaxEngine()

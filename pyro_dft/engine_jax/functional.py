@@ -21,7 +21,7 @@ from pyro_dft.engine_jax import refine as hmc
 from pyro_dft.engine_jax import sampler as sampling
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
-from pyro_dft.judging import drift
+from pyro_dft.judging import drift, moments
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
 
@@ -62,7 +62,7 @@ class Schedule:
         return cls(
             spec, train.Plan.of(settings, networks), settings.objective,
             settings.precondition_steps if settings.preconditioned else 0,
-            settings.num_steps - last, last, settings.leapfrog_steps, 0 if paper else settings.refine_steps,
+            settings.num_steps - last, last, settings.fixed_leapfrog_steps, 0 if paper else settings.refine_steps,
             settings.max_refine_steps,
         )  # fmt: skip
 
@@ -222,8 +222,8 @@ def _shares(b: Array, a: Array) -> list[list[Array]]:
 
     See `pyro_dft.judging.drift`.
     """
-    outer, inner = drift.AROUND
-    edges = jnp.array([[outer, drift.TAIL, inner], [1 - outer, 1 - drift.TAIL, 1 - inner]], a.dtype)
+    outer, inner = moments.AROUND
+    edges = jnp.array([[outer, moments.TAIL, inner], [1 - outer, 1 - moments.TAIL, 1 - inner]], a.dtype)
     found = []
     for levels, sign in zip(edges, (-1.0, 1.0), strict=True):
         ends = jnp.quantile(jnp.concatenate([b, a]), levels, axis=0)
@@ -231,8 +231,8 @@ def _shares(b: Array, a: Array) -> list[list[Array]]:
         sd = a.std(0, ddof=1)
         local = (inner - outer) * sd / jnp.abs(ends[2] - ends[0])
         distance = jnp.abs(jnp.quantile(a, levels[1], axis=0) - jnp.quantile(b, levels[1], axis=0)) / sd
-        between = jnp.abs(beyond[1].mean(0) - beyond[0].mean(0)) / (distance + drift.NEAR)
-        density = jnp.maximum(jnp.clip(local, *drift.DENSITIES), between)
+        between = jnp.abs(beyond[1].mean(0) - beyond[0].mean(0)) / (distance + moments.NEAR)
+        density = jnp.maximum(jnp.clip(local, *moments.DENSITIES), between)
         found.append([sign * x / density for x in beyond])
     return found
 
@@ -250,7 +250,7 @@ def _sure_gaps(first: Array, last: Array, z: float) -> tuple[Array, Array]:
     centred, scale = difference - shift[:, None], z**2 / (n * (n - 1.0))
     square = jnp.square(1 - memory) - scale * jnp.square(on_memory).sum(1)
     linear = shift * (1 - memory) + scale * (centred * on_memory).sum(1)
-    known = (1 - memory > drift.LEAST_FORGOTTEN) & (square > 0)
+    known = (1 - memory > moments.LEAST_FORGOTTEN) & (square > 0)
     square = jnp.where(known, square, 1.0)
     constant = jnp.square(shift) - scale * jnp.square(centred).sum(1)
     root = jnp.sqrt(jnp.maximum(jnp.square(linear) - square * constant, 0.0))
@@ -316,7 +316,7 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
 
 def refined(
     schedule: Schedule, mean: Array, scale: Array, generator: Weights, network: Array, data: Any, words: Array, n: int,
-    kernel_scale: Array, step_size: Array, steps: Any,
+    kernel_scale: Array, step_size: Array, steps: Any, leapfrogs: Any,
 ) -> tuple[Array, Array]:  # fmt: skip
     """New draws (C, n, d), refined by `steps` transitions, and which of them had one that diverged, (C, n).
 
@@ -327,7 +327,7 @@ def refined(
     raw = jnp.where(network, with_network, sampling.transport(mean, scale, None, z, eps))
     moves = hmc.run(
         schedule.spec, data, raw, kernel_scale, step_size, random.fold(words, 1), jnp.maximum(steps, 1),
-        schedule.leapfrog_steps, False,
+        leapfrogs, False,
     )  # fmt: skip
     return jnp.where(steps > 0, moves.position.x, raw), (steps > 0) & (moves.divergences > 0)
 

@@ -7,8 +7,6 @@ lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is inva
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,22 +15,14 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import random
-from pyro_dft.engine_jax.target import Target, TargetSpec, double
+from pyro_dft.engine_jax.target import TargetSpec, double
 from pyro_dft.recipe.constants import (
     AVERAGING_SHARE,
-    CALM_STEPS,
-    EVIDENCE_ROWS,
     FULL_RANK_LIMIT,
-    LEAST_POLISH,
+    LONG_CALM,
     MAX_SD,
-    POLISH_CALM,
-    POLISH_STEPS,
     pairs,
 )
-from pyro_dft.recipe.gaussians import Gaussians
-
-# Steps of one compiled call, at most: between calls the progress bar moves and Ctrl-C is heard.
-CHUNK = 25
 
 
 class State(NamedTuple):
@@ -128,7 +118,7 @@ def draw(state: State, noise: Array) -> Array:
     return state.mean[:, None] + moved
 
 
-def step(spec: TargetSpec, data: Any, state: State, key: Array, calm_steps: int = CALM_STEPS) -> State:
+def step(spec: TargetSpec, data: Any, state: State, key: Array, calm_steps: int = LONG_CALM) -> State:
     """One natural-gradient step of every restart, and the bookkeeping of the schedule."""
     k, d = state.mean.shape
     noise = antithetic_noise(key, (k, pairs(d), d), state.mean.dtype)
@@ -153,15 +143,19 @@ def deviations(state: State) -> Array:
     return jnp.sqrt(jnp.square(state.scale).sum(-1)) if state.scale.ndim == 3 else state.scale
 
 
-def bound(log_q: Array, log_det: Array) -> tuple[Array, Array]:
-    """Evidence bounds (K,) from log densities (K, n), -inf where more than a tenth are not finite; standard errors."""
+def bound(log_q: Array, noise: Array, log_det: Array) -> tuple[Array, Array]:
+    """Evidence bounds (K,) from log densities (K, n) for noise (K, n, d), and standard errors.
+
+    See `pyro_dft.recipe.natural_gradient.bound`.
+    """
     good = jnp.isfinite(log_q)
     count = good.sum(1)
-    mean = jnp.where(good, log_q, 0.0).sum(1) / jnp.maximum(count, 1)
-    residual = jnp.where(good, log_q - mean[:, None], 0.0)
+    value = jnp.where(good, log_q + 0.5 * jnp.square(noise).sum(-1), 0.0)
+    mean = value.sum(1) / jnp.maximum(count, 1)
+    residual = jnp.where(good, value - mean[:, None], 0.0)
     # The two points of an antithetic pair are not independent: pairs are the units of the standard error.
     pair = residual.reshape(len(residual), 2, -1).sum(1)
-    value = jnp.where(count >= 0.9 * good.shape[1], mean + log_det, -jnp.inf)
+    value = jnp.where(count >= 0.9 * good.shape[1], mean - 0.5 * noise.shape[-1] + log_det, -jnp.inf)
     return value, jnp.sqrt(jnp.square(pair).sum(1)) / jnp.maximum(count, 1)
 
 
@@ -185,7 +179,7 @@ def advance(
     s = jnp.where(good[..., None], whitened, -noise)
     n, d = noise.shape[1:]
     centre = s.mean(1)
-    elbo, error = bound(log_q, state.log_det)
+    elbo, error = bound(log_q, noise, state.log_det)
     tiny = np.finfo(s.dtype).tiny
     if minibatch:
         # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
@@ -310,137 +304,3 @@ def _accept_or_return(state: State, elbo: Array, error: Array) -> tuple[State, A
         rate=jnp.where(dropped, state.rate / 2, jnp.minimum(1.2 * state.rate, 1.0)),
     )
     return state, dropped
-
-
-_start = jax.jit(start)
-
-
-@partial(jax.jit, static_argnums=(0, 5))
-def _chunk(
-    spec: TargetSpec, data: Any, state: State, words: Any, steps: Any, calm_steps: int = CALM_STEPS
-) -> tuple[State, Array]:
-    """Up to `CHUNK` steps, fewer where the fit is done; the best bound after each."""
-    key = random.words(words)
-
-    def go(carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
-        now, i, bests = carry
-        now = step(spec, data, now, random.fold(key, now.taken), calm_steps)
-        return now, i + 1, bests.at[i].set(now.best.max())
-
-    bests = jnp.full(CHUNK, -jnp.inf, state.mean.dtype)
-    state, _, bests = jax.lax.while_loop(
-        lambda c: (c[1] < CHUNK) & ~finished(c[0], steps), go, (state, jnp.zeros((), jnp.int32), bests)
-    )
-    return state, bests
-
-
-class GaussianFitter:
-    """Fits one full-rank Gaussian from each starting point (diagonal above 300 dimensions), a chunk of steps at a time.
-
-    Args:
-        target: The target; minibatch scores are used where it has them.
-        starts: (K, d) starting means.
-        start_scales: (K,) standard deviations to start from.
-        steps: Natural-gradient steps at most; fitting ends early when all restarts have settled.
-        rng: Gives the random keys.
-    """
-
-    def __init__(
-        self, target: Target, starts: Any, start_scales: Any, *, steps: int, rng: np.random.Generator
-    ):
-        self.target, self.steps, self.rng = target, steps, rng
-        self.state: State = _start(np.asarray(starts, double()), np.asarray(start_scales, double()), steps)
-        self._spec, self._calm = target.spec, CALM_STEPS
-        self._words = rng.integers(2**32, size=2, dtype=np.uint32)
-        self.taken = 0
-        self.done = False
-
-    @property
-    def settled(self) -> bool:
-        """Whether all restarts were still before the averaging began."""
-        return int(self.state.averaging_from) != int((1 - AVERAGING_SHARE) * self.steps)
-
-    def go_on_from(self, gaussians: Gaussians) -> None:
-        """Starts from Gaussians that are nearly right, with scores of the full data."""
-        own = (
-            gaussians.scale if self.state.scale.ndim == 3 else np.diagonal(gaussians.scale, axis1=1, axis2=2)
-        )
-        mean, scale = jnp.asarray(gaussians.mean, double()), jnp.asarray(own, double())
-        log_det = jnp.asarray(np.linalg.slogdet(gaussians.scale)[1], double())
-        kept = (mean, scale, log_det)
-        self.state = self.state._replace(mean=mean, scale=scale, log_det=log_det, kept=kept)
-        self._spec, self._calm = replace(self.target.spec, minibatch_potential=None), POLISH_CALM
-
-    def advance(self) -> list[float]:
-        """A chunk of natural-gradient steps; the best evidence bound after each."""
-        before, lost = self.taken, int(self.state.nonfinite)
-        self.state, bests = _chunk(
-            self._spec, self.target.data, self.state, self._words, self.steps, self._calm
-        )
-        self.taken = int(self.state.taken)
-        ends = min(self.steps, int(self.state.averaging_from) + AVERAGING_SHARE * self.steps)
-        self.done = self.taken >= ends
-        k, d = self.state.mean.shape
-        evaluations = (self.taken - before) * k * 2 * pairs(d)
-        nonfinite = int(self.state.nonfinite) - lost
-        self.target.count(evaluations, nonfinite, minibatch=self._spec.minibatch)
-        return np.asarray(bests)[: self.taken - before].tolist()
-
-    @property
-    def best_elbo(self) -> float:
-        """The highest evidence bound seen, up to the target's constant."""
-        return float(np.asarray(self.state.best).max())
-
-    def current(self) -> Gaussians:
-        """The K Gaussians as they stand, with the highest bounds seen, which cost nothing."""
-        mean, scale, best = (np.asarray(v) for v in (self.state.mean, self.state.scale, self.state.best))
-        return Gaussians(mean, _full(scale), best, np.zeros(len(best)))
-
-    def result(self) -> Gaussians:
-        """The K Gaussians; those whose evidence bound is not finite have `elbo` -inf."""
-        mean, scale = np.asarray(self.state.mean), np.asarray(self.state.scale)
-        rows = len(mean) * self.target.data_size
-        count = int(min(256, max(8, EVIDENCE_ROWS / (2 * rows))))
-        noise = self.rng.standard_normal((len(mean), count, mean.shape[1]))
-        noise = np.concatenate([noise, -noise], 1)
-        full = scale.ndim == 3
-        moved = noise @ scale.swapaxes(1, 2) if full else noise * scale[:, None]
-        log_q, _ = self.target.evaluate((mean[:, None] + moved).astype(mean.dtype))
-        elbo, error = _host_bound(log_q.astype(float), np.asarray(self.state.log_det, float))
-        return Gaussians(mean, _full(scale), elbo, error)
-
-
-def _full(scale: np.ndarray) -> np.ndarray:
-    """Square roots (K, d, d) of covariances, from those or from standard deviations (K, d)."""
-    return scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
-
-
-def polish(target: Target, gaussians: Gaussians, rng: np.random.Generator, budget: float) -> Gaussians:
-    """Goes on with fits to minibatches on the full data, where their noise would need thousands of steps to average out.
-
-    Args:
-        target: The target.
-        gaussians: Where to go on.
-        rng: Gives the random keys.
-        budget: Gradient evaluations times data rows that may be used; where they allow few steps, none are made.
-    """
-    each = 2 * pairs(target.dim) * len(gaussians.mean) * target.data_size
-    steps = int(min(POLISH_STEPS, budget / each))
-    if steps < LEAST_POLISH:
-        return gaussians
-    fitter = GaussianFitter(target, gaussians.mean, np.ones(len(gaussians.mean)), steps=steps, rng=rng)
-    fitter.go_on_from(gaussians)
-    while not fitter.done:
-        fitter.advance()
-    return fitter.result()
-
-
-def _host_bound(log_q: np.ndarray, log_det: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`bound` in float64 on the host, where jax may have none."""
-    good = np.isfinite(log_q)
-    count = good.sum(1)
-    mean = np.where(good, log_q, 0.0).sum(1) / np.maximum(count, 1)
-    residual = np.where(good, log_q, mean[:, None]) - mean[:, None]
-    pair = residual.reshape(len(residual), 2, -1).sum(1)
-    value = np.where(count >= 0.9 * good.shape[1], mean + log_det, -np.inf)
-    return value, np.sqrt(np.square(pair).sum(1)) / np.maximum(count, 1)

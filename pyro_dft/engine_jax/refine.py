@@ -129,7 +129,7 @@ def transition(
         spec: The posterior, on its full data.
         data: What it reads.
         position: Where the points are.
-        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
         step_size: Leapfrog step of each chain in whitened units, (C,).
         noise: Uniform (C, n) for the step's length, normal momenta (C, n, d), uniform (C, n) for the acceptance.
         leapfrogs: Gradient steps.
@@ -143,10 +143,10 @@ def transition(
 
     def leap(_: Any, carry: tuple[Array, Position]) -> tuple[Array, Position]:
         momentum, now = carry
-        momentum = momentum + 0.5 * eps * (now.score @ scale)
-        y = now.x + eps * (momentum @ scale.mT)
+        momentum = momentum + 0.5 * eps * _times(now.score, scale)
+        y = now.x + eps * _times(momentum, scale if scale.ndim == 2 else scale.mT)
         log_y, score = spec.evaluate(y, data)
-        return momentum + 0.5 * eps * (score @ scale), Position(y, log_y, score)
+        return momentum + 0.5 * eps * _times(score, scale), Position(y, log_y, score)
 
     momentum, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (p, position))
     before = position.log_q - 0.5 * jnp.square(p).sum(-1)
@@ -157,6 +157,11 @@ def transition(
     probability = jnp.exp(jnp.minimum(-error, 0.0))
     take = accept < probability
     return _choose(take, proposal, position), take, probability, error
+
+
+def _times(vectors: Array, scale: Array) -> Array:
+    """Vectors (C, n, d) times matrices (C, d, d), or times scales (C, d)."""
+    return vectors * scale[:, None] if scale.ndim == 2 else vectors @ scale
 
 
 def _choose(take: Array, a: Position, b: Position) -> Position:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pyro_dft.engine_jax import random
+from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.cost import any_primitive, point_size
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.memory import PointSize
@@ -26,6 +26,8 @@ MinibatchPotential = Callable[[Array, Any, Array], Array]
 SmoothedPotential = Callable[[Array, Array, Any], Array]
 # Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
+# The same where points are only evaluated: what fills up a block costs as much as what was asked for.
+CPU_POINTS = 128
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
 LAPACK = frozenset(
     {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "hessenberg", "lu", "qr", "schur",
@@ -58,6 +60,7 @@ class TargetSpec:
         differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).
         size: What each point takes on the full data: how many are evaluated at once.
         minibatch_size: The same on a minibatch.
+        surrogate: Whether whitened scores are those of a network, whose weights are what the posterior "reads".
     """
 
     potential: Potential
@@ -68,6 +71,7 @@ class TargetSpec:
     smoothed_potential: SmoothedPotential | None = None
     size: PointSize = PointSize()
     minibatch_size: PointSize = PointSize()
+    surrogate: bool = False
 
     @property
     def minibatch(self) -> bool:
@@ -160,6 +164,8 @@ def whitened_score(
 def _anchored(
     spec: TargetSpec, evaluate: Any, u: Array, mean: Array, scale: Array, data: Any, key: Any, anchor: Any
 ) -> tuple[Array, Array]:
+    if spec.surrogate:
+        return networks.score(data, u, jnp.zeros(())), jnp.ones(u.shape[:-1], bool)
     if anchor is None or key is None:
         return _whiten(evaluate, u, mean, scale, data, key)
     # The same rows of the data for the same point.
@@ -235,8 +241,8 @@ def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate_block(spec: TargetSpec, x: Array, data: Any) -> tuple[Array, Array]:
-    return spec.evaluate(x, data)
+def _evaluate_block(spec: TargetSpec, x: Array, data: Any, words: Any) -> tuple[Array, Array]:
+    return spec.evaluate(x, data, None if words is None else random.words(words))
 
 
 class Target:
@@ -312,17 +318,29 @@ class Target:
         self.data_rows += int(evaluations) * (self.minibatch_size if minibatch else self.data_size)
         self.nonfinite_evaluations += int(nonfinite)
 
-    def evaluate(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Log density (...,) and score (..., d) at x (..., d) on the full data; -inf and zero where not finite."""
+    def evaluate(
+        self, x: Any, minibatches: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log density (...,) and score (..., d) at x (..., d); -inf and zero where not finite.
+
+        Args:
+            x: Points.
+            minibatches: Chooses the data of each point, where the model subsamples them; None evaluates on the full data.
+        """
         x = np.asarray(x)
         flat = x.reshape(-1, self.dim)
-        rows, n = min(block_rows(), self.spec.size.at_once(_on_cpu())), len(flat)
+        minibatch = minibatches is not None and self.minibatch
+        size = self.spec.minibatch_size if minibatch else self.spec.size
+        rows, n = min(CPU_POINTS if _on_cpu() else ACCELERATOR_BLOCK, size.at_once(_on_cpu())), len(flat)
         log_density, score = np.empty(n, x.dtype), np.empty((n, self.dim), x.dtype)
         for start in range(0, n, rows):
             some = slice(start, min(start + rows, n))
             part = flat[some]
             padded = np.concatenate([part, np.repeat(part[:1], rows - len(part), 0)])
-            a, b = _evaluate_block(self.spec, padded, self.data)
+            words = None
+            if minibatches is not None and minibatch:
+                words = minibatches.integers(2**32, size=2, dtype=np.uint32)
+            a, b = _evaluate_block(self.spec, padded, self.data, words)
             log_density[some], score[some] = np.asarray(a)[: len(part)], np.asarray(b)[: len(part)]
-        self.count(n, int((~np.isfinite(log_density)).sum()))
+        self.count(n, int((~np.isfinite(log_density)).sum()), minibatch=minibatch)
         return log_density.reshape(x.shape[:-1]), score.reshape(x.shape)

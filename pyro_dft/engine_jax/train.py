@@ -22,6 +22,7 @@ from pyro_dft.engine_jax import networks, objectives, random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import (
     Target,
     TargetSpec,
@@ -389,6 +390,9 @@ class NetworkTrainer:
         settings: Hyper-parameters.
         rng: Gives the random keys.
         networks: Networks that the user brings.
+
+    Attributes:
+        surrogate: Gives the scores in place of the posterior, or None.
     """
 
     def __init__(
@@ -406,6 +410,7 @@ class NetworkTrainer:
             self._words(), self.plan, self.hyper, *self.mean.shape, target.dtype.name
         )
         self.anchor = None if self.plan.levels else self._anchor(sampler)
+        self.surrogate: Surrogate | None = None
 
     def _anchor(self, sampler: Sampler) -> np.ndarray | None:
         """Full scores at the means, where a control variate made of them halves the variance of minibatch scores."""
@@ -501,10 +506,15 @@ class NetworkTrainer:
             count: Steps to make at most.
         """
         count, lost = min(count, CHUNK), int(self.state.nonfinite)
+        spec, data = self.target.spec, self.target.data
+        if self.surrogate is not None:
+            spec, data = self.surrogate.spec, self.surrogate.weights
         self.state, gaps = _chunk(
-            self.target.spec, self.plan, phase, self.target.data, self.mean, self.scale, self.state, self.hyper,
+            spec, self.plan, phase, data, self.mean, self.scale, self.state, self.hyper,
             self._words(), first, length, count, self.anchor,
         )  # fmt: skip
+        if self.surrogate is not None:
+            return np.asarray(gaps)[:count].tolist()
         # A Hessian-vector product costs about two gradients, on each of the scores that is differentiated.
         differentiated = {"kl": 0, "fisher-partial": 1}.get(phase, 2 if self.target.minibatch else 1)
         each = (2 if self.target.minibatch else 1) * (1 if self.anchor is None else 2) + 2 * differentiated

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft.engine_torch.chains import run_block
 from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
-from pyro_dft.engine_torch.precondition import GaussianFitter, polish
 from pyro_dft.engine_torch.refine import Refined, refine, tune_step_size, whitening
 from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
-from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
 
 
@@ -30,6 +32,10 @@ class TorchEngine:
     def native(self, target: Target, x: np.ndarray) -> Tensor:
         """Points in the target's precision and on its device."""
         return torch.as_tensor(x, dtype=target.dtype, device=target.device)
+
+    def concatenate(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
+        """Native arrays, one behind the other."""
+        return torch.cat(list(arrays), axis)
 
     def host_rng(self, rng: torch.Generator) -> np.random.Generator:
         """A NumPy generator, seeded from this one."""
@@ -62,17 +68,13 @@ class TorchEngine:
         """See `pyro_dft.engine_torch.threads.threads`."""
         return threads(count)
 
-    def fit_gaussians(
-        self, target: Target, starts: Any, scales: np.ndarray, *, steps: int, rng: torch.Generator
-    ) -> GaussianFitter:
-        """Gaussians from points (K, d) and standard deviations (K,)."""
-        points = torch.as_tensor(starts, dtype=target.dtype, device=target.device)
-        sds = torch.as_tensor(scales, dtype=torch.float64, device=target.device)
-        return GaussianFitter(target, points, sds, steps=steps, rng=rng)
-
-    def polish(self, target: Target, gaussians: Gaussians, rng: torch.Generator, budget: float) -> Gaussians:
-        """See `pyro_dft.engine_torch.precondition.polish`."""
-        return polish(target, gaussians, rng, budget)
+    def scores(
+        self, target: Target, x: np.ndarray, rng: torch.Generator, *, minibatch: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities (...) and scores (..., d) at points (..., d), in double precision."""
+        with torch.no_grad():
+            log_density, score = target.evaluate(self.native(target, x), minibatch=minibatch)
+        return self.numpy(log_density), self.numpy(score)
 
     def gaussian_sampler(self, target: Target, mean: Any, scale: Any) -> Sampler:
         """The sampler x = mean + scale z."""
@@ -88,6 +90,10 @@ class TorchEngine:
     ) -> NetworkTrainer:
         """A training of networks that start as the Gaussian `sampler`."""
         return NetworkTrainer(target, sampler, settings, rng, networks or NO_NETWORKS)
+
+    def surrogate(self, target: Target, samplers: int, settings: Settings, rng: torch.Generator) -> Surrogate:
+        """Scores in whitened coordinates that start as those of unit Gaussians."""
+        return Surrogate(samplers, target.dim, settings.width, settings.depth, target.dtype, rng)
 
     def whitening(self, draws: Tensor, fallback: Tensor) -> Tensor:
         """See `pyro_dft.engine_torch.refine.whitening`."""
@@ -112,6 +118,25 @@ class TorchEngine:
     ) -> Refined:
         """See `pyro_dft.engine_torch.refine.refine`."""
         return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
+
+    def run_block(
+        self,
+        target: Target,
+        start: Any,
+        scale: Tensor,
+        step_size: Tensor,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        tune: float,
+        acceptance: float,
+        rng: torch.Generator,
+    ) -> Block:
+        """See `pyro_dft.engine_torch.chains.run_block`."""
+        return run_block(
+            target, start, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, tune=tune,
+            acceptance=acceptance, rng=rng,
+        )  # fmt: skip
 
 
 ENGINE = TorchEngine()

@@ -85,7 +85,7 @@ def refine(
         leapfrog_steps: Gradient steps in each.
         rng: Generator on the target's device.
     """
-    kernel = _Kernel(target, draws, scale, leapfrog_steps, rng)
+    kernel = Kernel(target, (draws, *target.evaluate(draws)), scale, leapfrog_steps, rng)
     before = kernel.log_q
     moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
     diverged = torch.zeros_like(moved)
@@ -111,7 +111,8 @@ def tune_step_size(
     """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
     count = FULL_DATA_TUNING_DRAWS if target.minibatch else TUNING_DRAWS
-    kernel = _Kernel(target, draws[:, :: max(1, n // count)][:, :count], scale, leapfrog_steps, rng)
+    some = draws[:, :: max(1, n // count)][:, :count]
+    kernel = Kernel(target, (some, *target.evaluate(some)), scale, leapfrog_steps, rng)
     log_step = torch.full((c,), d**-0.25, dtype=draws.dtype, device=draws.device).log()
     average = torch.zeros_like(log_step)
     for k in range(TUNING_STEPS):
@@ -122,13 +123,23 @@ def tune_step_size(
     return average.exp()
 
 
-class _Kernel:
-    """Positions (C, n, d) with their log densities and scores, and one HMC transition of all of them."""
+class Kernel:
+    """Positions (C, n, d) with their log densities and scores, and one HMC transition of all of them.
 
-    def __init__(self, target: Target, x: Tensor, scale: Tensor, leapfrog_steps: int, rng: torch.Generator):
+    Args:
+        target: The posterior, on its full data.
+        position: Points, their log densities (C, n) and scores (C, n, d).
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates.
+        leapfrog_steps: Gradient steps in each transition.
+        rng: Generator on the target's device.
+    """
+
+    def __init__(
+        self, target: Target, position: tuple[Tensor, Tensor, Tensor], scale: Tensor, leapfrog_steps: int,
+        rng: torch.Generator,
+    ):  # fmt: skip
         self.target, self.scale, self.leapfrog_steps, self.rng = target, scale, leapfrog_steps, rng
-        self.x = x
-        self.log_q, self.score = target.evaluate(x)
+        self.x, self.log_q, self.score = position
 
     def transition(self, step_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Moves all; returns who moved, the acceptance probabilities and the energy errors, (C, n) each."""
@@ -141,10 +152,10 @@ class _Kernel:
         p = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
         y, log_y, score, momentum = x, self.log_q, self.score, p
         for _ in range(self.leapfrog_steps):
-            momentum = momentum + 0.5 * eps * (score @ self.scale)
-            y = y + eps * (momentum @ self.scale.mT)
+            momentum = momentum + 0.5 * eps * _times(score, self.scale)
+            y = y + eps * _times(momentum, self.scale if self.scale.ndim == 2 else self.scale.mT)
             log_y, score = self.target.evaluate(y)
-            momentum = momentum + 0.5 * eps * (score @ self.scale)
+            momentum = momentum + 0.5 * eps * _times(score, self.scale)
         error = (self.log_q - 0.5 * p.square().sum(-1)) - (log_y - 0.5 * momentum.square().sum(-1))
         error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)
         # A draw outside the support (log density -inf) moves as soon as it finds a way in.
@@ -155,3 +166,8 @@ class _Kernel:
         self.score = torch.where(take[..., None], score, self.score)
         self.log_q = torch.where(take, log_y, self.log_q)
         return take, probability, error
+
+
+def _times(vectors: Tensor, scale: Tensor) -> Tensor:
+    """Vectors (C, n, d) times matrices (C, d, d), or times scales (C, d)."""
+    return vectors * scale[:, None] if scale.ndim == 2 else vectors @ scale

@@ -15,6 +15,7 @@ from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
 from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import (
     ANCHOR_DRAWS,
@@ -60,6 +61,9 @@ class NetworkTrainer:
         settings: Hyper-parameters.
         rng: Generator on the target's device.
         networks: Networks that the user brings.
+
+    Attributes:
+        surrogate: Gives the scores in place of the posterior, or None.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class NetworkTrainer:
         self.distance = objectives.Distance(settings.distance, settings.huber_scale)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
         self.kl_distance = objectives.Distance("pseudo-huber", settings.huber_scale)
+        self.surrogate: Surrogate | None = None
         if not self.levels:
             target.anchor(self.mean, self.scale, sampler.draw(ANCHOR_DRAWS, rng))
         chains, device = len(self.mean), target.device
@@ -242,6 +247,8 @@ class NetworkTrainer:
 
     def _target_score(self, u: Tensor, sigma: Tensor, differentiable: bool) -> Tensor:
         """Target score in whitened coordinates; where it is not finite, that of a unit Gaussian (pulls back)."""
+        if self.surrogate is not None:
+            return self.surrogate(u)
         x = torch.baddbmm(self.mean[:, None], u, self.scale.mT)
         if self.levels:
             log_density, score = self.target.smoothed(x, sigma, differentiable=differentiable)

@@ -30,6 +30,7 @@ class Restored:
     Attributes:
         index: Which of the sets of coordinates it was trained in.
         steps: Transitions that its draws need.
+        leapfrog_steps: Gradient steps of each.
         objective: What it ended with, for each sampler.
         modes: How often each of several samplers of a chain serves, or None.
         sampler: Its arrays, by name.
@@ -38,6 +39,7 @@ class Restored:
 
     index: int
     steps: int
+    leapfrog_steps: int
     objective: list[str]
     modes: Modes | None
     sampler: dict[str, np.ndarray]
@@ -70,6 +72,12 @@ def check_sampler(
     with reading(path):
         steps, layout = _count(header, "measured_steps"), header["sampler_layout"]
         most = max(settings.max_refine_steps, settings.refine_steps or 0)
+        # Files of early versions have none.
+        leapfrogs = (
+            _count(header, "measured_leapfrogs")
+            if "measured_leapfrogs" in header
+            else settings.fixed_leapfrog_steps
+        )
         objective = [str(name) for name in header["objective"]]
         if steps > most:
             raise ValueError(f"measured_steps is {steps}, above {most}")
@@ -101,7 +109,7 @@ def check_sampler(
     if numbers or len(objective) != chains or not count:
         raise StorageError(f"{path}: its arrays do not make a sampler ({', '.join(numbers) or 'objective'})")
     return Restored(
-        index, steps, objective, modes,
+        index, steps, leapfrogs, objective, modes,
         {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))},
         part(arrays, "measured."),
     )  # fmt: skip

@@ -19,6 +19,9 @@ Facts = Mapping[str, Any]
 LEFT_LIMITS = (0.08, 0.1)
 # Standard errors of a mean's gap beyond this: errors of several tenths of an sd would not be seen.
 RESOLUTION_LIMIT = 0.15
+# Effective draws of the chains: with fewer, their own statistics mean little (Vehtari et al., Rank-normalization, folding, and
+# localization, 2021, ask for a hundred for each of four chains; features here are more than means).
+LEAST_ESS = 100
 # Where draws remember more of their start than this, the drift test has seen nothing. Below the second figure
 # transitions pass between all parts of the posterior: there are no separate modes.
 BLIND_MEMORY = 0.975
@@ -29,6 +32,8 @@ MODE_ERROR = 0.03
 # Of transitions with small steps, see `pyro_dft.recipe.measure.carefully`: with the usual ones curved posteriors with good
 # draws pass it too, as they make NUTS diverge.
 DIVERGENCE_LIMIT = 0.015
+# So many are no matter of curvature any more.
+LOST_LIMIT = 0.1
 # Draws that small steps provably move by more than this (sds) make a fit suspect.
 CAREFUL_LIMIT = 0.05
 STUCK_LIMIT = 0.1
@@ -123,6 +128,12 @@ def _small_steps(facts: Facts) -> str:
 
 
 def _unsettled(facts: Facts) -> str:
+    if facts.get("ensemble"):
+        return (
+            f"the chains still move, or remember where they started, after {facts['ensemble']['transitions']} transitions, and "
+            "no more were made: an error could be left that they repair slowly. Try a larger num_draws, or a reparametrised "
+            "model."
+        )
     return (
         f"the draws still move, or remember where they started, after {facts['refine_steps']} transitions, and no more "
         "were made: an error could be left that they repair slowly. Try a larger max_refine_steps (or refine_steps, where it "
@@ -138,8 +149,20 @@ def _blinded(facts: Facts) -> str:
     )
 
 
+def _few(facts: Facts) -> bool:
+    ensemble = facts.get("ensemble")
+    return served(facts)["resolution"] > RESOLUTION_LIMIT or (
+        ensemble is not None and ensemble["ess"] < LEAST_ESS
+    )
+
+
 def _too_few(facts: Facts) -> str:
     own = served(facts)
+    if not own["resolution"] > RESOLUTION_LIMIT:
+        return (
+            f"the draws are worth {facts['ensemble']['ess']:.0f} independent ones in some coordinate, its square or its tails: "
+            "too few to judge. Try a larger num_draws, or a reparametrised model."
+        )
     return (
         f"too few draws to judge: with {own['draws']} of them an error of {2 * own['resolution']:.1f} sd in the mean of some "
         "coordinate would not be seen. Try a larger num_draws, or a larger full_data_budget where the model subsamples."
@@ -243,7 +266,7 @@ ALARMS: tuple[Alarm, ...] = (
         unless=("acceptance", "drift", "gap", "blind"), unrepaired=True,
     ),
     Alarm(
-        "few draws", "suspect", lambda f: served(f)["resolution"] > RESOLUTION_LIMIT, _too_few,
+        "few draws", "suspect", _few, _too_few,
         unless=("acceptance", "drift", "gap", "blind"),
     ),
     Alarm("mode weights", "suspect", _doubtful_modes, _mode_weights),
@@ -263,10 +286,15 @@ ALARMS: tuple[Alarm, ...] = (
         unless=("acceptance", "drift", "gap", "small steps"), wrong=lambda f: True, unrepaired=False,
     ),
     Alarm(
+        "divergences", "failed", lambda f: f["careful_divergence_rate"] > LOST_LIMIT,
+        lambda f: f"{f['careful_divergence_rate']:.0%} of the transitions diverged, with small steps too: the density cannot be "
+        "computed where much of the posterior is, or changes by jumps. Try float64, or a reparametrised model.",
+    ),
+    Alarm(
         "divergences", "suspect", lambda f: f["careful_divergence_rate"] > DIVERGENCE_LIMIT,
         lambda f: f"{f['careful_divergence_rate']:.1%} of the refining transitions diverged, with small steps too: parts of the "
         "posterior are much narrower than the rest (a funnel?) and may be missed. Try a non-centred parametrisation.",
-        unrepaired=True,
+        unless=("divergences",), unrepaired=True,
     ),
     Alarm(
         "stuck", "suspect", lambda f: f["stuck"] > f["expected_stuck"] + STUCK_LIMIT,

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_dft.judging.moments import Tails, gaps, paired_effects, two_samples
+
 Array = NDArray[np.floating[Any]]
 Moment = Literal["mean", "sd", "5 % point", "95 % point"]
 
@@ -22,13 +24,6 @@ MOMENTS: tuple[Moment, ...] = ("mean", "sd", "5 % point", "95 % point")
 LIMITS = np.array([0.1, 0.1, 0.15, 0.15])[:, None]
 # How often chance alone may make some effect of draws that are right count: over all coordinates and moments.
 FALSE_ALARMS = 0.01
-
-TAIL = 0.05
-# A density at the 5 % point comes from how far these quantiles are apart, in sds; a normal distribution's has 2 % error.
-AROUND = (0.03, 0.08)
-DENSITIES = (0.02, 1.0)  # and is held within these: an atom has no density
-NEAR = 0.2  # sds by which an effect on a point may differ from how far the point itself has moved
-LEAST_FORGOTTEN = 1e-3  # steps that forget less than this of where they started say nothing about a gap
 
 # Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
 STILL_WORST = 0.03
@@ -78,6 +73,7 @@ class Drift:
         gap_low, gap_high: limits of all gaps that hold together with 95 %, shape (4, d) each.
         memory: 1 where the steps do not move a coordinate (first row), its square (second) or whether it is beyond a
             point (third and fourth), 0 where they forget it; shape (4, d).
+        memory_se: its standard error, shape (4, d).
     """
 
     effects: Array
@@ -89,6 +85,7 @@ class Drift:
     gap_low: Array
     gap_high: Array
     memory: Array
+    memory_se: Array
 
     @property
     def mean_shift(self) -> Array:
@@ -170,6 +167,12 @@ class Drift:
         return float(np.sqrt(max(0.0, float(np.mean(squared)))))
 
     @property
+    def distance(self) -> float:
+        """The same over all four moments, each in units of its limit over that of means."""
+        squared = (self.effects**2 - self.standard_errors**2) / (LIMITS / LIMITS[0]) ** 2
+        return float(np.sqrt(max(0.0, float(np.mean(squared)))))
+
+    @property
     def still(self) -> bool:
         """Whether the draws hardly moved although they could, so that as many steps as these were enough."""
         z = still_limit(self.effects.shape[1])
@@ -180,7 +183,8 @@ class Drift:
     @property
     def sure_memory(self) -> float:
         """Largest memory, less what chance makes of one where nothing is remembered, over all of them."""
-        return float(self.memory.max()) - normal_limit(FALSE_ALARMS, self.memory.size) / self.n**0.5
+        chance = normal_limit(FALSE_ALARMS, self.memory.size) * self.memory_se
+        return float((self.memory - chance).max())
 
     @property
     def restless(self) -> bool:
@@ -219,7 +223,7 @@ def _largest(values: Array) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None) -> Drift:
+def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None, together: int = 1) -> Drift:
     """Compare draws before and after MCMC steps that leave the target invariant.
 
     Row i of `after` must be row i of `before` after the steps, and rows must be independent of each other.
@@ -233,6 +237,8 @@ def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None) 
         after: the same draws after the steps, shape (n, d).
         groups: which of several separate modes each draw started in, integers of shape (n,). What a draw remembers of
             that does not count as memory: a gap then is that within the modes.
+        together: so many consecutive rows are states of one chain, and only chains are independent. As when `before` is the
+            first half of several chains and `after` the second half.
 
     Returns:
         :class:`Drift`. A coordinate with a draw that is not finite on either side, or that had no spread and
@@ -240,144 +246,88 @@ def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None) 
         zero.
 
     Raises:
-        ValueError: shapes differ or are not (n, d), or fewer than three draws.
+        ValueError: shapes differ or are not (n, d), or fewer than three independent rows.
     """
     b, a = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if b.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"before and after must share a shape (n, d), got {b.shape} and {a.shape}")
     n, d = b.shape
-    if n < 3 or d < 1:
+    if n < 3 * together or d < 1:
         raise ValueError(f"at least three draws of one coordinate are needed, got shape {b.shape}")
-    finite = np.isfinite(b).all(axis=0) & np.isfinite(a).all(axis=0)
-    stuck = finite & (b == b[0]).all(axis=0) & (a == b[0]).all(axis=0)
-    usable = finite & (b != b[0]).any(axis=0) & (a != a[0]).any(axis=0)
-    effects = np.where(stuck, 0.0, np.full((4, d), np.inf))
-    errors, significance = np.zeros((4, d)), effects.copy()
-    gap, gap_se = effects.copy(), np.where(stuck, np.inf, np.zeros((4, d)))
-    low, high = np.where(stuck, -np.inf, effects), np.where(stuck, np.inf, effects)
-    memory = np.where(stuck, 1.0, np.zeros((4, d)))
+    empty = _Empty.of(b, a)
+    usable = empty.usable
+    effects, errors, significance = empty.effects.copy(), np.zeros((4, d)), empty.effects.copy()
+    gap, gap_se, low, high = empty.gap, empty.gap_se, empty.low, empty.high
+    memory = np.where(empty.stuck, 1.0, np.zeros((4, d)))
+    memory_se = np.zeros((4, d))
     if usable.any():
         b, a = b[:, usable], a[:, usable]
         start = np.zeros(n, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
-        tails = _Tails.of(b, a)
-        effects[:, usable], errors[:, usable], significance[:, usable] = _effects(b, a, tails)
+        tails = Tails.of(b, a)
+        effects[:, usable], errors[:, usable], significance[:, usable] = paired_effects(b, a, tails, together)
         z = normal_limit(0.05, 4 * d)
-        gap[:, usable], gap_se[:, usable], low[:, usable], high[:, usable], memory[:, usable] = _gaps(
-            b, a, tails, start, z
-        )
-    return Drift(effects, errors, significance, n, gap, gap_se, low, high, memory)
+        found = gaps(b, a, tails, start, z, together)
+        for whole, part in zip((gap, gap_se, low, high, memory, memory_se), found, strict=True):
+            whole[:, usable] = part
+        if together == 1:  # where nothing is remembered
+            memory_se[:] = n**-0.5
+    return Drift(effects, errors, significance, n, gap, gap_se, low, high, memory, memory_se)
+
+
+def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Drift:
+    """Compare a sampler's draws with states of chains that have forgotten where they started.
+
+    Args:
+        draws: independent draws of the sampler, shape (n, d).
+        particles: states of the chains, shape (m, d).
+        together: so many consecutive rows of `particles` are states of one chain; only chains are independent.
+
+    Returns:
+        :class:`Drift` from the draws to the particles. Chains lead to where they are, so gaps are effects, with memory zero.
+
+    Raises:
+        ValueError: the numbers of coordinates differ, or fewer than three independent rows.
+    """
+    b, a = np.asarray(draws, dtype=np.float64), np.asarray(particles, dtype=np.float64)
+    if b.ndim != 2 or a.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"draws and particles must have the same coordinates, got {b.shape} and {a.shape}")
+    n, d = b.shape
+    if n < 3 or len(a) < 3 * together:
+        raise ValueError(f"at least three draws and chains are needed, got shapes {b.shape} and {a.shape}")
+    empty = _Empty.of(b, a)
+    usable = empty.usable
+    effects, errors = empty.effects.copy(), np.zeros((4, d))
+    if usable.any():
+        b, a = b[:, usable], a[:, usable]
+        effects[:, usable], errors[:, usable] = two_samples(b, a, Tails.of(b, a), together)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        significance = np.where(effects == 0.0, 0.0, effects / errors)
+    margin = normal_limit(0.05, 4 * d) * errors
+    return Drift(
+        effects, errors, significance, n, effects, errors, effects - margin, effects + margin,
+        np.zeros((4, d)), np.zeros((4, d)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Tails:
-    """The 5 % and 95 % points of draws before and after together, and the densities there.
+class _Empty:
+    """What stands for coordinates that cannot be compared, (4, d), and which can, (d,)."""
 
-    Attributes:
-        low, high: The points, (k,).
-        low_density, high_density: Times the sd after, (k,).
-    """
-
+    usable: NDArray[np.bool_]
+    stuck: NDArray[np.bool_]
+    effects: Array
+    gap: Array
+    gap_se: Array
     low: Array
     high: Array
-    low_density: Array
-    high_density: Array
 
     @classmethod
-    def of(cls, b: Array, a: Array) -> _Tails:
-        outer, inner = AROUND
-        q = np.quantile(np.concatenate([b, a]), [outer, TAIL, inner, 1 - inner, 1 - TAIL, 1 - outer], axis=0)
-        sd = a.std(axis=0, ddof=1)
-        low, high = q[1], q[4]
-        # Far points are not where their density says: no effect is larger than how far they are apart, by more than NEAR.
-        before, after = (np.quantile(x, [TAIL, 1 - TAIL], axis=0) for x in (b, a))
-        moved = [
-            ((a < low).mean(axis=0) - (b < low).mean(axis=0)),
-            (a > high).mean(axis=0) - (b > high).mean(axis=0),
-        ]
-        densities = []
-        for width, share, distance in zip((q[2] - q[0], q[5] - q[3]), moved, after - before, strict=True):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                local = (inner - outer) * sd / width
-            between = np.abs(share) / (np.abs(distance) / sd + NEAR)
-            densities.append(np.maximum(np.clip(local, *DENSITIES), between))
-        return cls(low, high, densities[0], densities[1])
-
-    def shares(self, x: Array) -> tuple[Array, Array]:
-        """What, averaged over draws (n, k), moves as the points do, in sds; for each point."""
-        return (x < self.low) / -self.low_density, (x > self.high) / self.high_density
-
-
-def _effects(b: Array, a: Array, tails: _Tails) -> tuple[Array, Array, Array]:
-    """Effects, standard errors and significance, each (4, k), for coordinates that vary on both sides."""
-    n = len(a)
-    zb, sd_b = _standardise(b)
-    za, sd_a = _standardise(a)
-    mean_shift = (a.mean(axis=0) - b.mean(axis=0)) / sd_a
-    log_sd_shift = np.log(sd_a / sd_b)
-    # Influence of a draw x: x - m on the mean m, ((x - m)^2 / s^2 - 1) / 2 on log s. The mean shift is
-    # divided by sd_a, which is estimated too: the last term of its influence (delta method).
-    on_log_sd_a, on_log_sd_b = (za**2 - 1.0) / 2.0, (zb**2 - 1.0) / 2.0
-    on_mean_shift = za - zb * (sd_b / sd_a) - mean_shift * on_log_sd_a
-    beyond = [after - before for before, after in zip(tails.shares(b), tails.shares(a), strict=True)]
-    effects = np.stack([mean_shift, log_sd_shift, *(x.mean(axis=0) for x in beyond)])
-    influences = (on_mean_shift, on_log_sd_a - on_log_sd_b, *beyond)
-    errors = np.stack([x.std(axis=0, ddof=1) for x in influences]) / np.sqrt(n)
-    differences = ((a - b) / sd_a, za**2 - (zb * (sd_b / sd_a)) ** 2, *beyond)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where no draw crosses a point
-        significance = np.stack([x.sum(axis=0) / np.sqrt((x**2).sum(axis=0)) for x in differences])
-    return effects, errors, np.nan_to_num(significance)
-
-
-def _gaps(
-    b: Array, a: Array, tails: _Tails, groups: NDArray[np.intp], z: float
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Gaps, standard errors, limits at `z` and memories, each (4, k), for coordinates that vary on both sides."""
-    centre, sd = a.mean(axis=0), a.std(axis=0, ddof=1)
-    zb, za = (b - centre) / sd, (a - centre) / sd
-    pairs = [(zb, za), (zb**2 / 2.0, za**2 / 2.0), *zip(tails.shares(b), tails.shares(a), strict=True)]
-    found = [_gap(before, after, groups, z) for before, after in pairs]
-    gap, errors, low, high, memory = (np.stack(rows) for rows in zip(*found, strict=True))
-    return gap, errors, low, high, memory
-
-
-def _gap(
-    before: Array, after: Array, groups: NDArray[np.intp], z: float
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Gap of one feature (n, k), its standard error, limits at `z` standard errors, memory; each (k,)."""
-    n = len(after)
-    difference = after - before
-    shift = difference.mean(axis=0)
-    before, after = before.copy(), after.copy()
-    for group in range(groups.max() + 1):
-        own = groups == group
-        before[own] -= before[own].mean(axis=0)
-        after[own] -= after[own].mean(axis=0)
-    variance = (before**2).mean(axis=0)
-    varies = variance > 0.0  # else no draw was beyond a point
-    variance = np.where(varies, variance, 1.0)
-    memory = np.where(varies, (before * after).mean(axis=0) / variance, 0.0)
-    forgotten = 1.0 - memory
-    moves = forgotten > LEAST_FORGOTTEN
-    forgotten = np.where(moves, forgotten, 1.0)
-    gap = shift / forgotten
-    # Influence of a pair on shift / (1 - memory) (delta method).
-    on_memory = before * (after - memory * before) / variance
-    errors = (difference + gap * on_memory).std(axis=0, ddof=1) / forgotten / np.sqrt(n)
-    # Fieller's limits of a ratio: all g for which shift - g (1 - memory) may be zero. They stay honest where little
-    # is forgotten, and this little is known badly.
-    centred = difference - shift
-    of_shift, of_memory = (centred**2).sum(axis=0), (on_memory**2).sum(axis=0)
-    of_both = -(centred * on_memory).sum(axis=0)
-    scale = z**2 / (n * (n - 1.0))
-    square, linear = forgotten**2 - scale * of_memory, shift * forgotten - scale * of_both
-    sure = moves & (square > 0.0)
-    square = np.where(sure, square, 1.0)
-    root = np.sqrt(np.maximum(linear**2 - square * (shift**2 - scale * of_shift), 0.0))
-    low = np.where(sure, (linear - root) / square, -np.inf)
-    high = np.where(sure, (linear + root) / square, np.inf)
-    return gap, np.where(moves, errors, np.inf), low, high, memory
-
-
-def _standardise(x: Array) -> tuple[Array, Array]:
-    sd = x.std(axis=0, ddof=1)
-    return (x - x.mean(axis=0)) / sd, sd
+    def of(cls, b: Array, a: Array) -> _Empty:
+        finite = np.isfinite(b).all(axis=0) & np.isfinite(a).all(axis=0)
+        stuck = finite & (b == b[0]).all(axis=0) & (a == b[0]).all(axis=0)
+        usable = finite & (b != b[0]).any(axis=0) & (a != a[0]).any(axis=0)
+        effects = np.where(stuck, 0.0, np.full((4, b.shape[1]), np.inf))
+        return cls(
+            usable, stuck, effects, effects.copy(), np.where(stuck, np.inf, np.zeros(effects.shape)),
+            np.where(stuck, -np.inf, effects), np.where(stuck, np.inf, effects),
+        )  # fmt: skip

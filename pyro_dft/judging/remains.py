@@ -17,12 +17,13 @@ _FAR = 3.0  # larger gaps are extrapolations of a memory near one, and no sizes
 _LEFT_UNSEEN = np.array([0.15, 0.15, 0.0, 0.0])[:, None]
 
 
-def left_over(raw: Drift, refined: Drift) -> tuple[Array, Array]:
+def left_over(raw: Drift, refined: Drift, *, chains: bool = False) -> tuple[Array, Array]:
     """What is expected to be left in refined draws of the errors that the raw ones had, in sds.
 
     Args:
         raw: From raw draws to refined ones.
         refined: As many transitions further.
+        chains: Whether the second is of long chains, which had the time to enter what is entered slowly.
 
     Returns:
         Sizes of the raw draws' gaps, shrunk by what may be chance: g - m^2 / g with m the margin of its limits, zero below
@@ -35,4 +36,5 @@ def left_over(raw: Drift, refined: Drift) -> tuple[Array, Array]:
     known = raw.significant & np.isfinite(shrunk)
     shrunk = np.where(known, np.clip(np.where(known, shrunk, 0.0), 0.0, _FAR), 0.0)
     memory = np.clip(refined.memory, 0.0, 1.0)
-    return shrunk, shrunk * (memory + _LEFT_UNSEEN * (1.0 - memory))
+    unseen = 0.0 if chains else _LEFT_UNSEEN
+    return shrunk, shrunk * (memory + unseen * (1.0 - memory))

@@ -41,7 +41,8 @@ class Diagnostics(dict[str, Any]):
         objective: What the returned sampler ended with: "gaussian", "kl", "dft", ... (one for each chain where they differ).
         coordinates: Sites that were non-centred for training; empty for the model's own coordinates.
         refine_steps: HMC transitions that served draws get by default.
-        drift_raw, drift_refined: The drift test: how far transitions of exact HMC move the raw draws, and as many again the
+        drift_raw, drift_refined: The drift test: how far the raw draws are from the ensemble's states, and the first half of
+            these from the second. Without an ensemble: how far transitions of exact HMC move the raw draws, and as many again the
             refined ones; the surest effect over coordinates on means, log sds, 5 % and 95 % points (`worst`, in sds, with
             its 95 % interval, and where it is), the root mean square effect on means and log sds, and whether one is
             flagged (`pyro_dft.judging.drift.LIMITS`). `gap` is where these transitions would lead in the end, given how slowly
@@ -51,8 +52,12 @@ class Diagnostics(dict[str, Any]):
             standard error of a mean's gap: errors of its size are not seen; `draws` the number of draws it was made on.
         left: What refinement is expected to leave of the raw draws' error (`error`, in sds): their gap (`raw`) times what
             the refined draws remember over as many transitions, where that is largest.
-        unsettled: Whether the search for `refine_steps` ended at `max_refine_steps` before the draws stood still, or so few
+        unsettled: Whether the ensemble's budget ended before its two halves agreed. Where `refine_steps` is given, or the model
+            subsamples its data: whether the search for it ended at `max_refine_steps` before the draws stood still, or so few
             transitions leave most of where a draw started.
+        ensemble: Of the chains whose states are served: their number (`chains`), `transitions` of each that were kept,
+            `leapfrog_steps` of a transition, and the effective number of draws (`ess`), the smallest over coordinates, their
+            squares and their tails. None where draws are refined one by one.
         r_hat, r_hat_limit: Largest R-hat between chains over all coordinates, and what it is held against: 1.01, or
             more where there are few draws; None with one chain.
         preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
@@ -152,9 +157,9 @@ def careful_entry(drift: Drift | None, names: list[str]) -> dict[str, Any] | Non
     return None if drift is None else {**drift_entry(drift, names), "proved": drift.worst_lower}
 
 
-def left_entry(raw: Drift, refined: Drift, names: list[str]) -> dict[str, Any]:
-    """What refinement is expected to leave of the raw draws' largest error, as plain numbers."""
-    size, error = left_over(raw, refined)
+def left_entry(raw: Drift, refined: Drift, names: list[str], *, chains: bool) -> dict[str, Any]:
+    """What refinement is expected to leave of the raw draws' largest error, as plain numbers; see `left_over`."""
+    size, error = left_over(raw, refined, chains=chains)
     row, column = np.unravel_index(int(error.argmax()), error.shape)
     return {
         "error": float(error[row, column]),
@@ -166,7 +171,7 @@ def left_entry(raw: Drift, refined: Drift, names: list[str]) -> dict[str, Any]:
 
 
 def drift_facts(
-    raw: Drift, refined: Drift, steps: int, settings: Settings, names: list[str]
+    raw: Drift, refined: Drift, steps: int, settings: Settings, names: list[str], *, chains: bool
 ) -> dict[str, Any]:
     """The facts that come from the drift tests.
 
@@ -176,13 +181,14 @@ def drift_facts(
         steps: Transitions of each.
         settings: Of the fit.
         names: Of the coordinates.
+        chains: Whether the second is from the first half of an ensemble's last window to the second half.
     """
-    at_limit = settings.refine_steps is None and 2 * steps > settings.max_refine_steps
+    at_limit = chains or (settings.refine_steps is None and 2 * steps > settings.max_refine_steps)
     remembers = refined.sure_memory > UNSETTLED_MEMORY
     return {
         "drift_raw": drift_entry(raw, names),
         "drift_refined": drift_entry(refined, names),
-        "left": left_entry(raw, refined, names),
+        "left": left_entry(raw, refined, names, chains=chains),
         "unsettled": remembers or (at_limit and refined.restless),
     }
 

@@ -288,7 +288,7 @@ class DFT(PureTraining):
                 measured.scale,
                 measured.step_size,
                 steps=refine_steps,
-                leapfrog_steps=self.settings.leapfrog_steps,
+                leapfrog_steps=measured.leapfrog_steps,
                 rng=self._rng,
             )
             return moved.draws, moved.diverged
@@ -431,6 +431,7 @@ class DFT(PureTraining):
             "sampler_layout": self._posterior.layout.to_json(),
             "objective": self._fit.objective,
             "measured_steps": measured.steps,
+            "measured_leapfrogs": measured.leapfrog_steps,
         }
 
     def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
@@ -453,6 +454,7 @@ class DFT(PureTraining):
             content.steps,
             kept,
             content.modes,
+            leapfrog_steps=content.leapfrog_steps,
         )
 
 

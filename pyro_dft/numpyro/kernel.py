@@ -215,6 +215,7 @@ class DFTKernel(MCMCKernel):
         trained = Trained(
             last.mean, last.scale, last.network.trained, jnp.ones(1), found.scale, found.step_size,
             jnp.array(True), jnp.zeros((), jnp.int32), steps,
+            jnp.asarray(schedule.leapfrog_steps, jnp.int32),
         )  # fmt: skip
         energies = jax.vmap(posterior.potential, in_axes=(0, None))(block, target.data)
         zero, key = jnp.zeros((), jnp.int32), _next(rng_key)

@@ -31,6 +31,7 @@ class Trained(NamedTuple):
         network: Whether the generator is used, or the Gaussian alone.
         coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
         steps: Transitions that a draw gets.
+        leapfrogs: Gradient steps of each.
     """
 
     mean: Any
@@ -42,6 +43,7 @@ class Trained(NamedTuple):
     network: Any
     coordinates: Any
     steps: Any
+    leapfrogs: Any
 
 
 class DFTState(NamedTuple):
@@ -79,7 +81,7 @@ class DFTState(NamedTuple):
 def chain_axes(state: DFTState) -> DFTState:
     """Which leaves of a state of several chains, trained together, have a leading axis for them."""
     axes = jax.tree.map(lambda _: 0, state)
-    trained = axes.trained._replace(network=None, coordinates=None, steps=None)
+    trained = axes.trained._replace(network=None, coordinates=None, steps=None, leapfrogs=None)
     return axes._replace(i=None, position=None, data=None, trained=trained)
 
 
@@ -142,6 +144,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
         of_chains(measured.scale), of_chains(measured.step_size), jnp.asarray(sampler.generator is not None),
         jnp.asarray(fit.problem, jnp.int32), jnp.asarray(dft._default_refine_steps(), jnp.int32),
+        jnp.asarray(measured.leapfrog_steps, jnp.int32),
     )  # fmt: skip
     block = pick(original)
     energies = pick(potential)
@@ -207,7 +210,7 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
             flat, diverged = functional.refined(
                 dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
-                t.kernel_scale, t.step_size, t.steps,
+                t.kernel_scale, t.step_size, t.steps, t.leapfrogs,
             )  # fmt: skip
             unit = random.uniform(random.fold(words, 2), (rows,), np.float32)
             ends = jnp.cumsum(t.weights)

@@ -358,7 +358,7 @@ class DFT(Inference):
                     measured.scale[some],
                     measured.step_size[some],
                     steps=refine_steps,
-                    leapfrog_steps=self.settings.leapfrog_steps,
+                    leapfrog_steps=measured.leapfrog_steps,
                     rng=self._rng,
                 )
                 block, diverged = moved.draws, moved.diverged
@@ -495,6 +495,7 @@ class DFT(Inference):
             "sampler_layout": self._posterior.layout.to_json(),
             "objective": self._fit.objective,
             "measured_steps": measured.steps,
+            "measured_leapfrogs": measured.leapfrog_steps,
         }
 
     def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
@@ -515,6 +516,7 @@ class DFT(Inference):
             content.steps,
             kept,
             content.modes,
+            leapfrog_steps=content.leapfrog_steps,
         )
 
 

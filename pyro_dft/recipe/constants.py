@@ -4,14 +4,18 @@
 
 # Above this dimension a full matrix costs more than it gives: scales only.
 FULL_RANK_LIMIT = 300
-# The last share of the steps averages the noise out (rate falling as k^-0.7).
+# Above this one only scales are fitted until all restarts have settled, and the full matrix from there.
+SCALES_FIRST = 50
+# The last steps average the noise out (rate falling as k^-0.7): so many, or this share of all where scores are of minibatches.
+AVERAGING = 8
 AVERAGING_SHARE = 0.27
 # The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
 EVIDENCE_ROWS = 4e7
 # A standard deviation beyond this means a direction without a proper density: the restart stops there.
 MAX_SD = 1e12
-# Fitting ends when no restart has moved beyond noise for this many steps.
-CALM_STEPS = 15
+# A restart has settled when it has not moved beyond noise for this many steps, more of them where the noise of a step
+# is not known: with minibatches, and in compiled functions.
+CALM_STEPS, LONG_CALM = 3, 15
 # After a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
 POLISH_STEPS, POLISH_CALM = 30, 4
 LEAST_POLISH = 6
@@ -44,5 +48,36 @@ FIRST_STEPS = 2
 
 
 def pairs(dim: int) -> int:
-    """Antithetic pairs of draws for each step of the Gaussian phase and each restart."""
+    """Antithetic pairs of draws for each averaging step of the Gaussian phase and each restart, and with minibatches."""
     return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64
+
+
+def fitting_pairs(dim: int, full: bool) -> int:
+    """The same for the steps before, which only have to find the way: enough for a regression on all coordinates.
+
+    Args:
+        dim: d.
+        full: Whether whole matrices are fitted.
+    """
+    return 6 + dim if full else 16
+
+
+def averaging_steps(steps: int, minibatch: bool) -> int:
+    """Averaging steps at the end of at most `steps`."""
+    return round(AVERAGING_SHARE * steps) if minibatch else min(AVERAGING, max(1, steps // 4))
+
+
+# Particles
+
+# Transitions of one compiled call, at most.
+BLOCK_STEPS = 16
+# Where transitions to finite points are accepted with more than this probability, those that end where the density is not
+# finite do not shorten the step: they hit a wall, which small steps hit as well.
+FINE = 0.9
+
+# Surrogate scores
+
+# Rows of each step of its fit, and the first rate of Adam.
+SURROGATE_BATCH, SURROGATE_RATE = 256, 3e-3
+# Steps of the first fit, and of each later one that goes on with a few more points.
+SURROGATE_STEPS, SURROGATE_MORE = 2000, 500

@@ -7,12 +7,13 @@ reshaped and compared alike; whatever is chosen or judged is NumPy. `pyro_dft.en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
-from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
 
 
@@ -65,34 +66,12 @@ class Refined(Protocol):
         """The same with the first draws of each chain only."""
 
 
-class GaussianFitter(Protocol):
-    """Fits of Gaussians from several starting points, in progress."""
-
-    target: Any
-
-    @property
-    def done(self) -> bool:
-        """Whether the fit is complete."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether it ended because nothing moved any more."""
-
-    def advance(self) -> list[float]:
-        """One or more steps; the highest evidence bound after each."""
-
-    def current(self) -> Gaussians:
-        """The Gaussians as they stand, with the highest bounds seen, which cost nothing."""
-
-    def result(self) -> Gaussians:
-        """The Gaussians, with their bounds on the full data."""
-
-
 class NetworkTrainer(Protocol):
     """Training of generator and score network, in progress."""
 
     mean: Any
     scale: Any
+    surrogate: Any
 
     @property
     def trained(self) -> Any:
@@ -133,6 +112,22 @@ class NetworkTrainer(Protocol):
         """The inverse of `pack`."""
 
 
+class Surrogate(Protocol):
+    """A network that stands in for the model's scores in whitened coordinates, for each of G samplers."""
+
+    def fit(self, u: np.ndarray, s: np.ndarray, steps: int) -> None:
+        """Goes on with the fit to scores s at points u, (G, N, d) each."""
+
+    def scores(self, u: np.ndarray) -> np.ndarray:
+        """Scores (G, n, d) at points (G, n, d)."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights, by name."""
+
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `arrays`."""
+
+
 class Engine(Protocol):
     """The primitives."""
 
@@ -143,6 +138,9 @@ class Engine(Protocol):
 
     def native(self, target: Any, x: np.ndarray) -> Any:
         """Points for the target, in its precision and on its device."""
+
+    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
+        """Native arrays, one behind the other."""
 
     def host_rng(self, rng: Any) -> np.random.Generator:
         """A NumPy generator that takes up the engine's own random numbers."""
@@ -169,13 +167,17 @@ class Engine(Protocol):
 
     # The phases
 
-    def fit_gaussians(
-        self, target: Any, starts: Any, scales: np.ndarray, *, steps: int, rng: Any
-    ) -> GaussianFitter:
-        """Gaussians from points (K, d) and standard deviations (K,)."""
+    def scores(
+        self, target: Any, x: np.ndarray, rng: Any, *, minibatch: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities (...) and scores (..., d) at points (..., d), in double precision.
 
-    def polish(self, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:
-        """Goes on with fits to minibatches on the full data, for `budget` evaluations times rows at most."""
+        Args:
+            target: The target.
+            x: Points.
+            rng: The engine's random number generator, where minibatches are drawn.
+            minibatch: Whether to evaluate on minibatches of the data, where the model has them.
+        """
 
     def gaussian_sampler(self, target: Any, mean: np.ndarray, scale: np.ndarray) -> Any:
         """The sampler x = mean + scale z."""
@@ -184,6 +186,9 @@ class Engine(Protocol):
         self, target: Any, sampler: Any, settings: Settings, rng: Any, networks: Any
     ) -> NetworkTrainer:
         """A training of networks that start as the Gaussian `sampler`."""
+
+    def surrogate(self, target: Any, samplers: int, settings: Settings, rng: Any) -> Surrogate:
+        """Scores in whitened coordinates that start as those of unit Gaussians."""
 
     # Transitions
 
@@ -197,3 +202,30 @@ class Engine(Protocol):
         self, target: Any, draws: Any, scale: Any, step_size: Any, *, steps: int, leapfrog_steps: int, rng: Any
     ) -> Refined:  # fmt: skip
         """Moves every draw by `steps` HMC transitions."""
+
+    def run_block(
+        self,
+        target: Any,
+        start: Any,
+        scale: Any,
+        step_size: Any,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        tune: float,
+        acceptance: float,
+        rng: Any,
+    ) -> Block:
+        """HMC transitions of P particles for each of G samplers, with every state recorded.
+
+        Args:
+            target: The posterior, on its full data.
+            start: Points (G, P, d), or the `position` of an earlier block, which costs no evaluation.
+            scale: (G, d, d), or (G, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+            step_size: Leapfrog step of each sampler in whitened units, (G,).
+            steps: Transitions, at most `BLOCK_STEPS`.
+            leapfrog_steps: Gradient steps in each.
+            tune: First rate of the adaptation of the step size; 0 leaves it as it is.
+            acceptance: What it aims at.
+            rng: The engine's random number generator.
+        """

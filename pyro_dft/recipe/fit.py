@@ -109,6 +109,7 @@ class FittedTrainer:
         refine_steps: Transitions that its draws need.
         kept: `raw`, `halfway` and `refined` draws, `scale`, `step_size` and `diverged` of its measurement.
         modes: Weights of several samplers for each chain, or None.
+        leapfrog_steps: Gradient steps of each transition.
     """
 
     done, phase, total = True, "done", 0
@@ -123,6 +124,8 @@ class FittedTrainer:
         refine_steps: int,
         kept: dict[str, Any],
         modes: Modes | None = None,
+        *,
+        leapfrog_steps: int,
     ):
         self.problems = list(problems)
         self.history: list[Progress] = []
@@ -130,7 +133,7 @@ class FittedTrainer:
         log_density, _ = problems[index].target.evaluate(kept["refined"])
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
-            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"],
+            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"], leapfrog_steps,
         )  # fmt: skip
         none = np.zeros(0)
         self.fit = Fit(

@@ -1,8 +1,9 @@
-"""The Gaussian phase: every set of coordinates in turn, from several restarts; then the search for separate modes."""
+"""The Gaussian phase: a race between the sets of coordinates, from several restarts; then the search for separate modes."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.recipe import find_modes
-from pyro_dft.recipe.engine import Engine, GaussianFitter
+from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Problem
+from pyro_dft.recipe.gaussian_fit import MORE_STEPS, TIMES, GaussianFitter, polish
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.modes import Modes
@@ -67,38 +69,57 @@ class GaussianPhase:
         self.ledger = ledger
         self.chains = problems[0].starts.shape[0]
         self.steps, self.total = 0, settings.precondition_steps * len(problems)
-        self._fitted: list[Gaussians] = []
-        self._fitter: GaussianFitter | None = None
+        self._fitters: list[GaussianFitter | None] = [None] * len(problems)
+        self._fitted: list[Gaussians | None] = [None] * len(problems)
 
     @property
     def complete(self) -> bool:
-        """Whether all sets of coordinates are fitted."""
-        return len(self._fitted) == len(self.problems)
+        """Whether all sets of coordinates are fitted, or given up."""
+        return all(found is not None for found in self._fitted)
 
     def advance(self) -> list[float]:
-        """Some iterations; minus the highest evidence bound after each."""
-        if self._fitter is None:
-            problem = self.problems[len(self._fitted)]
-            starts = problem.starts.reshape(-1, problem.starts.shape[-1])
-            self._fitter = self._new_fitter(problem.target, starts)
-        losses = [-best for best in self._fitter.advance()]
+        """A step in every set of coordinates that is not fitted yet; minus the highest evidence bound after each."""
+        losses = []
+        for i, problem in enumerate(self.problems):
+            if self._fitted[i] is not None:
+                continue
+            fitter = self._fitters[i]
+            if fitter is None:
+                fitter = self._new_fitter(problem.target, self.engine.numpy(problem.starts))
+                self._fitters[i] = fitter
+            losses += [-best for best in fitter.advance()]
+            if fitter.done:
+                self._fitted[i] = self._polished(fitter)
+            elif self._loses(fitter):
+                self._fitted[i] = fitter.current()
         self.steps += len(losses)
-        if self._fitter.done:
-            self._fitted.append(self._polished(self._fitter))
-            self._fitter = None
         return losses
+
+    def _loses(self, fitter: GaussianFitter) -> bool:
+        """Whether another set of coordinates has settled long ago, and this one is not above it."""
+        for other in self._fitters:
+            if other is None or not other.done or not other.settled or fitter.target.minibatch:
+                continue
+            late = fitter.taken > TIMES * other.taken + MORE_STEPS
+            if late and not fitter.current().elbo.max() > other.current().elbo.max():
+                return True
+        return False
 
     def stop(self) -> None:
         """Ends early, with what there is."""
-        if self._fitter is None and not self._fitted:
+        if not any(self._fitters):
             self.advance()
-        if self._fitter is not None:
-            self._fitted.append(self._fitter.result())
-            self._fitter = None
+        for i, fitter in enumerate(self._fitters):
+            if fitter is not None and self._fitted[i] is None:
+                self._fitted[i] = fitter.result()
 
     def so_far(self) -> Chosen:
         """What would be chosen as things stand, without any further evaluation."""
-        return self._choose(self._fitted or [self._fitter.current()])  # type: ignore[union-attr]
+        now = [
+            found if found is not None or fitter is None else fitter.current()
+            for found, fitter in zip(self._fitted, self._fitters, strict=True)
+        ]
+        return self._choose(now)
 
     def choose(self, search: bool) -> Chosen:
         """The best set of coordinates, and what its samplers start from.
@@ -117,7 +138,7 @@ class GaussianPhase:
                 chosen.gaussians,
                 lambda starts: self._restart(target, starts),
                 chains=self.chains,
-                leapfrog_steps=self.settings.leapfrog_steps,
+                leapfrog_steps=self.settings.fixed_leapfrog_steps,
                 rng=self.rng,
             )
         return Chosen(chosen.problem, gaussians, index, chosen.elbos, found)
@@ -125,13 +146,16 @@ class GaussianPhase:
     def branch(self, ledger: Ledger) -> GaussianPhase:
         """A copy that can be ended while this one goes on."""
         other = copy.copy(self)
-        other._fitted, other.ledger = list(self._fitted), ledger
+        other._fitted, other._fitters, other.ledger = list(self._fitted), list(self._fitters), ledger
         return other
 
-    def _choose(self, fitted: list[Gaussians]) -> Chosen:
-        elbos = [float(g.elbo.max()) for g in fitted]
-        best = int(np.argmax(elbos))
-        return Chosen(best, fitted[best], fitted[best].best_of_chains(self.chains), elbos)
+    def _choose(self, fitted: Sequence[Gaussians | None]) -> Chosen:
+        elbos = [-math.inf if g is None else float(g.elbo.max()) for g in fitted]
+        known = [i for i, g in enumerate(fitted) if g is not None]
+        best = max(known, key=lambda i: elbos[i])
+        gaussians = fitted[best]
+        assert gaussians is not None
+        return Chosen(best, gaussians, gaussians.best_of_chains(self.chains), elbos)
 
     def _polished(self, fitter: GaussianFitter) -> Gaussians:
         """What a fitter found; after a fit to minibatches the best restart of each chain goes on with the full data."""
@@ -140,20 +164,21 @@ class GaussianPhase:
             return found
         chosen = found.best_of_chains(self.chains)
         with self.ledger.phase("polish"):
-            better = self.engine.polish(target, found[chosen], self.rng, self.settings.full_data_budget)
+            better = polish(self.engine, target, found[chosen], self.rng, self.settings.full_data_budget)
         if not fitter.settled:  # the others are no optima, and say nothing about modes
             return better
         return found.replaced(chosen, better)
 
     def _restart(self, target: Any, starts: np.ndarray) -> Gaussians:
-        fitter = self._new_fitter(target, starts)
+        fitter = self._new_fitter(target, starts[None])
         while not fitter.done:
             fitter.advance()
         return fitter.result()
 
-    def _new_fitter(self, target: Any, starts: Any) -> GaussianFitter:
-        """Restarts from (R, d) points, narrow and wide in turn."""
-        scales = np.tile(START_SCALES, (len(starts) + 1) // 2)[: len(starts)]
-        return self.engine.fit_gaussians(
-            target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng
+    def _new_fitter(self, target: Any, starts: np.ndarray) -> GaussianFitter:
+        """Restarts from (C, R, d) points, narrow and wide in turn."""
+        restarts = starts.shape[1]
+        scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
+        return GaussianFitter(
+            self.engine, target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng
         )

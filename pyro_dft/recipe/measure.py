@@ -18,6 +18,7 @@ from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.particles import Ensemble
 from pyro_dft.settings import Settings
 
 # A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many
@@ -41,7 +42,8 @@ class Measurement:
         steps: Transitions S that the draws need.
         raw: (C, n, d) draws of the sampler.
         halfway: (C, n, d) the same after S transitions.
-        refined: (C, n, d) the same after 2 S transitions.
+        refined: (C, n, d) the same after 2 S transitions. Where there is an ensemble, these are states of its chains, and
+            `halfway` the states half a window before those of its second half.
         log_density: (C, n) at `refined`.
         drift_raw: From `raw` to S transitions, all chains together.
         drift_refined: From S to 2 S transitions.
@@ -52,8 +54,10 @@ class Measurement:
         divergence_rate: Share of transitions with an energy error over 1000.
         careful_divergence_rate: The same with smaller leapfrog steps, where the first was large enough to look again.
         drift_careful: How far these moved the draws; None where nothing was looked at.
+        ensemble: The chains whose states `refined` are; None where draws were refined one by one.
         stuck: Share of draws that never moved in the second half.
         diverged: (C, n) draws with such a transition on their whole way from `raw` to `refined`.
+        leapfrog_steps: Gradient steps of each transition.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
             the potential draws random numbers of its own, which jax fixes when it traces the model.
     """
@@ -72,14 +76,26 @@ class Measurement:
     divergence_rate: float
     stuck: float
     diverged: Any
+    leapfrog_steps: int
     noise: float = 0.0
     careful_divergence_rate: float = 0.0
     drift_careful: Drift | None = None
+    ensemble: Ensemble | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there are chains that have forgotten where they started."""
+        return self.ensemble is not None and not self.ensemble.judged.restless
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are chains whose states can be served."""
+        return self.ensemble is not None and self.ensemble.judged.complete
 
     @property
     def chain_movement(self) -> list[float]:
-        """Root mean square movement of the raw draws of each chain."""
-        return [d.rms for d in self.drift_raw_by_chain]
+        """How far the raw draws of each chain moved, or are from the ensemble: root mean square over moments."""
+        return [d.rms if self.ensemble is None else d.distance for d in self.drift_raw_by_chain]
 
 
 def affordable_draws(draws: int, steps: int, settings: Settings, target: Any, least: int = 0) -> int:
@@ -94,7 +110,9 @@ def affordable_draws(draws: int, steps: int, settings: Settings, target: Any, le
     """
     if not target.minibatch:
         return draws
-    affordable = settings.full_data_budget / (max(steps, 1) * settings.leapfrog_steps * target.data_size)
+    affordable = settings.full_data_budget / (
+        max(steps, 1) * settings.fixed_leapfrog_steps * target.data_size
+    )
     return int(min(draws, max(40, affordable, min(least, OVER_BUDGET * affordable))))
 
 
@@ -165,11 +183,11 @@ def measure(
 
     def go(x: Any) -> Refined:
         return engine.refine(
-            target, x, scale, step_size, steps=steps, leapfrog_steps=settings.leapfrog_steps, rng=rng
+            target, x, scale, step_size, steps=steps, leapfrog_steps=settings.fixed_leapfrog_steps, rng=rng
         )
 
     def tune(x: Any) -> Any:
-        return engine.tune_step_size(target, x, scale, leapfrog_steps=settings.leapfrog_steps, rng=rng)
+        return engine.tune_step_size(target, x, scale, leapfrog_steps=settings.fixed_leapfrog_steps, rng=rng)
 
     step_size = tune(raw)
     first = go(raw)
@@ -197,7 +215,7 @@ def measure(
     )
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
-        second.acceptance, second.divergence_rate, second.stuck, diverged,
+        second.acceptance, second.divergence_rate, second.stuck, diverged, settings.fixed_leapfrog_steps,
         _noise(engine, first.log_density, second.log_density_before), *careful,
     )  # fmt: skip
 
@@ -228,7 +246,7 @@ def carefully(
         count: Draws of each sampler that are looked at.
         scale: Whitening of the kernel.
         step_size: Its leapfrog step.
-        settings: `leapfrog_steps` of the refinement.
+        settings: Leapfrog steps of the refinement.
         rng: The engine's random number generator.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
@@ -247,7 +265,7 @@ def carefully(
         scale,
         step_size / CAREFUL,
         steps=max(steps, CAREFUL_STEPS),
-        leapfrog_steps=CAREFUL * settings.leapfrog_steps,
+        leapfrog_steps=CAREFUL * settings.fixed_leapfrog_steps,
         rng=rng,
     )
     moved = compare(engine, draws, after.draws, original, modes)[0]

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.recipe.bank import Bank, Substitute
 from pyro_dft.recipe.engine import Engine, NetworkTrainer
 from pyro_dft.recipe.fit import Progress
 from pyro_dft.recipe.history import check_like, pack_history, part, unpack_history
 from pyro_dft.settings import Settings
+
+# Where the surrogate is topped up: shares of all iterations.
+TOP_UPS = (0.15, 0.4, 0.7)
 
 
 class NetworkPhase:
@@ -24,6 +28,7 @@ class NetworkPhase:
         settings: See `pyro_dft.settings.Settings`.
         rng: The engine's random number generator.
         networks: Networks that the user brings.
+        bank: Scores that are known already: the networks are trained on a surrogate that is fitted to them. Or None.
 
     Attributes:
         networks: The engine's training.
@@ -32,12 +37,17 @@ class NetworkPhase:
     """
 
     def __init__(
-        self, engine: Engine, target: Any, sampler: Any, settings: Settings, rng: Any, networks: Any
-    ):
+        self, engine: Engine, target: Any, sampler: Any, settings: Settings, rng: Any, networks: Any,
+        bank: Bank | None = None,
+    ):  # fmt: skip
         self.engine, self.settings, self.rng = engine, settings, rng
+        self.substitute: Substitute | None = None
         self.networks: NetworkTrainer = engine.train_networks(target, sampler, settings, rng, networks)
         self.steps = 0
         self.before_dft: Any = None
+        if bank is not None:
+            self.substitute = Substitute(engine, target, sampler, bank, settings, rng)
+            self.networks.surrogate = self.substitute.surrogate
 
     @property
     def phase(self) -> str:
@@ -58,6 +68,11 @@ class NetworkPhase:
         s = self.settings
         return s.num_steps - (round(s.num_steps * s.dft_fraction) if s.objective == "auto" else 0)
 
+    @property
+    def _top_ups(self) -> list[int]:
+        """Iterations before which the surrogate learns what is true where the generator's draws are."""
+        return [round(share * self.settings.num_steps) for share in TOP_UPS]
+
     def advance(self) -> list[float]:
         """Some iterations of the phase that is due; the Fisher gap of each."""
         phase, first = self.phase, 0
@@ -67,7 +82,13 @@ class NetworkPhase:
             if self.before_dft is None:
                 self.before_dft = self.networks.snapshot()
         done = self.steps - first
-        losses = self.networks.advance(phase, done, length, length - done)
+        count = length - done
+        if self.substitute is not None:
+            ahead = [step for step in self._top_ups if step > self.steps]
+            count = min(count, (ahead[0] if ahead else self.settings.num_steps) - self.steps)
+            if self.steps in self._top_ups:
+                self.substitute.top_up(self.networks.sampler())
+        losses = self.networks.advance(phase, done, length, count)
         self.steps += len(losses)
         return losses
 
@@ -83,6 +104,8 @@ class NetworkPhase:
         if self.before_dft is not None:
             kept = self.networks.pack(self.before_dft)
             arrays |= {f"kept.{name}": value for name, value in kept.items()}
+        if self.substitute is not None:
+            arrays |= {f"substitute.{name}": value for name, value in self.substitute.state().items()}
         own = [entry for entry in history if entry.phase != "gaussian"]
         arrays["losses"], runs = pack_history(own)
         return arrays, {
@@ -94,6 +117,9 @@ class NetworkPhase:
     def resume(self, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> list[tuple[str, float]]:
         """Goes on with what `state` gave; returns phase and loss of the iterations made before."""
         self.networks.set_arrays(part(arrays, "network."))
+        known = part(arrays, "substitute.")
+        if self.substitute is not None and known:
+            self.substitute.resume(known)
         kept = part(arrays, "kept.")
         if kept:
             check_like(kept, self.networks.pack(self.networks.snapshot()))

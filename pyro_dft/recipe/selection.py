@@ -35,6 +35,7 @@ class Selection:
     def __init__(self, engine: Engine, problem: Problem, settings: Settings, seed: int, fit: Fit):
         self.engine, self.problem, self.settings, self.seed, self.fit = engine, problem, settings, seed, fit
         self._kernel: tuple[Any, Any] = (None, None)
+        self._measured: Measurement | None = None
 
     def run(
         self,
@@ -59,7 +60,9 @@ class Selection:
             return
         name = "kl" if phase.before_dft is None else "dft"
         fit.objective = [name] * fit.sampler.chains
-        self._kernel = self._kernel_of(gaussian)
+        self._measured = gaussian_measured
+        if gaussian_measured is None or gaussian_measured.ensemble is None:
+            self._kernel = self._kernel_of(gaussian)
         after = self.movement(name, fit.sampler)
         if phase.before_dft is not None:
             after = self._before_or_after_dft(phase, chains, after)
@@ -88,7 +91,7 @@ class Selection:
         rng = engine.seeded(target, self.seed)
         draws = sampler.draw(self._count(sampler), rng)
         scale = engine.whitening(draws, sampler.scale)
-        leapfrogs = self.settings.leapfrog_steps
+        leapfrogs = self.settings.fixed_leapfrog_steps
         return scale, engine.tune_step_size(target, draws, scale, leapfrog_steps=leapfrogs, rng=rng)
 
     def _count(self, sampler: Any) -> int:
@@ -97,16 +100,21 @@ class Selection:
         return max(draws // sampler.chains, 10)
 
     def movement(self, name: str, sampler: Any) -> np.ndarray:
-        """How far a short refinement moves draws of each chain, (C,).
+        """How far a short refinement moves draws of each chain, or how far they are from particles that are there, (C,).
 
         Every candidate has as many draws, and as many transitions of one kernel (the Gaussian's) with the same random numbers.
         """
         engine, problem, target = self.engine, self.problem, self.problem.target
+        if self._measured is not None and self._measured.ensemble is not None:
+            draws = sampler.draw(self._measured.raw.shape[1], engine.seeded(target, self.seed + 1))
+            moved = self._measured.ensemble.against(draws)[1:]
+            self.fit.movement[name] = np.array([d.distance for d in moved])
+            return self.fit.movement[name]
         # However many numbers a sampler takes for its draws, those of the transitions are the same.
         drawing, moving = (engine.seeded(target, self.seed + i) for i in (1, 2))
         before = sampler.draw(self._count(sampler), drawing)
         after = engine.refine(
-            target, before, *self._kernel, steps=SELECTION_STEPS, leapfrog_steps=self.settings.leapfrog_steps, rng=moving
+            target, before, *self._kernel, steps=SELECTION_STEPS, leapfrog_steps=self.settings.fixed_leapfrog_steps, rng=moving
         ).draws  # fmt: skip
         drifts = compare(engine, before, after, problem.original, self.fit.modes)[1:]
         self.fit.movement[name] = np.array([d.rms for d in drifts])

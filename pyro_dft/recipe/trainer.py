@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.judging.drift import LIMITS, Drift, still_limit
+from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
@@ -23,6 +25,7 @@ from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.history import taking_up
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
+from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again
 from pyro_dft.recipe.network_phase import NetworkPhase
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.settings import Settings
@@ -206,19 +209,33 @@ class Trainer:
     def _finish_gaussian(self, stopped: bool = False) -> None:
         s = self.settings
         self.fit = self._fit_of(self._gaussian.choose(search=s.modes == "auto" and not stopped))
-        if stopped or s.train == "never":
+        chains = by_chains(s, self.target)
+        if stopped or (s.train == "never" and not chains):
             return
-        if s.train == "auto":
+        if s.train == "auto" or chains:
             self._look("measuring")
-            measured = self.gaussian_measured = self._measure()
-            self.fit.movement["gaussian"] = np.array(measured.chain_movement)
-            surely = [
-                float((abs(d.effects[:2]) - d.standard_errors[:2]).max()) for d in measured.drift_raw_by_chain
-            ]
-            if max(surely) < s.gate:
+            measured = self._matched(self._measure())
+            self.gaussian_measured = measured
+            if s.train != "always":  # else it is no candidate
+                self.fit.movement["gaussian"] = np.array(measured.chain_movement)
+            near = all(_near(d, s.gate) for d in measured.drift_raw_by_chain)
+            good = near and (not chains or measured.complete)
+            if s.train == "never" or (s.train == "auto" and good):
                 return
             self.fit.measurement = None
         self._start_network()
+
+    def _matched(self, measured: Measurement) -> Measurement:
+        """Takes the Gaussian with the moments of the particles, where these can be trusted and it is nearer to them."""
+        assert self.fit is not None
+        if measured.ensemble is None or not measured.trusted:
+            return measured
+        sampler = measured.ensemble.gaussian()
+        better = measured_again(self.engine, measured, sampler, self.settings, self.rng)
+        if np.mean(better.chain_movement) > np.mean(measured.chain_movement):
+            return measured
+        self.fit.sampler, self.fit.measurement = sampler, better
+        return better
 
     def _fit_of(self, chosen: Chosen) -> Fit:
         sampler = chosen.sampler(self.engine, self.problems)
@@ -235,11 +252,18 @@ class Trainer:
     def _start_network(self) -> None:
         assert self.fit is not None
         self._network = NetworkPhase(
-            self.engine, self.target, self.fit.sampler, self.settings, self.rng, self.networks
+            self.engine, self.target, self.fit.sampler, self.settings, self.rng, self.networks, self._bank()
         )
         if self._resumed is not None:
             with taking_up(self._resumed[1].get("path")):
                 self._take_up(*self._resumed)
+
+    def _bank(self) -> Bank | None:
+        """Scores to train on, where chains that forgot their start have seen where the posterior is."""
+        measured = self.gaussian_measured
+        if self.settings.objective != "auto" or measured is None or measured.ensemble is None:
+            return None
+        return measured.ensemble.particles.bank if measured.trusted else None
 
     def _network_chunk(self) -> list[float]:
         assert self._network is not None
@@ -256,24 +280,28 @@ class Trainer:
         selection = Selection(self.engine, problem, self.settings, self._selection_seed, self.fit)
         with self._ledger.phase("selection"):
             selection.run(self._network, self.chains, self.gaussian_measured)
+        known = self.gaussian_measured
+        # Chains that have forgotten the Gaussian would find nothing else from the network's draws.
+        if self.fit.measurement is None and known is not None and known.complete:
+            self.fit.measurement = measured_again(
+                self.engine, known, self.fit.sampler, self.settings, self.rng
+            )
         self._network_steps, self._network = self._network.steps, None
 
     def _measure(self) -> Measurement:
         assert self.fit is not None
-        problem = self.problems[self.fit.problem]
+        problem, fit, s = self.problems[self.fit.problem], self.fit, self.settings
+        # As many for each mode as for each chain.
+        draws = s.num_draws * fit.sampler.chains // self.chains
+        given = (self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes)
         with self._ledger.phase("refinement"):
-            self.fit.measurement = measure(
-                self.engine,
-                problem.target,
-                self.fit.sampler,
-                # As many for each mode as for each chain.
-                self.settings.num_draws * self.fit.sampler.chains // self.chains,
-                self.settings,
-                self.rng,
-                problem.original,
-                self.fit.modes,
-            )
-        return self.fit.measurement
+            if not by_chains(s, problem.target) or self.gaussian_measured is not None:
+                fit.measurement = measure(*given)
+            else:
+                # Chains that start as the Gaussian leave what is hard for them to a network.
+                patient = s.train == "never" or s.objective != "auto" or not s.preconditioned
+                fit.measurement = measure_by_chains(*given, patient=patient)
+        return fit.measurement
 
     # A training in progress, to go on with in another process
 
@@ -302,3 +330,11 @@ class Trainer:
             raise ValueError("the networks were trained in other coordinates")
         self._told, self._resumed = self._network.resume(arrays, header), None
         self._ledger.go_on_from(header["phase_seconds"], header.get("phase_gradients", {}))
+
+
+def _near(drift: Drift, gate: float) -> bool:
+    """Whether no effect passes the gate beyond chance; that on the 5 % and 95 % points is as much wider as their limits are."""
+    limits = gate * LIMITS / LIMITS[0]
+    rows = 4 if drift.memory.max() == 0 else 2
+    chance = still_limit(drift.effects.shape[1]) if rows == 4 else 1.0
+    return bool((np.abs(drift.effects) - chance * drift.standard_errors < limits)[:rows].all())

@@ -1,0 +1,101 @@
+"""The scores that were evaluated on the way, and the surrogate that generators are trained on in place of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.recipe.constants import SURROGATE_MORE, SURROGATE_STEPS
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.settings import Settings
+
+# Points of all samplers that are kept, and the memory that they and their scores may take (bytes).
+MOST_POINTS, MOST_BYTES = 30_000, 2e8
+# Whitened scores beyond this are those of points that the posterior never visits.
+LARGEST = 1e3
+# True scores of each sampler that are added where the generator's draws are, each time.
+MORE_POINTS = 256
+
+
+class Bank:
+    """Points of unconstrained space and the model's scores there, for each of G samplers: all, or an even choice of them."""
+
+    def __init__(self) -> None:
+        self._points: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
+        self._every = 1
+
+    def add(self, points: np.ndarray, scores: np.ndarray) -> None:
+        """Takes in points and scores (G, n, d)."""
+        g, n, d = points.shape
+        some = slice(None, None, self._every)
+        self._points.append(np.asarray(points[:, some], np.float32))
+        self._scores.append(np.asarray(scores[:, some], np.float32))
+        most = min(MOST_POINTS, MOST_BYTES / (8 * d)) / g
+        if sum(part.shape[1] for part in self._points) > max(most, 2):
+            self._every *= 2
+            self._points = [np.concatenate(self._points, 1)[:, ::2]]
+            self._scores = [np.concatenate(self._scores, 1)[:, ::2]]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points and scores, (G, N, d) each."""
+        return np.concatenate(self._points, 1), np.concatenate(self._scores, 1)
+
+
+class Substitute:
+    """The surrogate of one training, and the points it knows, in the whitened coordinates of the sampler.
+
+    Args:
+        engine: Of the target.
+        target: The posterior.
+        sampler: Its Gaussian gives the coordinates.
+        bank: What is known.
+        settings: Width and depth of the network.
+        rng: The engine's random number generator.
+
+    Attributes:
+        surrogate: The engine's.
+        error: Of its scores where the generator's draws were when last asked, root mean square over that of the scores.
+    """
+
+    def __init__(self, engine: Engine, target: Any, sampler: Any, bank: Bank, settings: Settings, rng: Any):
+        self.engine, self.target, self.rng = engine, target, rng
+        self.mean, self.scale = engine.numpy(sampler.mean), engine.numpy(sampler.scale)
+        self.error = float("nan")
+        points, scores = bank.arrays()
+        self.u, self.s = self._whitened(points.astype(float), scores.astype(float))
+        self.surrogate = engine.surrogate(target, len(self.mean), settings, rng)
+        self.surrogate.fit(self.u, self.s, SURROGATE_STEPS)
+
+    def _whitened(self, points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centred = points - self.mean[:, None]
+        u = np.linalg.solve(self.scale, centred.swapaxes(1, 2)).swapaxes(1, 2)
+        s = scores @ self.scale
+        bad = ~(np.isfinite(s).all(-1) & np.isfinite(u).all(-1) & (np.abs(s).max(-1) < LARGEST))
+        # Rows stay in place: those that cannot be used repeat the mean of a Gaussian.
+        u[bad], s[bad] = 0.0, 0.0
+        return u, s
+
+    def top_up(self, sampler: Any) -> None:
+        """Asks the model for scores at the sampler's draws, and goes on with the fit."""
+        draws = self.engine.numpy(sampler.draw(MORE_POINTS, self.rng))
+        _, scores = self.engine.scores(self.target, draws, self.rng, minibatch=False)
+        u, s = self._whitened(draws, scores)
+        wrong = np.square(self.surrogate.scores(u) - s).sum(-1)
+        self.error = float(np.sqrt(np.median(wrong) / max(np.median(np.square(s).sum(-1)), 1e-300)))
+        self.u, self.s = np.concatenate([self.u, u], 1), np.concatenate([self.s, s], 1)
+        self.surrogate.fit(self.u, self.s, SURROGATE_MORE)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that training goes on from, but for the random numbers."""
+        own = {f"weights.{name}": value for name, value in self.surrogate.arrays().items()}
+        return own | {"u": self.u, "s": self.s, "error": np.asarray(self.error)}
+
+    def resume(self, arrays: dict[str, np.ndarray]) -> None:
+        """The inverse of `state`."""
+        weights = {
+            name.removeprefix("weights."): v for name, v in arrays.items() if name.startswith("weights.")
+        }
+        self.surrogate.set_arrays(weights)
+        self.u, self.s, self.error = arrays["u"], arrays["s"], float(arrays["error"])

@@ -1,0 +1,238 @@
+"""A Gaussian fitted to the target from scores alone: the coordinates in which particles move and networks are trained.
+
+Natural-gradient variational inference with antithetic draws, from several starting points at once. For x = mu + L e and
+s = L^T grad log q(x), the matrix -E[s e^T] estimates L^T (-Hessian) L, which is the identity at the optimum (Stein's
+lemma; Opper and Archambeau 2009, Lin, Khan and Schmidt 2019). All of it is invariant to affine maps of x. The matrix
+comes from a regression of s on e, which knows that of a Gaussian target without noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.recipe.constants import (
+    CALM_STEPS,
+    EVIDENCE_ROWS,
+    FULL_RANK_LIMIT,
+    LEAST_POLISH,
+    LONG_CALM,
+    POLISH_CALM,
+    POLISH_STEPS,
+    SCALES_FIRST,
+    averaging_steps,
+    fitting_pairs,
+    pairs,
+)
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.natural_gradient import State, antithetic, bound, square_roots
+
+# Restarts have met when the means are so close, in sds of either times sqrt(d), and no sd differs by more than the factor.
+MET_DISTANCE, MET_RATIO = 0.5, 2.0
+# Once a restart has settled, another that is so many nats below it is given up after so many times its
+# steps, and some more.
+HOPELESS, TIMES, MORE_STEPS = 10.0, 1.5, 10
+
+
+class GaussianFitter:
+    """Fits one full-rank Gaussian from each starting point (diagonal above 300 dimensions), step by step.
+
+    Restarts that have met go on as one, and those that stay far below one that has settled are given up.
+
+    Args:
+        engine: Of the target.
+        target: The target; minibatch scores are used where it has them.
+        starts: (C, R, d) starting means of each chain.
+        start_scales: (R,) standard deviations to start from.
+        steps: Natural-gradient steps at most; fitting ends early when all restarts have settled.
+        rng: The engine's random number generator.
+
+    Attributes:
+        taken: Steps taken.
+        settled: Whether all restarts were still before the averaging began.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        target: Any,
+        starts: np.ndarray,
+        start_scales: np.ndarray,
+        *,
+        steps: int,
+        rng: Any,
+    ):
+        chains, restarts, dim = starts.shape
+        self.engine, self.target, self.steps, self.rng = engine, target, steps, rng
+        self.taken, self.settled = 0, False
+        scales = np.tile(np.asarray(start_scales, float), chains)
+        full = dim <= FULL_RANK_LIMIT
+        self._scales_first = full and dim > SCALES_FIRST and not target.minibatch
+        self._state = State.start(starts.reshape(-1, dim), scales, full=full and not self._scales_first)
+        self._chain = np.repeat(np.arange(chains), restarts)  # of each restart that goes on
+        self._member = np.arange(
+            len(self._chain)
+        )  # restart that each starting point goes on in; below zero: given up
+        self._given_up: list[Gaussians] = []
+        self._calm = np.zeros(len(self._chain))
+        self._settled_at = np.full(len(self._chain), -1)
+        self._minibatch, self._calm_steps = bool(target.minibatch), CALM_STEPS
+        if self._minibatch:
+            self._calm_steps = LONG_CALM
+        self._averaging_from: int | None = None
+        self._noise = engine.host_rng(rng)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken or the restarts have settled and been averaged."""
+        if self._averaging_from is None:
+            return False
+        return self.taken >= self._averaging_from + averaging_steps(self.steps, self._minibatch)
+
+    def advance(self) -> list[float]:
+        """One natural-gradient step of every restart; the highest bound seen, in a list."""
+        averaging = None if self._averaging_from is None else self.taken - self._averaging_from
+        state, dim = self._state, self.target.dim
+        known = (averaging is not None and dim <= SCALES_FIRST) or self._minibatch
+        count = pairs(dim) if known else fitting_pairs(dim, state.full)
+        noise = antithetic(self._noise, len(state.mean), count, dim)
+        log_q, score = self._evaluate(state.points(noise))
+        still = state.advance(noise, log_q, score, averaging, minibatch=self._minibatch)
+        if self._minibatch:
+            still = (still > 0).astype(float)
+        self.taken += 1
+        if averaging is None:
+            self._look(still)
+        return [state.highest]
+
+    def _evaluate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.engine.scores(self.target, points, self.rng, minibatch=self._minibatch)
+
+    def _look(self, still: np.ndarray) -> None:
+        """Which restarts have settled, met, or are given up; whether the averaging begins."""
+        state = self._state
+        begins = (self._calm == 0) & (still > 0)
+        # Noise makes a restart that has arrived seem to move at times; one that moves does so at every step.
+        self._calm = np.where(still > 0, self._calm + still, 0.5 * self._calm - 0.5).clip(0.0)
+        state.calm_sd = np.where(begins[:, None], state.sd, state.calm_sd)
+        # None that has grown all the time in a flat direction.
+        grown = (state.sd >= 10 * state.calm_sd).any(1)
+        self._calm = np.where((self._calm >= self._calm_steps) & grown, 0.0, self._calm)
+        new = (self._calm >= self._calm_steps) & (self._settled_at < 0)
+        self._settled_at = np.where(new, self.taken, self._settled_at)
+        if not self._minibatch:
+            self._merge()
+            self._give_up()
+        # Minibatches settle together: each is noisy, and calm only for a while.
+        settled = self._calm >= self._calm_steps if self._minibatch else self._settled_at >= 0
+        if settled.all() and self._scales_first:
+            self._scales_first, self._state = False, self._state.whole()
+            self._calm, self._settled_at = np.zeros_like(self._calm), np.full_like(self._settled_at, -1)
+        elif settled.all():
+            self.settled, self._averaging_from = True, self.taken
+        elif self.taken + averaging_steps(self.steps, self._minibatch) >= self.steps:
+            self._averaging_from = self.taken
+
+    def _hopeless(self) -> np.ndarray:
+        """Restarts that go on far below one that has settled."""
+        state, out = self._state, np.zeros(len(self._chain), bool)
+        for chain in np.unique(self._chain):
+            own = self._chain == chain
+            first = np.where(own & (self._settled_at >= 0), self._settled_at, np.iinfo(int).max).min()
+            if first > self.taken:
+                continue
+            late = self.taken > TIMES * first + MORE_STEPS
+            best = state.best[own & (self._settled_at >= 0)].max()
+            out |= own & late & ~(state.best >= best - HOPELESS)
+        return out
+
+    def _give_up(self) -> None:
+        """Leaves those without hope where they are."""
+        gone = self._hopeless()
+        for i in np.flatnonzero(gone):
+            own = self._state[[i]]
+            self._given_up.append(
+                Gaussians(own.mean, square_roots(own.scale), np.full(1, -np.inf), np.zeros(1))
+            )
+            self._member[self._member == i] = -len(self._given_up)
+        if gone.any():
+            self._keep(np.flatnonzero(~gone), {})
+
+    def _keep(self, order: np.ndarray, into: dict[int, int]) -> None:
+        """Goes on with some restarts, others having gone into these."""
+        place = {int(old): new for new, old in enumerate(order)}
+        into = {int(i): int(j) for i, j in into.items()}
+        self._member = np.array([m if m < 0 else place[into.get(int(m), int(m))] for m in self._member])
+        self._state = self._state[order]
+        self._chain, self._calm, self._settled_at = (
+            v[order] for v in (self._chain, self._calm, self._settled_at)
+        )
+
+    def _all(self, found: Gaussians) -> Gaussians:
+        """One for each starting point, from those of the restarts that went on."""
+        for own in self._given_up[::-1]:  # the last of them is number -1
+            found = found.joined(own)
+        return found[self._member]
+
+    def _merge(self) -> None:
+        """Lets restarts of a chain that have met go on as the one with the higher bound."""
+        keep = list(np.argsort(-self._state.best, kind="stable"))
+        into = {}
+        for i in list(keep):
+            for j in keep:
+                if j == i:
+                    break
+                if self._chain[i] == self._chain[j] and self._state.met(i, j, MET_DISTANCE, MET_RATIO):
+                    into[i] = j
+                    keep.remove(i)
+                    break
+        if not into:
+            return
+        for i, j in into.items():
+            self._settled_at[j] = max(self._settled_at[i], self._settled_at[j])
+        self._keep(np.array(sorted(keep)), into)
+
+    def go_on_from(self, gaussians: Gaussians) -> None:
+        """Starts from Gaussians that are nearly right, with scores of the full data."""
+        self._state.put(np.asarray(gaussians.mean, float), np.asarray(gaussians.scale, float))
+        self._minibatch, self._calm_steps = False, POLISH_CALM
+
+    def current(self) -> Gaussians:
+        """One Gaussian for each starting point, as they stand, with the highest bounds seen, which cost nothing."""
+        now = self._state
+        found = Gaussians(now.mean.copy(), square_roots(now.scale), now.best.copy(), np.zeros(len(now.best)))
+        return self._all(found)
+
+    def result(self) -> Gaussians:
+        """One Gaussian for each starting point; those whose evidence bound is not finite have `elbo` -inf."""
+        state = self._state
+        rows = len(state.mean) * self.target.data_size
+        count = int(min(128, max(8, EVIDENCE_ROWS / (2 * rows))))
+        noise = antithetic(self._noise, len(state.mean), count, self.target.dim)
+        log_q, _ = self.engine.scores(self.target, state.points(noise), self.rng, minibatch=False)
+        elbo, error = bound(log_q, noise, state.log_det)
+        return self._all(Gaussians(state.mean.copy(), square_roots(state.scale), elbo, error))
+
+
+def polish(engine: Engine, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:
+    """Goes on with fits to minibatches on the full data, where their noise would need thousands of steps to average out.
+
+    Args:
+        engine: Of the target.
+        target: The target.
+        gaussians: Where to go on.
+        rng: The engine's random number generator.
+        budget: Gradient evaluations times data rows that may be used; where they allow few steps, none are made.
+    """
+    each = 2 * pairs(target.dim) * len(gaussians.mean) * target.data_size
+    steps = int(min(POLISH_STEPS, budget / each))
+    if steps < LEAST_POLISH:
+        return gaussians
+    starts = np.asarray(gaussians.mean, float)[:, None]  # no two of them meet
+    fitter = GaussianFitter(engine, target, starts, np.ones(1), steps=steps, rng=rng)
+    fitter.go_on_from(gaussians)
+    while not fitter.done:
+        fitter.advance()
+    return fitter.result()

@@ -1,0 +1,69 @@
+"""How good are the sampler's draws? An ensemble of exact chains that starts from them answers, and is what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.measure import Measurement
+from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.natural_gradient import square_roots
+from pyro_dft.recipe.particles import Ensemble
+from pyro_dft.settings import Settings
+
+
+def by_chains(settings: Settings, target: Any) -> bool:
+    """Whether an ensemble measures: unless the number of transitions is given, or each reads the data of many rows."""
+    return settings.refine_steps is None and settings.objective != "dft-paper" and not target.minibatch
+
+
+def measure_by_chains(
+    engine: Engine,
+    target: Any,
+    sampler: Any,
+    draws: int,
+    settings: Settings,
+    rng: Any,
+    original: Callable[[Any], Any],
+    modes: Modes | None = None,
+    *,
+    patient: bool = True,
+) -> Measurement:
+    """Runs an ensemble from the sampler's draws, and compares fresh draws with it.
+
+    Args:
+        engine: Of the target.
+        target: The posterior.
+        sampler: Where the particles start.
+        draws: Draws over all samplers that are kept.
+        settings: See `pyro_dft.settings.Settings`.
+        rng: The engine's random number generator.
+        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
+        modes: Which of several samplers serve each chain, or None.
+        patient: Whether slow chains go on to the end of their budget.
+    """
+    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, patient)
+    each = max(10, draws // sampler.chains)
+    refined, halfway, log_density, diverged = ensemble.kept(each)
+    raw = sampler.draw(each, rng)
+    window, drifts = ensemble.window, ensemble.against(raw)
+    scale = engine.native(target, square_roots(engine.numpy(window.scale)))
+    return Measurement(
+        ensemble.transitions(drifts[0], settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
+        ensemble.judged.drifts[0], drifts[1:], scale, window.step_size, window.acceptance, window.diverged,
+        window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
+    )  # fmt: skip
+
+
+def measured_again(
+    engine: Engine, measurement: Measurement, sampler: Any, settings: Settings, rng: Any
+) -> Measurement:
+    """The measurement of another sampler against the same ensemble, at no further evaluation of the model."""
+    ensemble = measurement.ensemble
+    assert ensemble is not None
+    raw = sampler.draw(measurement.raw.shape[1], rng)
+    drifts = ensemble.against(raw)
+    steps = ensemble.transitions(drifts[0], settings.max_refine_steps)
+    return replace(measurement, steps=steps, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])

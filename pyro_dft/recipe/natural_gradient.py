@@ -1,0 +1,316 @@
+"""One natural-gradient step of several Gaussians at once, and what is needed to step back from a bad move, in NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_dft.recipe.constants import MAX_SD
+
+Array = NDArray[np.float64]
+
+# A step that is shorter than this, beyond the noise of its own estimate, does not count as a movement; so for the logs of the
+# curvatures.
+SMALL_MOVE, SMALL_CURVATURE = 0.2, 0.3
+MOVE_ERRORS, CURVATURE_ERRORS = 3.0, 4.0
+# Noise of a step's estimate beyond which a step without movement counts for less, and the least that it counts for.
+NOISY, LEAST_STILL = 0.15, 0.25
+# Curvatures beyond these in one step are errors of its estimate, or regions that the Gaussian only passes.
+CURVATURES = (0.25, 9.0)
+
+
+def antithetic(rng: np.random.Generator, k: int, count: int, dim: int) -> Array:
+    """Normal noise (K, 2 count, d), each row used with its negative."""
+    noise = rng.standard_normal((k, count, dim))
+    return np.concatenate([noise, -noise], 1)
+
+
+def square_roots(scale: Array) -> Array:
+    """Square roots (K, d, d) of covariances, from those or from standard deviations (K, d)."""
+    return scale.copy() if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
+
+
+def bound(log_q: Array, noise: Array, log_det: Array) -> tuple[Array, Array]:
+    """Evidence bounds (K,), up to d/2 log(2 pi e), and their standard errors.
+
+    The noise's own log density is a control variate: without error where the target is the Gaussian.
+
+    Args:
+        log_q: Log densities (K, n); bounds are -inf where more than a tenth are not finite.
+        noise: (K, n, d), as from `antithetic`.
+        log_det: Log determinants of the scales, (K,).
+    """
+    d = noise.shape[-1]
+    good = np.isfinite(log_q)
+    count = good.sum(1)
+    value = np.where(good, log_q + 0.5 * np.square(noise).sum(-1), 0.0)
+    mean = value.sum(1) / np.maximum(count, 1)
+    residual = np.where(good, value - mean[:, None], 0.0)
+    # The two points of an antithetic pair are not independent: pairs are the units of the standard error.
+    pair = residual.reshape(len(residual), 2, -1).sum(1)
+    error = np.sqrt(np.square(pair).sum(1)) / np.maximum(count, 1)
+    return np.where(count >= 0.9 * good.shape[1], mean - 0.5 * d + log_det, -np.inf), error
+
+
+@dataclass
+class State:
+    """Means (K, d), scales (K, d, d) or (K, d), and what a step needs to know of the ones before.
+
+    Attributes:
+        mean: (K, d).
+        scale: (K, d, d), or (K, d) where only standard deviations are fitted.
+        log_det: Log determinants of the scales, (K,).
+        rate: Step sizes, (K,).
+        best: Highest evidence bounds seen, (K,).
+        kept_mean, kept_scale, kept_log_det: Mean, scale and log determinant there.
+        returned: Where the last step went back, (K,).
+        reach: The longest step, in units of 2 sqrt(d), (K,): it doubles while a far optimum lies ahead.
+        limited: Where the last step was cut short, (K,).
+        last: The last step, in the present whitened coordinates, (K, d).
+        stopped: Restarts that grew beyond `MAX_SD` and rest, (K,).
+        calm_sd: Standard deviations when they began to be still, (K, d).
+    """
+
+    mean: Array
+    scale: Array
+    log_det: Array
+    rate: Array
+    best: Array
+    kept_mean: Array
+    kept_scale: Array
+    kept_log_det: Array
+    returned: NDArray[np.bool_]
+    reach: Array
+    limited: NDArray[np.bool_]
+    last: Array
+    stopped: NDArray[np.bool_]
+    calm_sd: Array
+
+    @classmethod
+    def start(cls, means: Array, sds: Array, *, full: bool) -> State:
+        """From means (K, d) and standard deviations (K,)."""
+        mean, sd = np.array(means, float), np.asarray(sds, float)
+        k, d = mean.shape
+        scale = sd[:, None] * np.ones_like(mean)
+        if full:
+            scale = scale[..., None] * np.eye(d)
+        log_det, one, no = d * np.log(sd), np.ones(k), np.zeros(k, bool)
+        return cls(
+            mean, scale, log_det, one, -np.inf * one, mean, scale, log_det, no, one, no, np.zeros_like(mean), no,
+            sd[:, None] * np.ones_like(mean),
+        )  # fmt: skip
+
+    def __getitem__(self, index: Any) -> State:
+        return State(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @property
+    def full(self) -> bool:
+        """Whether whole covariances are fitted."""
+        return self.scale.ndim == 3
+
+    @property
+    def sd(self) -> Array:
+        """Standard deviations, (K, d)."""
+        return np.sqrt(np.square(self.scale).sum(-1)) if self.full else self.scale
+
+    @property
+    def highest(self) -> float:
+        """The highest evidence bound seen."""
+        return float(self.best.max())
+
+    def whole(self) -> State:
+        """The same with whole covariances to be fitted from here."""
+        return replace(self, scale=square_roots(self.scale), kept_scale=square_roots(self.kept_scale))
+
+    def points(self, noise: Array) -> Array:
+        """Points (K, n, d) for given noise."""
+        moved = noise @ self.scale.swapaxes(1, 2) if self.full else noise * self.scale[:, None]
+        return self.mean[:, None] + moved
+
+    def put(self, mean: Array, roots: Array) -> None:
+        """Goes on from other Gaussians: means (K, d) and square roots of covariances (K, d, d)."""
+        self.mean, self.log_det = mean, np.linalg.slogdet(roots)[1]
+        self.scale = roots if self.full else np.array(np.diagonal(roots, axis1=1, axis2=2))
+        self.kept_mean, self.kept_scale, self.kept_log_det = self.mean, self.scale, self.log_det
+
+    def met(self, i: int, j: int, distance: float, ratio: float) -> bool:
+        """Whether two Gaussians are the same but for the noise of their fits.
+
+        Args:
+            i: One.
+            j: The other.
+            distance: Between the means, in sds of either times sqrt(d), at most.
+            ratio: Between sds, at most, in any direction.
+        """
+        if self.limited[i] or self.limited[j] or not np.isfinite(self.best[[i, j]]).all():
+            return False
+        apart = self.mean[i] - self.mean[j]
+        reach = distance * len(apart) ** 0.5
+        if not self.full:
+            far = max(np.linalg.norm(apart / self.scale[k]) for k in (i, j))
+            return bool(far <= reach and np.abs(np.log(self.scale[i] / self.scale[j])).max() <= np.log(ratio))
+        try:
+            far = max(np.linalg.norm(np.linalg.solve(self.scale[k], apart)) for k in (i, j))
+            if far > reach:
+                return False
+            values = np.linalg.svd(np.linalg.solve(self.scale[i], self.scale[j]), compute_uv=False)
+        except np.linalg.LinAlgError:
+            return False
+        return bool(values.max() <= ratio and values.min() >= 1 / ratio)
+
+    def advance(
+        self, noise: Array, log_q: Array, score: Array, averaging: int | None, *, minibatch: bool
+    ) -> Array:
+        """One step for given noise (K, n, d), log densities (K, n) and scores (K, n, d).
+
+        Args:
+            noise: As from `antithetic`.
+            log_q: -inf where the target is not finite.
+            score: In unconstrained coordinates.
+            averaging: Steps of the last, noise-averaging part so far; None before it.
+            minibatch: Whether the scores come from minibatches.
+
+        Returns:
+            How still each restart is, (K,): zero where something moved beyond the noise of its own estimate, one where
+            nothing did and that noise is small, and less than one where it is large, as it hides small movements.
+        """
+        good = np.isfinite(log_q)
+        whitened = score @ self.scale if self.full else score * self.scale[:, None]
+        # Points where the target is not finite act as under a unit Gaussian: they pull back.
+        s = np.where(good[..., None], whitened, -noise)
+        n, d = noise.shape[1:]
+        centre = s.mean(1)
+        elbo, error = bound(log_q, noise, self.log_det)
+        spread, size = _noise(s - centre[:, None], noise, self.full)
+        dropped = np.zeros(len(s), bool)
+        if minibatch:
+            # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
+            ridge = np.maximum(spread / size**2, 1.0)
+            rate = np.minimum(0.5 * size * np.sqrt(n / spread), 1.0)
+            pull = 1 - 4 * spread * d / (n * np.maximum(np.square(centre).sum(-1), 1e-300))
+            mean_rate = np.maximum(rate, pull)
+            self.best = np.fmax(self.best, elbo)
+        else:
+            ridge = np.ones(len(s))
+            dropped = self._accept_or_return(elbo, error)
+            # The scores of a point that was just left are of no use at the one returned to.
+            rate = mean_rate = np.where(dropped, 0.0, self.rate)
+        slow = (1.0 + (averaging or 0)) ** 0.7
+        rate, mean_rate = (np.where(self.stopped, 0.0, r / slow) for r in (rate, mean_rate))
+        w, v = _curvature(s - centre[:, None], noise, ridge, self.full)
+        move = centre / w if v is None else _turned(v, _turned(v.swapaxes(1, 2), centre) / w)
+        length = self._move(np.nan_to_num(move), centre, w, v, rate, mean_rate, dropped)
+        errors = np.sqrt(spread * d / n)
+        small = (length < SMALL_MOVE + MOVE_ERRORS * errors) & (
+            np.abs(np.log(w)).max(-1) < SMALL_CURVATURE + CURVATURE_ERRORS * errors
+        )
+        still = (small & ~dropped & ~self.limited) | self.stopped | ~np.isfinite(elbo)
+        return np.where(still, np.clip(NOISY / np.maximum(errors, 1e-300), LEAST_STILL, 1.0), 0.0)
+
+    def _move(
+        self, move: Array, centre: Array, w: Array, v: Array | None, rate: Array, mean_rate: Array,
+        dropped: NDArray[np.bool_],
+    ) -> Array:  # fmt: skip
+        """Moves means and scales; how long the step would have been, (K,)."""
+        d = move.shape[1]
+        length = np.maximum(np.linalg.norm(move, axis=-1), 1e-300)
+        # Narrow posteriors can be thousands of their own sds away. While the score still points the way of the last step,
+        # and that was cut short, the next may be twice as long.
+        ahead = self.limited & ~dropped & ((centre * self.last).sum(-1) > 0)
+        self.reach = np.where(ahead, 2 * self.reach, 1.0)
+        limit = 2 * d**0.5 * self.reach
+        self.limited = length > limit
+        move = move * (np.minimum(limit / length, 1.0) * mean_rate)[:, None]
+        shrink = w ** (-0.5 * rate[:, None])
+        before = (self.mean, self.scale, self.log_det)
+        if v is None:
+            self.mean, self.scale = self.mean + self.scale * move, self.scale * shrink
+            self.last = move / shrink
+        else:
+            self.mean = self.mean + _turned(self.scale, move)
+            self.scale = self.scale @ (v * shrink[:, None, :]) @ v.swapaxes(1, 2)
+            self.last = _turned(v, _turned(v.swapaxes(1, 2), move) / shrink)
+        self.log_det = self.log_det - 0.5 * rate * np.log(w).sum(-1)
+        # A restart that has grown too wide takes its step back, and rests.
+        wide = self.sd.max(-1) > MAX_SD
+        self.mean, self.scale, self.log_det = (
+            _choose(wide, a, b) for a, b in zip(before, (self.mean, self.scale, self.log_det), strict=True)
+        )
+        self.stopped = self.stopped | wide
+        return length
+
+    def _accept_or_return(self, elbo: Array, error: Array) -> NDArray[np.bool_]:
+        """Goes back to the best point where the bound dropped, and halves the step; else speeds up. Says where (K,)."""
+        finite = np.isfinite(elbo)
+        # A lucky estimate of the bound must not hold a restart in its place for ever: after a return, this is a second
+        # estimate for the same point.
+        again = self.returned & finite
+        dropped = np.isfinite(self.best) & (~finite | (elbo < self.best - 2 - 3 * error)) & ~again
+        better = finite & (elbo > self.best) & ~again
+        average = np.where(again, 0.5 * (self.best + np.where(finite, elbo, 0.0)), self.best)
+        self.best = np.where(better, elbo, average)
+        self.returned = dropped
+        for name in ("mean", "scale", "log_det"):
+            now, kept = getattr(self, name), getattr(self, f"kept_{name}")
+            kept = _choose(better, now, kept)
+            setattr(self, f"kept_{name}", kept)
+            setattr(self, name, _choose(dropped, kept, now))
+        self.rate = np.where(dropped, self.rate / 2, np.minimum(1.2 * self.rate, 1.0))
+        return dropped
+
+
+def _choose(mask: NDArray[np.bool_], a: Array, b: Array) -> Array:
+    """Rows of `a` where the mask (K,) says so, else of `b`."""
+    return np.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
+def _turned(matrices: Array, vectors: Array) -> Array:
+    """Products of matrices (K, d, d) and vectors (K, d)."""
+    return (matrices @ vectors[..., None])[..., 0]
+
+
+def _curvature(s: Array, noise: Array, ridge: Array, full: bool) -> tuple[Array, Array | None]:
+    """Eigenvalues (K, d) and eigenvectors (K, d, d) of the whitened negative Hessian's estimate; values alone without `full`.
+
+    Args:
+        s: Centred whitened scores (K, n, d).
+        noise: (K, n, d).
+        ridge: Weight of the identity in the regression, (K,).
+        full: Whether whole matrices are estimated.
+    """
+    if not full:
+        weight = ridge[:, None]
+        w = (-(s * noise).sum(1) + weight) / (np.square(noise).sum(1) + weight)
+        return np.clip(np.nan_to_num(w, nan=1.0), *CURVATURES), None
+    eye = ridge[:, None, None] * np.eye(noise.shape[-1])
+    transposed = noise.swapaxes(1, 2)
+    gram, product = transposed @ noise + eye, -(transposed @ s) + eye
+    matrix = np.linalg.solve(gram, np.nan_to_num(product))
+    matrix = np.nan_to_num(0.5 * (matrix + matrix.swapaxes(1, 2)), nan=0.0, posinf=9.0, neginf=-9.0)
+    w, v = np.linalg.eigh(matrix)
+    return np.clip(w, *CURVATURES), v
+
+
+def _noise(s: Array, noise: Array, full: bool) -> tuple[Array, Array]:
+    """Variance of centred whitened scores (K, n, d) that no curvature explains, and the size of that curvature, (K,) each.
+
+    Where the posterior is still much narrower than the Gaussian, the curvature is large, and none of it is noise.
+    """
+    n, d = s.shape[1:]
+    squares = np.square(noise).sum((1, 2))
+    if full and n > 2 * d:
+        transposed = noise.swapaxes(1, 2)
+        residual = s - noise @ np.linalg.solve(transposed @ noise, transposed @ s)
+        freedom = n - d
+    else:
+        residual = s - noise * (s * noise).sum(1, keepdims=True) / np.square(noise).sum(1, keepdims=True)
+        freedom = n - 1
+    spread = np.square(residual).sum((1, 2)) / (max(freedom, 1) * d)
+    # One number for all directions, less twice its standard error.
+    size = -(s * noise).sum((1, 2)) / squares
+    rest = np.square(s + size[:, None, None] * noise).mean((1, 2))
+    size = size - 2 * np.sqrt(rest / squares)
+    return np.maximum(spread, 1e-12), np.maximum(np.nan_to_num(size, nan=1.0), 1.0)

@@ -1,0 +1,454 @@
+"""An ensemble of exact chains: particles that start as the sampler's draws, are adapted together, and forget their start.
+
+Plain Hamiltonian Monte Carlo, all particles at once, with one kernel for all of a sampler's. Windows of transitions are
+judged by their two halves; the last one is kept. What is learnt from the particles of one window (scales, step size)
+serves the next, never its own, so that each window is a proper Markov chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.judging.drift import Drift, difference, drift
+from pyro_dft.judging.mixing import effective_draws, memory_at
+from pyro_dft.recipe.bank import Bank
+from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.natural_gradient import square_roots
+from pyro_dft.settings import Settings
+
+# Particles of all chains together, and of each sampler at least.
+PARTICLES, LEAST_PARTICLES = 64, 16
+# Transitions of each of the two parts of the warm-up, and those before each window in which the step size is tuned anew.
+WARM_UP, TUNING = 16, 8
+# Length of a trajectory in whitened units: a quarter of the period of a unit Gaussian forgets all.
+LENGTH, MOST_LEAPFROGS = 1.6, 64
+# Gradient steps at most while the particles are on their way.
+MOST_AT_FIRST = 16
+# Half of the particles start so many times as far from the mean as the sampler's draws.
+DISPERSION = 3.0
+# The warm-up ends when the acceptance is as near to its goal, and fewer transitions diverge, or after so many rounds.
+TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
+# Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
+SLOW, MOST_STRETCH = 0.2, 4.0
+# A window goes on where fewer effective draws than this share of those asked for are in it; a smaller share is enough once so
+# many gradients for each draw are spent.
+ENOUGH_DRAWS, LEAST_DRAWS, EASY = 0.4, 0.25, 8
+# Where a larger share of transitions diverges, the next window has smaller steps.
+SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
+# Gradients for each draw that is asked for, at most: a window that would pass it is not begun.
+BUDGET = 60
+# And those for each draw that chains may be expected to take from where they are, where a network can be trained.
+AHEAD = 30
+# Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
+FORGOTTEN, LEFT = 0.3, 0.05
+
+
+@dataclass(frozen=True)
+class Window:
+    """The states that are kept.
+
+    Attributes:
+        x: (G, P, T, d), native.
+        log_density: (G, P, T), native.
+        acceptance: Mean acceptance probability, (G,).
+        diverged: Share of transitions that diverged.
+        stuck: Share of particles that never moved.
+        scale: Whitening of the kernel, (G, d, d), or (G, d) where it has scales alone, native.
+        step_size: Its leapfrog step, (G,), native.
+        leapfrog_steps: Gradient steps of a transition.
+        divergent: Particles' transitions that diverged, (G, P, T).
+    """
+
+    x: Any
+    log_density: Any
+    acceptance: np.ndarray
+    diverged: float
+    stuck: float
+    scale: Any
+    step_size: Any
+    leapfrog_steps: int
+    divergent: Any
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a window shows, in the model's own unconstrained coordinates.
+
+    Attributes:
+        points: Its states, (G, P, T, d).
+        drifts: From the first half to the second, of all chains together and then of each.
+        effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
+        of_means: The same over coordinates alone.
+        complete: Whether nothing more is to be wished for.
+    """
+
+    points: np.ndarray
+    drifts: list[Drift]
+    effective: float
+    of_means: float
+    complete: bool = False
+
+    @property
+    def restless(self) -> bool:
+        """Whether more than chance says that the particles still move, or remember their start."""
+        return self.drifts[0].restless
+
+
+class Particles:
+    """Runs the ensemble of one sampler.
+
+    Args:
+        engine: Of the target.
+        target: The posterior.
+        sampler: Where the particles start.
+        draws: Draws over all chains that are asked for.
+        settings: See `pyro_dft.settings.Settings`.
+        rng: The engine's random number generator.
+        original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
+        modes: Which of several samplers serve each chain, or None.
+        patient: Whether to go on to the end of the budget where the chains are slow: there is nothing better than them.
+
+    Attributes:
+        bank: The states of all blocks with their scores.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        target: Any,
+        sampler: Any,
+        draws: int,
+        settings: Settings,
+        rng: Any,
+        original: Callable[[Any], Any],
+        modes: Modes | None,
+        patient: bool,
+    ):
+        self.engine, self.target, self.sampler = engine, target, sampler
+        self.settings, self.rng, self.patient = settings, rng, patient
+        self.original, self.modes = original, modes
+        self.chains = sampler.chains if modes is None else modes.chains
+        self.count = max(LEAST_PARTICLES, PARTICLES // self.chains)  # P
+        self.each = -(-draws // sampler.chains)
+        self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
+        self.bank = Bank()
+        self._spent = 0
+
+    def run(self) -> tuple[Window, Judged]:
+        """Warms up, and goes on window by window until one is good, or more of them are not worth it."""
+        start, scale, step_size = self._warmed_up()
+        length = max(TUNING, BLOCK_STEPS * math.ceil(self.each / self.count / BLOCK_STEPS))
+        while True:
+            part = self._blocks(start, scale, step_size, TUNING, tune=0.7)
+            start, step_size = part[-1].position, self._whole(part[-1].step_size)
+            window, start = self._window(start, scale, step_size, length)
+            judged = self._judged(window)
+            while not self._careless(window) and not judged.restless and self._short(judged):
+                more = window.x.shape[2]
+                if judged.of_means < SLOW * more * self.count * self.sampler.chains:
+                    self.stretch = min(2 * self.stretch, MOST_STRETCH)
+                if not self._affords(window, more) or not self._worthwhile(window, judged):
+                    return window, judged
+                window, start = self._longer(window, *self._window(start, scale, step_size, more))
+                judged = self._judged(window)
+            careful = [a for a in self._acceptances if a > self.acceptance]
+            if self._careless(window) and careful:
+                self.acceptance = careful[0]
+            elif judged.restless:
+                length *= 2
+            else:
+                return window, replace(judged, complete=not self._careless(window))
+            if not self._affords(window, length + TUNING):
+                return window, judged
+            scale = self.roots(window.x, scale)
+
+    @property
+    def _acceptances(self) -> tuple[float, ...]:
+        """What smaller steps aim at, in turn."""
+        return CAREFUL_ACCEPTANCES if self.patient else CAREFUL_ACCEPTANCES[:1]
+
+    def _worthwhile(self, window: Window, judged: Judged) -> bool:
+        """Whether the chains come to enough draws for less than a network and the refinement of its draws would cost."""
+        if self.patient:
+            return True
+        cost = self.count * self.sampler.chains * window.x.shape[2] * window.leapfrog_steps
+        ahead = cost * (ENOUGH_DRAWS * self.settings.num_draws / max(judged.effective, 1.0) - 1)
+        return ahead <= AHEAD * self._asked
+
+    def _warmed_up(self) -> tuple[Any, Any, Any]:
+        """Position, scale and step size of particles that move as they should."""
+        scale = self.sampler.scale
+        if self.target.dim > FULL_RANK_LIMIT:  # nothing but scales was fitted
+            roots = np.diagonal(self.engine.numpy(scale), axis1=1, axis2=2)
+            scale = self.engine.native(self.target, np.array(roots))
+        start = self._dispersed(self.sampler.draw(self.count, self.rng))
+        step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
+        for turn in range(MOST_WARM_UPS):
+            part = self._blocks(start, scale, step_size, WARM_UP, tune=1.5 if turn < 2 else 1.0)
+            start, step_size = self._revived(part[-1]), part[-1].step_size
+            scale = self.roots(self._joined(part, "x"), scale)
+            last = self.engine.numpy(part[-1].acceptance)[:, :, -TUNING:].mean((1, 2))
+            lost = self.engine.numpy(part[-1].diverged)[:, :, -TUNING:].mean()
+            if turn > 0 and lost < LOST and np.abs(last - self.acceptance).max() < TUNED:
+                break
+        return start, scale, step_size
+
+    def _dispersed(self, draws: Any) -> Any:
+        """Draws (G, P, d), every second one as far again from the mean: tails are left sooner than they are found."""
+        points = self.engine.numpy(draws)
+        mean = points.mean(1, keepdims=True)
+        far = np.where(np.arange(points.shape[1]) % 2, DISPERSION, 1.0)[None, :, None]
+        return self.engine.native(self.target, mean + far * (points - mean))
+
+    def _revived(self, block: Block) -> Any:
+        """Where the particles are; those that never moved go where others are, that did."""
+        engine = self.engine
+        # Not those either that hardly find a point where the density is finite: they sit where it cannot be computed.
+        moved = engine.numpy(block.moved).max(2) > 0
+        moved &= engine.numpy(block.diverged).mean(2) <= 0.5
+        if moved.all() or not moved.any(1).all():
+            return block.position
+        host = engine.host_rng(self.rng)
+        rows = np.tile(np.arange(self.count), (len(moved), 1))
+        for g, own in enumerate(moved):
+            rows[g, ~own] = host.choice(np.flatnonzero(own), int((~own).sum()))
+        return block.x[:, :, -1][np.arange(len(moved))[:, None], rows]
+
+    def _careless(self, window: Window) -> bool:
+        """Whether smaller steps are due, or would be."""
+        return window.diverged > SOME_DIVERGENCES
+
+    def _short(self, judged: Judged) -> bool:
+        share = ENOUGH_DRAWS if self._spent < EASY * self._asked else LEAST_DRAWS
+        return judged.effective < share * self.settings.num_draws
+
+    def _affords(self, window: Window, length: int) -> bool:
+        """Whether so many more transitions are within the budget."""
+        ahead = self.count * self.sampler.chains * length * window.leapfrog_steps
+        return self._spent + ahead <= BUDGET * self._asked
+
+    @property
+    def _asked(self) -> float:
+        """Draws that are asked for, of every mode."""
+        return self.settings.num_draws * (self.sampler.chains / self.chains)
+
+    # Transitions
+
+    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS) -> int:
+        if self.settings.leapfrog_steps is not None:
+            return self.settings.leapfrog_steps
+        smallest = float(np.min(self.engine.numpy(step_size)))
+        return int(np.clip(round(self.stretch * LENGTH / max(smallest, 1e-6)), 1, most))
+
+    def _whole(self, step_size: Any) -> Any:
+        """The step sizes with which whole numbers of leapfrogs make the length, where the given ones are longer."""
+        if self.settings.leapfrog_steps is not None:
+            return step_size
+        sizes = self.engine.numpy(step_size)
+        count = np.minimum(np.ceil(LENGTH / np.maximum(sizes, 1e-6) - 0.1), MOST_LEAPFROGS)
+        return self.engine.native(self.target, np.minimum(sizes, LENGTH / count))
+
+    def _blocks(self, start: Any, scale: Any, step_size: Any, steps: int, tune: float = 0.0) -> list[Block]:
+        leapfrogs = self._leapfrogs(step_size, MOST_LEAPFROGS if tune < 1.0 else MOST_AT_FIRST)
+        blocks: list[Block] = []
+        for first in range(0, steps, BLOCK_STEPS):
+            block = self.engine.run_block(
+                self.target, start, scale, step_size, steps=min(BLOCK_STEPS, steps - first), leapfrog_steps=leapfrogs,
+                tune=tune, acceptance=self.acceptance, rng=self.rng,
+            )  # fmt: skip
+            start, step_size = block.position, block.step_size
+            blocks.append(block)
+            self._remember(block)
+        self._spent += self.count * self.sampler.chains * steps * leapfrogs
+        return blocks
+
+    def _remember(self, block: Block) -> None:
+        g, _, _, d = block.x.shape
+        self.bank.add(*(self.engine.numpy(v).reshape(g, -1, d) for v in (block.x, block.score)))
+
+    def _joined(self, blocks: list[Block], name: str) -> Any:
+        return self.engine.concatenate([getattr(block, name) for block in blocks], 2)
+
+    def _window(self, start: Any, scale: Any, step_size: Any, length: int) -> tuple[Window, Any]:
+        blocks = self._blocks(start, scale, step_size, length)
+        engine = self.engine
+        moved = engine.numpy(self._joined(blocks, "moved"))
+        divergent = self._joined(blocks, "diverged")
+        window = Window(
+            self._joined(blocks, "x"), self._joined(blocks, "log_density"),
+            engine.numpy(self._joined(blocks, "acceptance")).mean((1, 2)),
+            float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
+            self._leapfrogs(step_size), divergent,
+        )  # fmt: skip
+        return window, blocks[-1].position
+
+    def _longer(self, window: Window, more: Window, position: Any) -> tuple[Window, Any]:
+        """Two windows of one kernel, one behind the other, and where they end."""
+        join = self.engine.concatenate
+        t, u = window.x.shape[2], more.x.shape[2]
+        share = t / (t + u)
+        joined = replace(
+            window, x=join([window.x, more.x], 2), log_density=join([window.log_density, more.log_density], 2),
+            acceptance=share * window.acceptance + (1 - share) * more.acceptance,
+            diverged=share * window.diverged + (1 - share) * more.diverged, stuck=min(window.stuck, more.stuck),
+            divergent=join([window.divergent, more.divergent], 2),
+        )  # fmt: skip
+        return joined, position
+
+    def roots(self, x: Any, scale: Any, share: float = 0.25) -> Any:
+        """Square roots (G, d, d), or (G, d), of covariances from states (G, P, T, d), shrunk to the present ones.
+
+        Args:
+            x: States.
+            scale: The present ones.
+            share: Successive states are alike: as how much of an independent one each counts.
+        """
+        states, roots = self.engine.numpy(x), np.array(self.engine.numpy(scale))
+        dim = self.target.dim
+        for g, own in enumerate(states.reshape(len(states), -1, dim)):
+            centred = own - own.mean(0)
+            count = share * len(own)
+            if roots.ndim == 2:
+                variance = (count * (centred / roots[g]).var(0) + 1) / (count + 1)
+                adapted = roots[g] * np.sqrt(variance)
+            else:
+                white = np.linalg.solve(roots[g], centred.T)
+                covariance = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
+                try:
+                    adapted = roots[g] @ np.linalg.cholesky(np.atleast_2d(covariance))
+                except np.linalg.LinAlgError:
+                    continue
+            if np.isfinite(adapted).all():
+                roots[g] = adapted
+        return self.engine.native(self.target, roots)
+
+    # The verdict
+
+    def _judged(self, window: Window) -> Judged:
+        g, p, t, d = window.x.shape
+        points = self.engine.numpy(self.original(window.x.reshape(-1, d))).reshape(g, p, t, d)
+        half = t // 2
+        chosen = self.of_chains()
+        drifts, effective = [], []
+        groups = [np.concatenate([own for own, _ in chosen]), *(own for own, _ in chosen)]
+        labels = [np.concatenate([mode for _, mode in chosen]), *(mode for _, mode in chosen)]
+        flat = points.reshape(-1, t, d)
+        for rows, mode in zip(groups, labels, strict=True):
+            some = flat[rows]
+            first, second = some[:, :half].reshape(-1, d), some[:, half : 2 * half].reshape(-1, d)
+            drifts.append(drift(first, second, np.repeat(mode, half), half))
+        for rows, mode in chosen:
+            effective.append(effective_draws(flat[rows], mode))
+        least = np.min(effective, 0) * self.chains
+        return Judged(points, drifts, float(least.min()), float(least[0]))
+
+    def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each chain, which of the G P particles it is judged by, and the modes that these are in."""
+        if self.modes is None:
+            return [
+                (c * self.count + np.arange(self.count), np.zeros(self.count, int))
+                for c in range(self.chains)
+            ]
+        out = []
+        for c, weights in enumerate(self.modes.weights):
+            counts = np.round(self.count * weights / weights.max()).astype(int)
+            rows = [(c * len(weights) + k) * self.count + np.arange(n) for k, n in enumerate(counts)]
+            out.append((np.concatenate(rows), np.repeat(np.arange(len(weights)), counts)))
+        return out
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Chains that have run, against which samplers are judged at no further cost.
+
+    Attributes:
+        particles: What ran them.
+        window: The states that are kept.
+        judged: What these show.
+    """
+
+    particles: Particles
+    window: Window
+    judged: Judged
+
+    @classmethod
+    def run(cls, *arguments: Any) -> Ensemble:
+        """See `Particles`."""
+        particles = Particles(*arguments)
+        return cls(particles, *particles.run())
+
+    def against(self, draws: Any) -> list[Drift]:
+        """From a sampler's draws, native (G, n, d), to the particles: of all chains together, then of each."""
+        particles, points = self.particles, self.judged.points
+        chosen = particles.of_chains()
+        served = draws if particles.modes is None else particles.modes.kept(draws)
+        c, n, d = served.shape
+        own = particles.engine.numpy(particles.original(served.reshape(-1, d))).reshape(c, n, d)
+        t = points.shape[2]
+        flat = points.reshape(-1, t, d)
+        each = [difference(own[i], flat[rows].reshape(-1, d), t) for i, (rows, _) in enumerate(chosen)]
+        if c == 1:
+            return [each[0], each[0]]
+        every = np.concatenate([rows for rows, _ in chosen])
+        return [difference(own.reshape(-1, d), flat[every].reshape(-1, d), t), *each]
+
+    def transitions(self, raw: Drift, most: int) -> int:
+        """Transitions of the ensemble's kernel that a fresh draw of a sampler needs: 2, or twice that, and so on.
+
+        Args:
+            raw: From the sampler's draws to the particles.
+            most: At most so many.
+        """
+        size = np.where(raw.significant, np.maximum(np.abs(raw.effects) - raw.standard_errors, 0.0), 0.0)
+        size = np.nan_to_num(size, posinf=1e9).max(0)
+        steps, points = min(FIRST_STEPS, most), self.judged.points
+        chains = points.reshape(-1, *points.shape[2:])
+        while 2 * steps <= most:
+            memory = memory_at(chains, steps) if steps < chains.shape[1] // 2 else np.ones(chains.shape[-1])
+            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
+                break
+            steps *= 2
+        return steps
+
+    def entry(self) -> dict[str, Any]:
+        """The same as plain numbers."""
+        g, p, t, _ = self.window.x.shape
+        return {
+            "chains": g * p, "transitions": t, "leapfrog_steps": self.window.leapfrog_steps,
+            "ess": float(self.judged.effective),
+        }  # fmt: skip
+
+    def gaussian(self) -> Any:
+        """The Gaussian samplers with the moments of the particles."""
+        particles, states = self.particles, self.particles.engine.numpy(self.window.x)
+        means = states.mean((1, 2))
+        roots = square_roots(particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0)))
+        return particles.engine.gaussian_sampler(particles.target, means, roots)
+
+    def kept(self, each: int) -> tuple[Any, Any, Any, Any]:
+        """So many states of each sampler's chains: states, those half a window before, log densities, divergences.
+
+        States of the first half of the window stand for themselves among those before: the mean over both then is half
+        of what the halves differ by.
+        """
+        window = self.window
+        g, p, t, d = window.x.shape
+        index = np.linspace(0, t - 1, min(t, -(-each // p))).round().astype(int)
+        before = np.where(index < t // 2, index, index - t // 2)
+
+        def some(values: Any, at: np.ndarray) -> Any:
+            picked = values[:, :, at]
+            return picked.reshape(g, p * len(at), *values.shape[3:])[:, :each]
+
+        return (
+            some(window.x, index), some(window.x, before), some(window.log_density, index),
+            some(window.divergent, index),
+        )  # fmt: skip
