@@ -185,7 +185,9 @@ def main(arguments: list[str] | None = None) -> None:
     store = stem.with_suffix(".json")
     if not options.table:
         run(options, store)
-    rows = refreshed(stored(store), options.backend)
+    fresh = refreshed(stored(store), options.backend)
+    rows = stored(store)  # again: a second command may have added rows in the meantime
+    rows |= {label: row for label, row in fresh.items() if rows.get(label, {}).get("key") == row["key"]}
     store.write_text(json.dumps(rows, indent=1, sort_keys=True))
     order = [f"{n}/{m}" for n in (scaling.names(10**9) if options.scaling else TARGETS) for m in METHODS]
     everything = report.complete([rows[k] for k in order if k in rows])

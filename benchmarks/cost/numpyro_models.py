@@ -212,10 +212,12 @@ def gp(x: Array, y: Array) -> None:
 
 
 def gmm(y: Array) -> None:
-    """Two Gaussians, told apart by their priors; the component of each point is enumerated."""
+    """Two Gaussians, the second above the first; the component of each point is enumerated."""
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(2, 0.5)))
     scale = numpyro.sample("scale", dist.LogNormal(0.0, 2.0))
-    locs = numpyro.sample("locs", dist.Normal(jnp.array([-2.0, 2.0]), 1.0).to_event(1))
+    low = numpyro.sample("low", dist.Normal(-2.0, 1.0))
+    gap = numpyro.sample("gap", dist.LogNormal(1.0, 0.5))
+    locs = jnp.stack([low, low + gap])
     with numpyro.plate("data", len(y)):
         which = numpyro.sample("which", dist.Categorical(weights), infer={"enumerate": "parallel"})
         numpyro.sample("y", dist.Normal(locs[which], scale), obs=y)

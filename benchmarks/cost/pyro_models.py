@@ -52,10 +52,12 @@ def gp(x: Tensor, y: Tensor) -> None:
 
 
 def gmm(y: Tensor) -> None:
-    """Two Gaussians, told apart by their priors; the component of each point is enumerated."""
+    """Two Gaussians, the second above the first; the component of each point is enumerated."""
     weights = pyro.sample("weights", dist.Dirichlet(torch.full((2,), 0.5)))
     scale = pyro.sample("scale", dist.LogNormal(0.0, 2.0))
-    locs = pyro.sample("locs", dist.Normal(torch.tensor([-2.0, 2.0]), 1.0).to_event(1))
+    low = pyro.sample("low", dist.Normal(-2.0, 1.0))
+    gap = pyro.sample("gap", dist.LogNormal(1.0, 0.5))
+    locs = torch.stack([low, low + gap])
     with pyro.plate("data", len(y)):
         which = pyro.sample("which", dist.Categorical(weights), infer={"enumerate": "parallel"})
         pyro.sample("y", dist.Normal(locs[which], scale), obs=y)
