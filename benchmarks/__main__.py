@@ -22,6 +22,7 @@ COMMANDS = {
     "flags": "the diagnostics on densities of many kinds",
     "hostile": "is a fit that says converged ever wrong? random posteriors with exact draws",
     "evidence": "is the evidence right?",
+    "cost": "what fits cost against NUTS and others: gradients, CPU seconds, memory, worst errors",
     "objectives": "which objective trains best at equal cost?",
     "compiled": "what many chains and many data sets cost in NumPyro",
     "million": "what a million draws, or a million rows, cost",
