@@ -114,6 +114,15 @@ def model_raised(reason: str, evaluations: int) -> ModelError:
     return ModelError(f"the model failed after {evaluations} evaluations: {reason}")
 
 
+def point_by_point(reason: str, seconds: float) -> str:
+    """A potential is not evaluated for many points at once."""
+    return (
+        f"the potential is evaluated point by point, and not for many points at once: {reason}. One gradient takes "
+        f"{seconds * 1e3:.2g} ms, so 10,000 of them {seconds * 1e4:.0f} s; batched, they would take some fifty times less. "
+        f"What can be batched: {links.page('errors', 'performancewarning')}"
+    )
+
+
 def where(phase: str, step: int, total: int) -> str:
     """The point of a training at which something was raised."""
     doing = "while the sampler was measured" if phase == "done" else f"in phase '{phase}'"

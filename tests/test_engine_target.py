@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from pyro_dft.engine_torch import target as target_module
-from pyro_dft.engine_torch.target import BatchedPotential, Target
+from pyro_dft.engine_torch import batched
+from pyro_dft.engine_torch.batched import BatchedPotential
+from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, PerformanceWarning
 
 D = 3
@@ -21,7 +22,8 @@ def curved(x):
 
 
 def branching(x):
-    return x.square().sum() if x[0] > 0 else 2 * x.square().sum()
+    """A number that Python takes out of the point keeps it from being batched."""
+    return x.square().sum() if float(x[0].detach()) > 0 else 2 * x.square().sum()
 
 
 def half_line(x):
@@ -139,7 +141,7 @@ def test_tracing_stops_where_it_does_not_reproduce_the_values(make, points):
 
 def test_slow_potentials_are_not_traced(make, points, monkeypatch):
     target = make(curved)
-    monkeypatch.setattr(target_module, "TRACE_LIMIT", 0.0)
+    monkeypatch.setattr(batched, "TRACE_LIMIT", 0.0)
     target.probe(points(2))
     for _ in range(6):
         target.evaluate(points(3))
@@ -276,7 +278,7 @@ def test_the_fallback_isolates_points_that_raise(make, points):
 
     def factored(x):
         matrix = torch.eye(2, dtype=x.dtype, device=x.device) + torch.stack([x[:2], x[:2].flip(0)])
-        if x[2] > 100:
+        if float(x[2].detach()) > 100:
             return x.sum()
         return torch.linalg.cholesky(matrix).diagonal().log().sum() + x.square().sum()
 
@@ -441,7 +443,7 @@ def test_minibatches_of_a_potential_with_a_branch(make, points, regression):
     full, minibatch = regression
 
     def branch(potential):
-        return lambda x: potential(x) if x[0] < 100 else x.sum()
+        return lambda x: potential(x) if float(x[0].detach()) < 100 else x.sum()
 
     target = make(branch(full), minibatch_potential=branch(minibatch))
     with pytest.warns(PerformanceWarning):

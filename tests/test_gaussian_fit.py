@@ -62,7 +62,9 @@ def test_recovers_badly_conditioned_gaussians_from_far_starts(d, device):
     scales = torch.tensor([0.01, 0.1, 1.0, 100.0], device=device)
     found, fitter = fit(target, starts, scales)
     assert fitter.taken <= 300
-    arrived = torch.isfinite(found.elbo)  # those that are still on their way when one has settled may be given up
+    arrived = torch.isfinite(
+        found.elbo
+    )  # those that are still on their way when one has settled may be given up
     assert arrived.any()
     found = SimpleNamespace(**{name: value[arrived] for name, value in vars(found).items()})
     for m, scale in zip(found.mean, found.scale, strict=True):

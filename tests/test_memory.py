@@ -106,7 +106,7 @@ def test_backward_passes_are_the_same_where_nothing_is_kept(monkeypatch):
     x, v = (rng.normal(size=(40, 3)).astype(np.float32) for _ in range(2))
     calls = []
     monkeypatch.setattr(
-        "pyro_dft.engine_torch.target.recomputed",
+        "pyro_dft.engine_torch.batched.recomputed",
         lambda *given: calls.append(1) or recompute.recomputed(*given),
     )
 

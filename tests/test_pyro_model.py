@@ -106,11 +106,15 @@ def test_traces_into_a_graph(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case[2]])
-def test_falls_back_to_one_by_one(name):
+def test_models_that_ask_for_values_are_batched_by_their_answers(name):
     problem = problem_of(name)
-    assert not problem.batchable
-    x = problem.initial_points(3, radius=1.0)
-    assert problem.values_and_gradients(x)[0].isfinite().all()
+    assert problem.batchable
+    assert problem._asks
+    x = problem.initial_points(6, radius=1.0)
+    values, gradients = problem.values_and_gradients(x)
+    for row, value, gradient in zip(x, values, gradients, strict=True):
+        expected = problem._value_and_gradient(row)
+        torch.testing.assert_close((value, gradient), expected)
 
 
 def test_layout_of_supports():

@@ -18,6 +18,7 @@ from jax import Array
 
 from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.cost import any_primitive, point_size
+from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.memory import PointSize
 
@@ -61,6 +62,7 @@ class TargetSpec:
         size: What each point takes on the full data: how many are evaluated at once.
         minibatch_size: The same on a minibatch.
         surrogate: Whether whitened scores are those of a network, whose weights are what the posterior "reads".
+        forward: Whether gradients come in forward mode; see `pyro_dft.engine_jax.gradients`.
     """
 
     potential: Potential
@@ -72,6 +74,7 @@ class TargetSpec:
     size: PointSize = PointSize()
     minibatch_size: PointSize = PointSize()
     surrogate: bool = False
+    forward: bool = False
 
     @property
     def minibatch(self) -> bool:
@@ -91,7 +94,7 @@ class TargetSpec:
         assert self.smoothed_potential is not None
         flat = x.reshape(-1, self.dim).astype(self.dtype)
         levels = jnp.broadcast_to(sigma, (*x.shape[:-1], 1)).reshape(-1).astype(self.dtype)
-        function = jax.vmap(jax.value_and_grad(self.smoothed_potential), in_axes=(0, 0, None))
+        function = jax.vmap(value_and_gradient(self.smoothed_potential, self.forward), in_axes=(0, 0, None))
         rows = _in_chunks(lambda part: function(part[0], part[1], data), (flat, levels), self.size)
         return self._finite(x, *rows)
 
@@ -108,9 +111,9 @@ class TargetSpec:
 
     def _rows(self, x: Array, data: Any, key: Array | None) -> tuple[Array, Array]:
         if key is None or self.minibatch_potential is None:
-            function = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))
+            function = jax.vmap(value_and_gradient(self.potential, self.forward), in_axes=(0, None))
             return _in_chunks(lambda rows: function(*rows, data), (x,), self.size)
-        function = jax.vmap(jax.value_and_grad(self.minibatch_potential), in_axes=(0, None, 0))
+        function = jax.vmap(value_and_gradient(self.minibatch_potential, self.forward), in_axes=(0, None, 0))
         # One key gives each point a minibatch of its own: at the same cost, the noise averages out over the batch.
         keys = key if key.ndim > 1 else random.split(key, len(x))
         return _in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys), self.minibatch_size)
@@ -180,9 +183,16 @@ def smoothed_score(
     spec: TargetSpec, u: Array, sigma: Array, mean: Array, scale: Array, data: Any
 ) -> tuple[Array, Array]:
     """As `whitened_score` of the smoothed posterior, at noise (C, B, 1); differentiable in u."""
+    if spec.forward:
+        return _score_by_pushing(spec, u, (sigma, mean, scale, data, None, None))
+    return _smoothed(spec, u, sigma, mean, scale, data)
 
+
+def _smoothed(
+    spec: TargetSpec, u: Array, sigma: Array, mean: Array, scale: Array, data: Any
+) -> tuple[Array, Array]:
     def evaluate(x: Array, own: Any, _: Any) -> tuple[Array, Array]:
-        return spec.smoothed(finite_gradient(x), sigma, own)
+        return spec.smoothed(x if spec.forward else finite_gradient(x), sigma, own)
 
     return _whiten(evaluate, u, mean, scale, data, None)
 
@@ -193,6 +203,8 @@ def whitened_score_differentiable(
     """As `whitened_score`; its backward pass is a Hessian-vector product, exact or from differences of scores."""
     if spec.differences:
         return _score_by_differences(spec, u, (mean, scale, data, key, anchor))
+    if spec.forward:
+        return _score_by_pushing(spec, u, (None, mean, scale, data, key, anchor))
     return _anchored(spec, spec.evaluate_differentiable, u, mean, scale, data, key, anchor)
 
 
@@ -233,6 +245,32 @@ def _differences_backward(spec: TargetSpec, residuals: Any, cotangents: Any) -> 
 
 
 _score_by_differences.defvjp(_differences_forward, _differences_backward)
+
+
+def _score(spec: TargetSpec, u: Array, arguments: tuple[Any, ...]) -> tuple[Array, Array]:
+    sigma, *others = arguments
+    if sigma is None:
+        return _anchored(spec, spec.evaluate, u, *others)
+    return _smoothed(spec, u, sigma, *others[:3])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _score_by_pushing(spec: TargetSpec, u: Array, arguments: tuple[Any, ...]) -> tuple[Array, Array]:
+    return _score(spec, u, arguments)
+
+
+def _pushing_forward(spec: TargetSpec, u: Array, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    return _score(spec, u, arguments), (u, arguments)
+
+
+def _pushing_backward(spec: TargetSpec, residuals: Any, cotangents: Any) -> tuple[Array, None]:
+    """H v by a derivative of the score along v, forward over forward: H is its own transpose, as that of any density."""
+    u, arguments = residuals
+    _, product = jax.jvp(lambda at: _score(spec, at, arguments)[0], (u,), (cotangents[0],))
+    return jnp.where(jnp.isfinite(product), product, 0.0), None
+
+
+_score_by_pushing.defvjp(_pushing_forward, _pushing_backward)
 
 
 def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
@@ -284,10 +322,14 @@ class Target:
         differences = hvp == "difference"
         if hvp == "auto" and _on_cpu():
             differences = uses_lapack(potential, point, data)
-        size = minibatch = point_size(jax.value_and_grad(potential), point, data)
+        forward = needs_forward(potential, point, data)
+        if smoothed_potential is not None:
+            level = jax.ShapeDtypeStruct((), self.dtype)
+            forward = needs_forward(smoothed_potential, point, level, data) or forward
+        size = minibatch = point_size(value_and_gradient(potential, forward), point, data)
         if minibatch_potential is not None:
             key = jax.ShapeDtypeStruct((2,), np.uint32)
-            from_key = jax.value_and_grad(lambda x, k, given: minibatch_potential(x, given, k))
+            from_key = value_and_gradient(lambda x, k, given: minibatch_potential(x, given, k), forward)
             minibatch = point_size(from_key, point, key, data, own=2)
         self.spec = TargetSpec(
             potential,
@@ -298,6 +340,7 @@ class Target:
             smoothed_potential,
             size,
             minibatch,
+            forward,
         )
         self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0

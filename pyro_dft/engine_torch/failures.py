@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -12,7 +14,25 @@ from pyro_dft import messages
 from pyro_dft.errors import first_line
 
 # Of a model that raises because its density is zero at a point, as a check of a value does.
-ERRORS = (RuntimeError, ValueError, ArithmeticError)
+CHECKS = (ValueError, ArithmeticError, AssertionError)
+ERRORS = (RuntimeError, *CHECKS)
+# Where the reader of a message can do nothing.
+_NOT_THE_MODEL = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "pyro_dft"))
+
+
+def culprit(error: BaseException) -> str:
+    """What a batch cannot do, and the line of the model, or of Pyro, that asks for it."""
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not any(n in f.filename for n in _NOT_THE_MODEL)
+    ]
+    text = first_line(error)
+    text = text if len(text) <= 120 else text[:117] + "..."
+    if not frames:
+        return text
+    where = frames[-1]
+    return f"{os.path.basename(where.filename)}, line {where.lineno}: `{where.line}` gives {text}"
 
 
 class Failures:

@@ -1,212 +1,17 @@
-"""A batched target: log density, score and Hessian-vector products of a potential written for one point.
-
-The potential is vectorised with `torch.func.vmap`; where that fails it is evaluated row by row, with one warning that says
-what it costs. Batch sizes that come back are traced once into a flat graph of tensor operations (`make_fx`), which takes the
-modelling language out of the loop. Scores stay differentiable, so a Hessian-vector product is a backward pass.
-"""
+"""A batched target: log density, score and Hessian-vector products of a potential written for one point."""
 
 from __future__ import annotations
 
-import gc
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_dft.engine_torch.cost import Cost, cost_of
-from pyro_dft.engine_torch.failures import ERRORS, Failures
-from pyro_dft.engine_torch.random_state import random_state, set_random_state, unmoved
-from pyro_dft.engine_torch.recompute import recomputed
-from pyro_dft.errors import ModelError, PerformanceWarning
-from pyro_dft.recipe.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
+from pyro_dft.engine_torch.batched import BatchedPotential, Potential
+from pyro_dft.engine_torch.random_state import random_state, set_random_state
 
-Potential = Callable[[Tensor], Tensor]
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
-# Tracing a potential of more tensor operations than this costs more than it saves.
-TRACE_LIMIT = 2000
-
-
-class BatchedPotential:
-    """Evaluates (log density, score) of one potential on (n, d) points."""
-
-    def __init__(
-        self,
-        potential: Potential,
-        context: Callable[[], AbstractContextManager],
-        trace: bool,
-        randomness: str,
-    ):
-        self.potential = potential
-        self.context = context
-        self.trace = trace
-        self.vectorised = True
-        self.cost: Cost | None = None
-        self.chunk = MOST_POINTS
-        self.failures = Failures(potential, context)
-        self._graphs: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {}
-        self._seen: dict[int, int] = {}
-        self._left = 0
-        self._vmapped = torch.func.vmap(torch.func.grad_and_value(potential), randomness=randomness)
-
-    def probe(self, x: Tensor) -> None:
-        """Finds out, on a few points (n, d), whether the potential can be batched and is worth tracing.
-
-        Raises:
-            ModelError: the potential fails at single points too, or does not return one number.
-        """
-        expected_g, expected_u = self._rows(x, errors=True)
-        try:
-            with warnings.catch_warnings():
-                # vmap's own advice on slow batching rules is not for our users.
-                warnings.filterwarnings("ignore", category=UserWarning, message=".*performance drop.*")
-                self.measure(x)
-                parts = [self._eager(chunk) for chunk in x.split(self.chunk)]
-                g, u = (torch.cat(part) for part in zip(*parts, strict=True))
-        except Exception as error:  # whatever the model does that vmap does not support
-            self._fall_back(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            return
-        same = torch.allclose(u, expected_u, rtol=1e-3, atol=1e-3, equal_nan=True)
-        if not same or not torch.allclose(g, expected_g, rtol=1e-2, atol=1e-2, equal_nan=True):
-            self._fall_back("batched values differ from single ones")
-
-    def measure(self, x: Tensor) -> None:
-        """Finds out, at one point or two of (n, d), how many are evaluated at once, and whether to trace that."""
-        points = x.detach()
-        try:
-            self.cost = cost_of(
-                lambda n: self._eager(points[torch.arange(n, device=points.device) % len(points)]), x.device
-            )
-        except Exception:  # the evaluation itself says why, if it was that
-            self.cost, self.chunk = Cost(), LEAST_POINTS
-            return
-        self.chunk = self.cost.size.at_once(x.device.type == "cpu")
-        self.trace = self.trace and self.cost.operations < TRACE_LIMIT
-
-    def _fall_back(self, reason: str) -> None:
-        self.vectorised = False
-        warnings.warn(
-            f"the potential cannot be evaluated for a batch of points at once ({reason}), so it runs point by point: "
-            "expect training to take some hundred times longer. Models without Python branches on latent values, "
-            ".item() or in-place writes can be batched.",
-            PerformanceWarning,
-            stacklevel=2,
-        )
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, d) points -> log density (n,), score (n, d); differentiable where gradients are enabled."""
-        if self.cost is None and self.vectorised:
-            self.measure(x)
-        again = self._keeps_too_much(x)
-        parts = []
-        for chunk in x.split(self.chunk):
-            gradient, value = recomputed(self._one_chunk, chunk) if again else self._one_chunk(chunk)
-            parts.append((-value, -gradient))
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    def _keeps_too_much(self, x: Tensor) -> bool:
-        # On a GPU the backward pass has a thread of its own, from which models cannot be run.
-        kept = torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu" and len(x) > self.chunk
-        return kept and self.cost is not None and self.cost.size.keeps_too_much(len(x))
-
-    def _one_chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.vectorised:
-            return self._rows(x)
-        try:
-            return self._batched(x)
-        except torch.linalg.LinAlgError:
-            return self._halves(x)
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Linear algebra gives up on a whole batch for one singular matrix: halves find the point, which gets NaN."""
-        if len(x) == 1:
-            return torch.full_like(x, torch.nan), x.new_full((1,), torch.nan)
-        parts = []
-        for half in x.split((len(x) + 1) // 2):
-            try:
-                parts.append(self._eager(half))
-            except torch.linalg.LinAlgError:
-                parts.append(self._halves(half))
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    def _batched(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.trace:
-            return self._eager(x)
-        n = len(x)
-        if n not in self._graphs:
-            self._seen[n] = self._seen.get(n, 0) + 1
-            # Sizes that come once or twice are not worth a trace; and a handful of sizes is all that a fit needs.
-            if self._seen[n] < 4 or len(self._graphs) >= 8:
-                return self._eager(x)
-            self._graphs[n] = self._traced(x)
-        graph = self._graphs[n]
-        return self._eager(x) if graph is None else graph(x)
-
-    def _eager(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with self.context():
-            result = self._vmapped(x)
-        # A run of a model leaves its tensors in circles of references, and Python counts objects, not bytes.
-        self._left += 0 if self.cost is None else len(x) * self.cost.size.total_bytes
-        if self._left > CPU_BYTES:
-            self._left = 0
-            gc.collect()
-        return result
-
-    def _traced(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
-        x = x.detach()
-        # A trace must not use up random numbers: a training that was interrupted makes it at another step.
-        try:
-            with self.context(), torch.no_grad():
-                with unmoved(x.device):
-                    graph = make_fx(lambda batch: self._vmapped(batch))(x)
-                with unmoved(x.device):
-                    expected = self._vmapped(x)
-                with unmoved(x.device):
-                    found = graph(x)
-            same = all(
-                torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
-                for a, b in zip(expected, found, strict=True)
-            )
-        except Exception:  # tracing is an optimisation: any failure leaves eager mode in place
-            same = False
-        if not same:
-            self.trace = False
-            return None
-        return graph
-
-    def _rows(self, x: Tensor, errors: bool = False) -> tuple[Tensor, Tensor]:
-        """Row by row, with plain autograd (Python branches on latent values work)."""
-        higher = torch.is_grad_enabled() and x.requires_grad
-        gradients, values = [], []
-        with self.context(), torch.enable_grad():
-            for row in x:
-                point = row if higher else row.detach().requires_grad_()
-                self.failures.evaluations += 1
-                try:
-                    value = self.potential(point)
-                    if not isinstance(value, Tensor) or value.numel() != 1:
-                        raise ModelError(
-                            f"the potential must return one number, not {getattr(value, 'shape', type(value))}"
-                        )
-                    (gradient,) = torch.autograd.grad(
-                        value.reshape(()), point, create_graph=higher, allow_unused=True
-                    )
-                    gradient = torch.zeros_like(point) if gradient is None else gradient
-                    self.failures.worked(point)
-                except ModelError:
-                    raise
-                except ERRORS as error:
-                    if errors:
-                        raise
-                    self.failures.check(error)
-                    value, gradient = point.new_tensor(float("nan")), torch.full_like(point, float("nan"))
-                values.append(value.reshape(()) if higher else value.detach().reshape(()))
-                gradients.append(gradient)
-        return torch.stack(gradients), torch.stack(values)
 
 
 class _FiniteGradient(torch.autograd.Function):
@@ -273,13 +78,13 @@ class Target:
 
     def rebind(self, potential: Potential, minibatch_potential: Potential | None) -> None:
         """Takes another potential of the same dimension, as when a user's loop brings a new minibatch each time."""
-        vectorised = self._full.vectorised
+        before = self._full
         self._anchor = None
         # A traced graph holds on to the data it was traced with.
         self._bind(potential, minibatch_potential, trace=False)
-        self._full.vectorised = vectorised
+        self._full.like(before)
         if self._minibatch is not None:
-            self._minibatch.vectorised = vectorised
+            self._minibatch.like(before)
 
     def anchor(self, mean: Tensor, scale: Tensor, draws: Tensor) -> bool:
         """Lets minibatch scores of (C, B, d) points be corrected by those at the mean of each chain, if that pays.
@@ -333,7 +138,7 @@ class Target:
                 self._smoothed.probe(torch.cat([x, torch.ones_like(x[:, :1])], -1))
             if self._minibatch is not None:
                 # Fresh subsamples make single and batched values differ, so only the full potential is compared.
-                self._minibatch.vectorised = self._full.vectorised
+                self._minibatch.like(self._full)
                 if self._minibatch.vectorised:
                     self._minibatch.measure(x)
                 self._minibatch.trace = self._minibatch.trace and self._full.trace

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyro_dft import messages
+from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms
@@ -91,10 +92,10 @@ class PotentialProblem(Problem):
 
     def _check_gradient(self, potential: Callable[[Any], Any]) -> None:
         """Refuses a potential whose gradient is zero by construction, as behind `jax.lax.stop_gradient`."""
-        gradient = jax.grad(potential)
         at = point(self.dim, self.dtype)
-        moves = depends(lambda x: {"gradient": gradient(x)}, [at], 0)["gradient"]
-        if not moves and not np.asarray(gradient(jnp.asarray(self._initial))).any():
+        both = value_and_gradient(potential, needs_forward(potential, at))
+        moves = depends(lambda x: {"gradient": both(x)[1]}, [at], 0)["gradient"]
+        if not moves and not np.asarray(both(jnp.asarray(self._initial))[1]).any():
             raise messages.no_gradient("potential_fn")
 
     def _scalar(self, value: Any, name: str) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pyro_dft import messages
+from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
@@ -130,12 +130,13 @@ class Problem:
 
     def _explain(self, x: np.ndarray) -> str:
         """Why the potential or its gradient is not finite at ``x``."""
-        rows = jnp.asarray(x, self.dtype)[None]
-        value, gradient = jax.vmap(jax.value_and_grad(self.potential), in_axes=(0, None))(rows, self.data)
-        if not np.isfinite(value[0]):
-            return f"At one of them the potential is {float(value[0])}"
+        at = jnp.asarray(x, self.dtype)
+        forward = needs_forward(self.potential, at, self.data)
+        value, gradient = value_and_gradient(self.potential, forward)(at, self.data)
+        if not np.isfinite(value):
+            return f"At one of them the potential is {float(value)}"
         names = self.layout.coordinate_names()
-        bad = [names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(gradient[0])))]
+        bad = [names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(gradient)))]
         return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
 
     def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:

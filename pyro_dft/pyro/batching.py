@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_dft.engine_torch.branches import Answers, Disagreement, fill_mask, fills_a_mask
 from pyro_dft.engine_torch.cost import cost_of
 
 from .evaluation import evaluating, patched, replaced
@@ -63,21 +65,14 @@ class PerRow(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.__setitem__ and _fills_a_mask(*args):
-            # tensor[mask] = number has a size that depends on the mask, unlike this.
-            tensor, mask, value = args
-            return tensor.masked_fill_(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), value)
+        if func is torch.Tensor.__setitem__ and fills_a_mask(*args[1:]):
+            return fill_mask(*args)
         if func in _RANDOM:
             return func(torch.zeros_like(args[0]) + self.zero.to(args[0].dtype), *args[1:], **kwargs)
         result = func(*args, **kwargs)
         if self.factories and func in _FACTORIES and result.is_floating_point():
             return result + self.zero.to(result.dtype)
         return result
-
-
-def _fills_a_mask(tensor: Tensor, index: Any, value: Any) -> bool:
-    scalar = value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, (int, float))
-    return scalar and isinstance(index, Tensor) and index.dtype == torch.bool
 
 
 def per_row(x: Tensor, factories: bool) -> AbstractContextManager[Any]:
@@ -111,6 +106,12 @@ def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tens
                 return _in_chunks(batched, inputs, min(chunk, affordable(batched, inputs, first.device)))
             except Exception:  # whatever vmap cannot do, the loop may: the real error comes again below
                 continue
+        for factories in (False, True) if n > 1 else ():
+            own = _with_own_tensors(_answered(function), factories)
+            # Whoever draws random numbers until points agree prefers some of them: those are left to the loop.
+            batched = torch.func.vmap(own, randomness="error")
+            with contextlib.suppress(Exception):
+                return _in_chunks(lambda some, b=batched: _by_answers(b, some), inputs, chunk)  # type: ignore[misc]
         results = [function({name: value[i] for name, value in inputs.items()}) for i in range(n)]
     return {name: torch.stack([result[name] for result in results]) for name in results[0]}
 
@@ -130,7 +131,7 @@ def affordable(batched: Callable[[Any], Any], inputs: Any, device: torch.device)
         return _FEW
 
 
-def _rows(inputs: Any, some: slice) -> Any:
+def _rows(inputs: Any, some: slice | Tensor) -> Any:
     if isinstance(inputs, Tensor):
         return inputs[some]
     return {name: value[some] for name, value in inputs.items()}
@@ -149,6 +150,26 @@ def _in_chunks(batched: RowFunction, inputs: dict[str, Tensor], chunk: int) -> d
                 whole[name] = value.new_empty((n, *value.shape[1:]))
             whole[name][start : start + chunk] = value
     return whole
+
+
+def _answered(function: RowFunction) -> RowFunction:
+    def wrapped(row: dict[str, Tensor]) -> dict[str, Tensor]:
+        with Answers(next(iter(row.values()))):
+            return function(row)
+
+    return wrapped
+
+
+def _by_answers(batched: RowFunction, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All rows at once or, where they answer differently what the model asks of them, those that agree."""
+    try:
+        return batched(rows)
+    except Disagreement as parted:
+        group = parted.group
+    parts = [(group == number).nonzero()[:, 0] for number in range(int(group.max()) + 1)]
+    results = [_by_answers(batched, _rows(rows, index)) for index in parts]
+    back = torch.argsort(torch.cat(parts))
+    return {name: torch.cat([result[name] for result in results])[back] for name in results[0]}
 
 
 def _with_own_tensors(function: RowFunction, factories: bool) -> RowFunction:

@@ -185,6 +185,9 @@ def _replace_all(stack: contextlib.ExitStack) -> None:
     stack.enter_context(replaced(torch.linalg, "cholesky", _cholesky))
     stack.enter_context(replaced(torch, "cholesky", _cholesky_old))
     stack.enter_context(replaced(torch.Tensor, "cholesky", _cholesky_method))
+    from .functions import replace_functions  # which asks here whether this thread is evaluating
+
+    replace_functions(stack)
 
 
 def _forget() -> None:

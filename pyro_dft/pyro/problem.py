@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from pyro_dft import messages
+from pyro_dft.engine_torch.batched import BatchedPotential
+from pyro_dft.engine_torch.branches import Vmapped
+from pyro_dft.engine_torch.failures import CHECKS
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
 
-from .batching import affordable, in_vmap, per_row
+from .batching import in_vmap, per_row
 from .evaluation import patched
 
 _CHUNK_ELEMENTS = 2**23  # elements of one tensor that a batched evaluation may fill per model run
@@ -47,6 +51,7 @@ class Problem:
     batchable: bool = True
     dynamic_sites: tuple[str, ...] = ()
     _own_tensors: bool = False
+    _asks: bool = False  # for values of the point; see `pyro_dft.engine_torch.branches`
     _elements: int = 1
     _own_start: Tensor | None = None  # a point that the caller wants to start from
 
@@ -103,11 +108,12 @@ class Problem:
 
         A model that writes into tensors it has made itself needs one copy of them per point, which is slower.
         """
-        function = torch.func.grad_and_value(self.minibatch_potential)
-        for self._own_tensors in (False, True):
+        function = Vmapped(self.minibatch_potential, "same")
+        for function.asks, self._own_tensors in itertools.product((False, True), repeat=2):
             with patched():
                 try:
-                    torch.func.vmap(function, randomness="same")(torch.stack([x, x]))
+                    function(torch.stack([x, x]))
+                    self._asks = function.asks
                     return
                 except Exception:  # vmap has many ways to say no
                     continue
@@ -120,16 +126,15 @@ class Problem:
             x: Points of shape (n, d).
 
         Returns:
-            Potentials (n,) and gradients (n, d), detached.
+            Potentials (n,) and gradients (n, d), detached; NaN where the model raises as for a density of zero.
         """
         with patched():
             if self.batchable:
-                batched = torch.func.vmap(torch.func.grad_and_value(self.potential), randomness="same")
+                batched = BatchedPotential(self.potential, patched, False, "same", self._asks)
                 try:
-                    chunk = min(self._chunk(len(x)), affordable(batched, x, self.device))
-                    parts = [batched(rows) for rows in x.split(chunk)]
-                    gradients, values = (torch.cat(part).detach() for part in zip(*parts, strict=True))
-                    return values, gradients
+                    parts = [batched(rows) for rows in x.detach().split(self._chunk(len(x)))]
+                    log_densities, scores = (torch.cat(part).detach() for part in zip(*parts, strict=True))
+                    return -log_densities, -scores
                 except Exception:  # a point of this batch, say: the loop finds out
                     pass
             pairs = [self._value_and_gradient(row) for row in x]
@@ -138,7 +143,12 @@ class Problem:
     def _value_and_gradient(self, row: Tensor) -> tuple[Tensor, Tensor]:
         point = row.detach().clone().requires_grad_()
         with torch.enable_grad():
-            value = self.potential(point)
+            try:
+                value = self.potential(point)
+            except ModelError:
+                raise
+            except CHECKS:
+                return row.new_tensor(float("nan")), torch.full_like(row, float("nan"))
             if not value.requires_grad:
                 return value.detach(), torch.zeros_like(row)
             (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
