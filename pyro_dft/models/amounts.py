@@ -5,11 +5,27 @@ An amount is part of the layout of the coordinates, so that a saved sampler find
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from pyro_dft.layout import Layout, SiteInfo
 
 NAME = "noncentered"
+# Of the fit of amounts: steps of Adam, points in each, its rate at the start (it falls to 0), sd of the Gaussian at the start.
+STEPS, DRAWS, RATE, SCALE = 400, 8, 0.1, 0.1
+
+
+def rounded(names: Sequence[str], found: np.ndarray) -> dict[str, float]:
+    """Fitted amounts in quarters: finer differences do not matter, and rounding errors do not move these."""
+    return {name: round(4 * float(amount)) / 4 for name, amount in zip(names, found, strict=True)}
+
+
+def worth_a_try(amounts: Mapping[str, float], candidates: Sequence[str]) -> bool:
+    """Whether amounts are of these sites, and lead to other coordinates than the model's own and the non-centred ones."""
+    if not set(amounts) <= set(candidates) or not all(0 <= amount <= 1 for amount in amounts.values()):
+        return False
+    return any(amounts.values()) and any(amounts.get(name, 0.0) != 1 for name in candidates)
 
 
 def given(sites: Iterable[str] | Mapping[str, float]) -> dict[str, float]:

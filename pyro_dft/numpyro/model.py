@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -383,7 +383,7 @@ class NumPyroProblem(Problem):
         moves = depends(parameters, [self._row()], 0)
         return tuple(name for name in movable if moves[name])
 
-    def noncentered(self, sites: tuple[str, ...] | list[str] | Mapping[str, float]) -> NumPyroProblem:
+    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> NumPyroProblem:
         """The same posterior with standardised coordinates for ``sites``.
 
         The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale taken

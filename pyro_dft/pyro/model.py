@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -350,7 +350,7 @@ class PyroProblem(Problem):
         names = tuple(name for name in self.layout.names if name not in self._given)
         return movable_sites(self._run_anywhere(), self._run_anywhere(), names)
 
-    def noncentered(self, sites: tuple[str, ...] | list[str] | Mapping[str, float]) -> PyroProblem:
+    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> PyroProblem:
         """The same posterior with standardised coordinates for ``sites``.
 
         The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale from
