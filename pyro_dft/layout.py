@@ -22,7 +22,7 @@ class SiteInfo:
         unconstrained_shape: Shape of the site in unconstrained space.
         constrained_shape: Shape of the site as the model sees it.
         transform: Name of the support that the transform leads to, such as ``"real"``, ``"positive"``,
-            ``"simplex"`` or ``"noncentered"``.
+            ``"simplex"`` or ``"noncentered"``; ``"noncentered 0.25"`` where a site is so only in part.
     """
 
     name: str

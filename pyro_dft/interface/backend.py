@@ -62,6 +62,8 @@ class Hooks(ABC):
     _rng: Any  # the framework's random number generator of the fit
     _looking: Any  # another one, for draws on the way of a training
     _posteriors: Any  # the model's posterior in each set of coordinates, its own first
+    # How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
+    _amounts: dict[str, float] | None = {}
     _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _process: int  # where the random numbers were set up: a fork of it would repeat them

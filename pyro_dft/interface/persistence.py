@@ -18,6 +18,8 @@ from pyro_dft.interface.arguments import Arguments, pack, unpack
 from pyro_dft.interface.backend import Hooks
 from pyro_dft.interface.recognition import Portrait, check_points, unlike
 from pyro_dft.judging.verdict import Diagnostics
+from pyro_dft.layout import Layout
+from pyro_dft.models import amounts
 from pyro_dft.settings import check_count
 
 # Of a seed's random numbers: what both frameworks' generators take.
@@ -187,6 +189,7 @@ class Files(Hooks):
         with reading(path):
             points, values = arrays.pop("check.points"), arrays.pop("check.values")
             layout, check, stored = header["layout"], dict(header.get("check") or {}), header["arguments"]
+            self._amounts = amounts.read(Layout.from_json(header["sampler_layout"]))
             if not given and stored is not None:
                 args, kwargs = unpack(stored, packed, self._from_numpy)
                 arguments = (tuple(args), dict(kwargs))

@@ -114,6 +114,8 @@ class Training(Files):
             "num_chains": self.num_chains,
             "layout": self._layout().to_json(),
         }
+        if self._amounts:
+            owner["amounts"] = dict(self._amounts)
         points = self._trainer.problems[0].starts.reshape(-1, self._layout().dim)[:CHECK_POINTS]
         now = self._portrait(self._numpy(points), self._precision())
         sums = self._fingerprints(self._arguments)

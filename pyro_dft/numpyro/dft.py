@@ -21,6 +21,8 @@ from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.recognition import Terms
 from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
+from pyro_dft.models.amounts import worth_a_try
+from pyro_dft.numpyro.amounts import fitted as fitted_amounts
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
@@ -194,6 +196,8 @@ class DFT(PureTraining):
         words = [*self._words, *own] if seed is None else [seed]
         self._rng = np.random.default_rng(words if seed is None else seed)
         self._looking = np.random.default_rng([*words, LOOKING])
+        if seed is None:
+            self._amounts = None
         self._posteriors = self._posteriors_of(args, kwargs)
         self._problems = [self._problem(posterior) for posterior in self._posteriors]
 
@@ -216,9 +220,14 @@ class DFT(PureTraining):
     def _posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Posterior]:
         own = self._own_posterior(args, kwargs, centred=not self._pure_state)
         movable = own.noncentering_candidates()
-        if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
-            return [own, own.noncentered(movable)]
-        return [own]
+        if not movable or self.settings.reparam != "auto" or not self.settings.preconditioned:
+            self._amounts = {}
+            return [own]
+        if self._amounts is None:
+            fits = isinstance(own, NumPyroProblem) and not own.minibatch and not self._pure_state
+            self._amounts = fitted_amounts(own, movable) if fits else {}  # type: ignore[arg-type]
+        sets = [movable, self._amounts] if worth_a_try(self._amounts, movable) else [movable]
+        return [own, *(own.noncentered(each) for each in sets)]
 
     def _problem(self, posterior: Posterior) -> Problem:
         if posterior.minibatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from numpyro.infer.util import log_density
 from pyro_dft import messages
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.models import circular
+from pyro_dft.models import amounts, circular
 from pyro_dft.numpyro import noncentering, predictive, terms, validity
 from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
 from pyro_dft.numpyro.problem import Problem
@@ -79,7 +79,7 @@ class NumPyroProblem(Problem):
             self.model = substitute(model, data=self._param_values(model))
         self.data_size, self.minibatch_size = self.structure.data_size, self.structure.minibatch_size
         self.enumerated = bool(self.structure.discrete)
-        self._noncentered: frozenset[str] = frozenset()
+        self._noncentered: dict[str, float] = {}
         self._middle = np.zeros(self.dim, self.dtype)
         self._bind()
         self._wrap_angles(model, centred)
@@ -283,7 +283,7 @@ class NumPyroProblem(Problem):
         for name in self.layout.names:
             site = sites[name]
             if name in self._noncentered:
-                x = noncentering.inverse(site["fn"], site["value"])
+                x = noncentering.inverse(site["fn"], site["value"], self._noncentered[name])
             elif name in self._given:
                 x = self._given[name](site["value"])
             else:
@@ -371,46 +371,37 @@ class NumPyroProblem(Problem):
     # Non-centring
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Location-scale sites whose location or scale depends on other latent sites; none if enumerated."""
+        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
         movable = [name for name, site in self.structure.latent.items() if site.movable]
         if self.enumerated or not movable:
             return ()
 
         def parameters(x: Any) -> dict[str, Any]:
             sites = self.run(self.point_of(x))
-            found = {}
-            for name in movable:
-                family = noncentering.location_scale(sites[name]["fn"])
-                assert family is not None
-                found[name] = jnp.concatenate([family.loc.reshape(-1), family.scale.reshape(-1)])
-            return found
+            return {name: noncentering.parameters(sites[name]["fn"]) for name in movable}
 
         moves = depends(parameters, [self._row()], 0)
         return tuple(name for name in movable if moves[name])
 
-    def noncentered(self, sites: tuple[str, ...] | list[str]) -> NumPyroProblem:
+    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> NumPyroProblem:
         """The same posterior with standardised coordinates for ``sites``.
 
-        The flat coordinates of such a site hold y, its value is loc + scale * y (exp of that for a log-normal
-        site), with loc and scale taken from the model's own run. :meth:`constrain` returns the original sites.
+        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale taken
+        from the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
 
         Args:
-            sites: Names out of :meth:`noncentering_candidates`.
+            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
 
         Raises:
             ModelError: One of the sites is not a candidate.
         """
-        candidates = self.noncentering_candidates()
-        wrong = sorted(set(sites) - set(candidates))
+        given, candidates = amounts.given(sites), self.noncentering_candidates()
+        wrong = sorted(set(given) - set(candidates))
         if wrong:
             raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
         problem = copy.copy(self)
-        problem._noncentered = frozenset(sites)
-        infos = []
-        for site in self.layout.sites:
-            kind = "noncentered" if site.name in sites else site.transform
-            infos.append(SiteInfo(site.name, site.unconstrained_shape, site.constrained_shape, kind))
-        problem.layout = Layout(tuple(infos))
+        problem._noncentered = given
+        problem.layout = amounts.moved(self.layout, given)
         problem._bind()
         return problem
 
@@ -421,8 +412,10 @@ class NumPyroProblem(Problem):
 
         def one(row: Any) -> Any:
             place = self.point_of(row)
-            self.run(place)
+            sites = self.run(place)
             parts = place.coordinates | place.original  # type: ignore[operator]
+            for name in self._noncentered.keys() - place.original.keys():
+                parts[name] = biject_to(sites[name]["fn"].support).inv(sites[name]["value"])
             return jnp.concatenate([parts[name].reshape(-1) for name in self.layout.names])
 
         function, arrays = self._function("original", one, self._row())

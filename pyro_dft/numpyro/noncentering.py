@@ -1,13 +1,16 @@
-"""Non-centred coordinates of location-scale sites.
+"""Non-centred coordinates of sites whose prior is moved or stretched by other sites.
 
 A hierarchical site theta ~ Normal(mu, tau) makes a funnel with its own tau. In coordinates y with
 theta = mu + tau y the funnel is gone where the data say little about theta. The change of coordinates needs no
-help from the model's author: location and scale are read off the distribution at the sample statement.
+help from the model's author: location and scale are read off the distribution at the sample statement (`families.py`).
+
+In between lie partly non-centred coordinates, of an amount a (Gorinova, Moore and Hoffman 2020, "Automatic reparameterisation of
+probabilistic programs", with a = 1 - lambda): u = loc + scale^a (y - (1 - a) loc), the non-centred form for a = 1 and the model's
+own for a = 0. Where the data say much about theta, a is small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,84 +18,122 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-_FAMILIES = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy, dist.Gumbel, dist.Logistic)
+from pyro_dft.numpyro.families import Coefficients, coefficients, unwrap
+from pyro_dft.numpyro.transforms import base_support, biject_to
 
 
-@dataclass
-class LocationScale:
-    """x = loc + scale y; the value of the site is x, or exp(x) if ``log``.
+def movable(fn: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a distribution has non-centred coordinates.
 
-    Attributes:
-        loc: Location, broadcast to the shape of the site.
-        scale: Scale; a lower triangular factor if ``matrix``.
-        log: Whether the site is the exponential of a location-scale family.
-        matrix: Whether ``scale`` is a matrix.
+    Args:
+        fn: Distribution.
+        shape: Of the site's unconstrained coordinates.
     """
-
-    loc: Array
-    scale: Array
-    log: bool = False
-    matrix: bool = False
-
-
-def unwrap(fn: Any) -> Any:
-    """The distribution inside ``to_event``, ``expand`` and ``mask``."""
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+    inner = unwrap(fn)
+    if coefficients(inner) is not None:
+        return True
+    if not isinstance(inner, dist.TransformedDistribution) or coefficients(inner.base_dist) is None:
+        return False
+    # Its coordinates are those of the base distribution, which have to be as many.
+    event = tuple(inner.base_dist.event_shape)
+    return shape[len(shape) - len(event) :] == event
 
 
-def location_scale(fn: Any) -> LocationScale | None:
-    """Location and scale of a distribution, or None where it is no location-scale family.
+def parameters(fn: Any) -> Array:
+    """All coefficients of a distribution in one vector."""
+    found = coefficients(fn)
+    if found is None:
+        inner = unwrap(fn)
+        parts = jax.tree.leaves(inner.transforms)
+        return jnp.concatenate(
+            [parameters(inner.base_dist), *(jnp.ravel(jnp.asarray(part)) for part in parts)]
+        )
+    return jnp.concatenate([jnp.ravel(jnp.asarray(found.loc)), jnp.ravel(jnp.asarray(found.scale))])
 
-    Normal, StudentT, Laplace, Cauchy, Gumbel, Logistic, LogNormal and MultivariateNormal, with or without
-    ``to_event``, ``expand`` and ``mask``.
+
+def forward(fn: Any, y: Array, amount: Any = 1.0) -> tuple[Array, Array, Array]:
+    """Coordinates -> (value, original unconstrained coordinates, log Jacobian, summed over events or not).
+
+    Args:
+        fn: Distribution at the sample statement.
+        y: Coordinates, in the unconstrained shape of the site.
+        amount: From 0, the model's own coordinates, to 1, the non-centred ones.
     """
-    inner, shape = unwrap(fn), fn.shape()
-    if isinstance(inner, dist.MultivariateNormal):
-        matrix = jnp.broadcast_to(inner.scale_tril, (*shape, shape[-1]))
-        return LocationScale(jnp.broadcast_to(inner.loc, shape), matrix, matrix=True)
-    log = isinstance(inner, dist.LogNormal)
-    if not log and not isinstance(inner, _FAMILIES):
-        return None
-    # A distribution that `expand` made wider in the middle needs its parameters there too.
-    if len(shape) != len(inner.batch_shape):
-        inner_shape = (1,) * (len(shape) - len(inner.batch_shape)) + tuple(inner.batch_shape)
-    else:
-        inner_shape = tuple(inner.batch_shape)
-
-    def wide(value: Any) -> Array:
-        own = jnp.broadcast_to(value, inner.batch_shape).reshape(inner_shape)
-        return jnp.broadcast_to(own, shape)
-
-    return LocationScale(wide(inner.loc), wide(inner.scale), log=log)
+    found = coefficients(fn)
+    if found is None:
+        return _through(fn, y, amount)
+    x, log_jacobian = _affine(found, y, amount)
+    transform = _bijection(fn, found)
+    value = transform(x)
+    part = jnp.asarray(transform.log_abs_det_jacobian(x, value))
+    return value, x, _over_events(log_jacobian, jnp.ndim(part)) + part
 
 
-def forward(fn: Any, y: Array) -> tuple[Array, Array, Array]:
-    """Coordinates -> (value, original unconstrained coordinates, log Jacobian of each element)."""
-    family = _family(fn)
-    if family.matrix:
-        x = family.loc + (family.scale @ y[..., None])[..., 0]
-        log_jacobian = jnp.log(jnp.diagonal(family.scale, axis1=-2, axis2=-1))
-    else:
-        x = family.loc + family.scale * y
-        log_jacobian = jnp.broadcast_to(jnp.log(family.scale), x.shape)
-    if family.log:
-        return jnp.exp(x), x, log_jacobian + x
-    return x, x, log_jacobian
-
-
-def inverse(fn: Any, value: Array) -> Array:
+def inverse(fn: Any, value: Array, amount: Any = 1.0) -> Array:
     """Value -> coordinates."""
-    family = _family(fn)
-    residual = (jnp.log(value) if family.log else value) - family.loc
-    if not family.matrix:
-        return residual / family.scale
-    return jax.scipy.linalg.solve_triangular(family.scale, residual[..., None], lower=True)[..., 0]
+    found = coefficients(fn)
+    if found is None:
+        inner = unwrap(fn)
+        for transform in reversed(inner.transforms):
+            value = transform.inv(value)
+        return inverse(inner.base_dist, value, amount)
+    return _affine_inverse(found, _bijection(fn, found).inv(value), amount)
 
 
-def _family(fn: Any) -> LocationScale:
-    family = location_scale(fn)
-    if family is None:
-        raise TypeError(f"{type(unwrap(fn)).__name__} is not a location-scale family")
-    return family
+def _bijection(fn: Any, found: Coefficients) -> Any:
+    """Unconstrained coordinates -> values; by itself for each coordinate, where ``to_event`` has only joined them."""
+    return biject_to(base_support(fn.support) if found.kind == "each" else fn.support)
+
+
+def _affine(found: Coefficients, y: Array, amount: Any) -> tuple[Array, Array]:
+    """(u, log Jacobian of each coordinate)."""
+    loc, scale = found.loc, found.scale
+    whole = isinstance(amount, float) and amount == 1
+    if not whole and found.kind != "walk":
+        y = y - (1 - amount) * loc
+    if found.kind == "matrix":
+        factor = scale if whole else _partial(scale, amount)
+        x = loc + (factor @ y[..., None])[..., 0]
+        diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+        return x, jnp.broadcast_to(jnp.log(diagonal), x.shape)
+    scale = scale if whole else jnp.asarray(scale) ** amount
+    x = jnp.cumsum(scale * y, -1) if found.kind == "walk" else loc + scale * y
+    return x, jnp.broadcast_to(jnp.log(scale), x.shape)
+
+
+def _affine_inverse(found: Coefficients, x: Array, amount: Any) -> Array:
+    loc, scale = found.loc, found.scale
+    whole = isinstance(amount, float) and amount == 1
+    if found.kind == "walk":
+        return jnp.diff(x, prepend=0.0) / (scale if whole else jnp.asarray(scale) ** amount)
+    if found.kind == "matrix":
+        factor = scale if whole else _partial(scale, amount)
+        factor = jnp.broadcast_to(factor, (*x.shape, x.shape[-1]))
+        y = jax.scipy.linalg.solve_triangular(factor, (x - loc)[..., None], lower=True)[..., 0]
+    else:
+        y = (x - loc) / (scale if whole else jnp.asarray(scale) ** amount)
+    return y if whole else y + (1 - amount) * loc
+
+
+def _partial(factor: Array, amount: Any) -> Array:
+    """A triangular factor D R, with R that of the correlations, on the way from 1 to itself: D^a (a R + (1 - a) 1)."""
+    sd = jnp.linalg.norm(factor, axis=-1, keepdims=True)
+    return sd**amount * (amount * factor / sd + (1 - amount) * jnp.eye(factor.shape[-1], dtype=factor.dtype))
+
+
+def _through(fn: Any, y: Array, amount: Any) -> tuple[Array, Array, Array]:
+    """The coordinates of a transformed distribution are those of its base."""
+    inner = unwrap(fn)
+    value, _, log_jacobian = forward(inner.base_dist, y, amount)
+    batch_dims = jnp.ndim(y) - len(inner.base_dist.event_shape)
+    total = _over_events(log_jacobian, batch_dims)
+    for transform in inner.transforms:
+        x, value = value, transform(value)
+        total = total + _over_events(jnp.asarray(transform.log_abs_det_jacobian(x, value)), batch_dims)
+    return value, biject_to(fn.support).inv(value), total
+
+
+def _over_events(log_jacobian: Array, batch_dims: int) -> Array:
+    """A log Jacobian with at most so many dimensions; the others are summed."""
+    extra = jnp.ndim(log_jacobian) - batch_dims
+    return log_jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else log_jacobian

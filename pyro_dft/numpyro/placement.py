@@ -70,22 +70,23 @@ class Point:
 
     Args:
         coordinates: Name -> unconstrained coordinates.
-        noncentered: Sites whose coordinates are standardised given the others.
+        noncentered: Site whose coordinates are standardised given the others -> amount, 1 for entirely.
         given: Name -> transform from constrained to unconstrained values that the user chose.
         drawn: Name -> shape of a draw in the first run, which has to stay.
 
     Attributes:
-        original: Name -> unconstrained coordinates of the model itself of non-centred sites, filled in by a run.
+        original: Name -> unconstrained coordinates of the model itself of non-centred sites outside of
+            `scan`, filled in by a run.
     """
 
     def __init__(
         self,
         coordinates: Mapping[str, Array],
-        noncentered: frozenset[str] = frozenset(),
+        noncentered: Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
         drawn: Mapping[str, tuple[int, ...]] | None = None,
     ):
-        self.coordinates, self.noncentered, self.given = coordinates, noncentered, given or {}
+        self.coordinates, self.noncentered, self.given = coordinates, noncentered or {}, given or {}
         self.drawn = drawn or {}
         self.original: dict[str, Array] = {}
         self._used: set[str] = set()
@@ -114,10 +115,6 @@ class Point:
         if shape != self.drawn.get(name, shape):
             raise messages.changing_shape(name, shape, self.drawn[name])
         y = self.coordinates[name]
-        if name in self.noncentered:
-            value, self.original[name], log_jacobian = noncentering.forward(site["fn"], y)
-            _add_jacobian(name, log_jacobian, site["fn"])
-            return value
         transform = self.given[name].inv if name in self.given else biject_to(site["fn"].support)
         # Inside `scan` the whole sequence is there, and one item is wanted.
         index = site["infer"].get("_scan_current_index")
@@ -125,6 +122,12 @@ class Point:
             shift = transform.codomain.event_dim - transform.domain.event_dim
             if jnp.ndim(y) > len(site["fn"].shape()) - shift:
                 y = jnp.asarray(y)[index]
+        if name in self.noncentered:
+            value, original, log_jacobian = noncentering.forward(site["fn"], y, self.noncentered[name])
+            if index is None:
+                self.original[name] = original
+            _add_jacobian(name, log_jacobian, site["fn"])
+            return value
         if is_identity(transform):
             return y
         value = transform(y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -197,7 +197,7 @@ class Problem:
         """Latent sites that :meth:`noncentered` could treat."""
         return ()
 
-    def noncentered(self, sites: tuple[str, ...] | list[str]) -> Problem:
+    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> Problem:
         """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
 
         Raises:

@@ -18,7 +18,8 @@ from pyro_dft import messages
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.models import circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms, takes
-from pyro_dft.numpyro.noncentering import location_scale, unwrap
+from pyro_dft.numpyro.families import unwrap
+from pyro_dft.numpyro.noncentering import movable
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
 
@@ -46,7 +47,7 @@ class Site:
         unconstrained_shape: Of a latent site.
         transform: From unconstrained to constrained values of a latent site; as at the first run.
         support: Name of its support.
-        movable: Whether it is of a location-scale family.
+        movable: Whether it has non-centred coordinates.
         angle: "angle" on a circular support, "improper" where it is flat on the real line, else "".
         drawn: Shape of a draw of its distribution; None inside of `scan`, which draws items of a sequence.
     """
@@ -205,10 +206,11 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
     found.transform = transform
     found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
     found.value = None
-    scanned = "_scan_current_index" in site["infer"] or tuple(fn.shape()) != found.shape
-    found.drawn = None if scanned else tuple(fn.shape())
-    found.movable = name not in given and not scanned and location_scale(fn) is not None
-    if name not in given and not scanned:
+    as_drawn = tuple(fn.shape()) == found.shape
+    scanned = "_scan_current_index" in site["infer"]
+    found.drawn = tuple(fn.shape()) if as_drawn and not scanned else None
+    found.movable = name not in given and as_drawn and movable(fn, found.unconstrained_shape)
+    if name not in given and as_drawn and not scanned:
         found.angle = angle_of(fn)
     return found
 

@@ -127,12 +127,36 @@ def _inside(value: Any) -> Iterator[bytes]:
 def depends(function: Callable[..., Any], shapes: list[Any], argument: int) -> dict[str, bool]:
     """Which entries of a function's result (a dict of arrays) may depend on one of its arguments."""
     closed, out = jax.make_jaxpr(function, return_shape=True)(*shapes)
-    touched = {closed.jaxpr.invars[argument]}
-    for equation in closed.jaxpr.eqns:
-        if any(not isinstance(v, core.Literal) and v in touched for v in equation.invars):
-            touched.update(equation.outvars)
-    flags = [not isinstance(v, core.Literal) and v in touched for v in closed.jaxpr.outvars]
-    return dict(zip(sorted(out), flags, strict=True))
+    touched = [i == argument for i in range(len(closed.jaxpr.invars))]
+    return dict(zip(sorted(out), _touched(closed.jaxpr, touched), strict=True))
+
+
+def _touched(jaxpr: Any, inputs: list[bool]) -> list[bool]:
+    """Which results of some operations may depend on those of their inputs that are marked."""
+    known = {variable for variable, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
+
+    def marked(variables: Any) -> list[bool]:
+        return [not isinstance(v, core.Literal) and v in known for v in variables]
+
+    for equation in jaxpr.eqns:
+        marks = marked(equation.invars)
+        if not any(marks):
+            continue
+        found = [True] * len(equation.outvars)
+        inner = equation.params.get("jaxpr")
+        if equation.primitive.name == "scan":
+            # What one step carries on the next one may use, until nothing is added.
+            first, carried = equation.params["num_consts"], equation.params["num_carry"]
+            while True:
+                found = _touched(inner.jaxpr, marks)
+                after = [a or b for a, b in zip(marks[first : first + carried], found, strict=False)]
+                if after == marks[first : first + carried]:
+                    break
+                marks[first : first + carried] = after
+        elif equation.primitive.name in ("pjit", "jit"):
+            found = _touched(inner.jaxpr, marks)
+        known.update(v for v, mark in zip(equation.outvars, found, strict=True) if mark)
+    return marked(jaxpr.outvars)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -24,6 +24,8 @@ from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.recognition import Terms
 from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
+from pyro_dft.models.amounts import worth_a_try
+from pyro_dft.pyro.amounts import fitted as fitted_amounts
 from pyro_dft.pyro.guide import DrawsGuide
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
@@ -188,11 +190,13 @@ class DFT(Inference):
     # sites, in non-centred ones.
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
-        seed = self.settings.seed if seed is None else seed
+        given, seed = seed, self.settings.seed if seed is None else seed
         if seed is None:
             seed = int(torch.randint(2**31 - 1, (), device="cpu"))
         # Another stream than that of the fit, which begins below.
         self._rng, self._home = torch.Generator("cpu").manual_seed(seed + READING), self.device
+        if given is None:
+            self._amounts = None
         with self._session():
             self._posteriors = self._posteriors_of(args, kwargs)
             self._problems = [self._problem(posterior) for posterior in self._posteriors]
@@ -219,15 +223,25 @@ class DFT(Inference):
             if own.noise is not None:
                 raise own.noise
             posteriors = [own]
-            movable = own.noncentering_candidates()
-            if movable and self.settings.reparam == "auto" and self.settings.preconditioned:
-                posteriors.append(own.noncentered(movable))
+            posteriors.extend(self._moved(own))
         found = posteriors[0].device
         if self.device is not None and found != self.device:
             raise ModelError(
                 f"device={str(self.device)!r}, but the latent sites are on {found}: the model puts them there"
             )
         return posteriors
+
+    def _moved(self, own: PyroProblem) -> list[Posterior]:
+        """The same posterior in non-centred coordinates, wholly and by fitted amounts."""
+        movable = own.noncentering_candidates()
+        if not movable or self.settings.reparam != "auto" or not self.settings.preconditioned:
+            self._amounts = {}
+            return []
+        if self._amounts is None:
+            fits = own.batchable and not own.minibatch
+            self._amounts = fitted_amounts(own, movable) if fits else {}
+        sets = [movable, self._amounts] if worth_a_try(self._amounts, movable) else [movable]
+        return [own.noncentered(each) for each in sets]
 
     def _problem(self, posterior: Posterior) -> Problem:
         if posterior.minibatch:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft import messages
 from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.models import circular
+from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms
 
 from . import predictive, terms, validity
@@ -344,34 +344,30 @@ class PyroProblem(Problem):
     # Non-centring
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Location-scale sites whose location or scale depends on other latent sites; none if enumerated."""
+        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
         if self.enumerated:
             return ()
         names = tuple(name for name in self.layout.names if name not in self._given)
         return movable_sites(self._run_anywhere(), self._run_anywhere(), names)
 
-    def noncentered(self, sites: tuple[str, ...] | list[str]) -> PyroProblem:
+    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> PyroProblem:
         """The same posterior with standardised coordinates for ``sites``.
 
-        The flat coordinates of such a site hold y, its value is loc + scale * y (exp of that for a log-normal
-        site), with loc and scale from the model's own run. :meth:`constrain` returns the original sites.
+        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale from
+        the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
 
         Args:
-            sites: Names out of :meth:`noncentering_candidates`.
+            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
 
         Raises:
             ModelError: One of the sites is not a candidate.
         """
-        candidates = self.noncentering_candidates()
-        if wrong := sorted(set(sites) - set(candidates)):
+        given, candidates = amounts.given(sites), self.noncentering_candidates()
+        if wrong := sorted(set(given) - set(candidates)):
             raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
         problem = copy.copy(self)
-        problem._maps = self._maps | {name: NonCentered() for name in sites}
-        infos = []
-        for site in self.layout.sites:
-            kind = "noncentered" if site.name in sites else site.transform
-            infos.append(SiteInfo(site.name, site.unconstrained_shape, site.constrained_shape, kind))
-        problem.layout = Layout(tuple(infos))
+        problem._maps = self._maps | {name: NonCentered(amount) for name, amount in given.items()}
+        problem.layout = amounts.moved(self.layout, given)
         return problem
 
     def original_coordinates(self, x: Tensor) -> Tensor:

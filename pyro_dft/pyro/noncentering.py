@@ -1,66 +1,23 @@
-"""Non-centred coordinates of location-scale sites.
+"""Non-centred coordinates of sites whose prior is moved or stretched by other sites.
 
 A hierarchical site theta ~ Normal(mu, tau) makes a funnel with its own tau. In coordinates y with
 theta = mu + tau y the funnel is gone where the data say little about theta. The change of coordinates needs
-no help from the model's author: location and scale are read off the distribution at the sample statement.
+no help from the model's author: location and scale are read off the distribution at the sample statement (`families.py`).
+
+In between lie partly non-centred coordinates, of an amount a (Gorinova, Moore and Hoffman 2020, "Automatic reparameterisation of
+probabilistic programs", with a = 1 - lambda): u = loc + scale^a (y - (1 - a) loc), the non-centred form for a = 1 and the model's
+own for a = 0. Where the data say much about theta, a is small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .structure import unwrap
-
-_FAMILIES = (
-    torch.distributions.Normal,
-    torch.distributions.StudentT,
-    torch.distributions.Laplace,
-    torch.distributions.Cauchy,
-    torch.distributions.Gumbel,
-    dist.Logistic,
-)
-
-
-@dataclass
-class LocationScale:
-    """x = loc + scale y; the value of the site is x, or exp(x) if ``log``.
-
-    Attributes:
-        loc: Location.
-        scale: Scale; a lower triangular factor if ``matrix``.
-        log: Whether the site is the exponential of a location-scale family.
-        matrix: Whether ``scale`` is a matrix.
-    """
-
-    loc: Tensor
-    scale: Tensor
-    log: bool = False
-    matrix: bool = False
-
-    def differs(self, other: LocationScale) -> bool:
-        """Whether location or scale differ."""
-        return not (torch.equal(self.loc, other.loc) and torch.equal(self.scale, other.scale))
-
-
-def location_scale(fn: Any) -> LocationScale | None:
-    """Location and scale of a distribution, or None where it is no location-scale family.
-
-    Normal, StudentT, Laplace, Cauchy, Gumbel, Logistic, LogNormal and MultivariateNormal, with or without
-    ``to_event``, ``expand`` and ``mask``.
-    """
-    fn = unwrap(fn)
-    if isinstance(fn, torch.distributions.LogNormal):
-        return LocationScale(fn.loc, fn.scale, log=True)
-    if isinstance(fn, torch.distributions.MultivariateNormal):
-        return LocationScale(fn.loc, fn.scale_tril, matrix=True)
-    if isinstance(fn, _FAMILIES):
-        return LocationScale(fn.loc, fn.scale)
-    return None
+from .families import Coefficients, coefficients, unwrap
+from .transforms import bijection
 
 
 def movable_sites(first: Any, second: Any, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -69,40 +26,105 @@ def movable_sites(first: Any, second: Any, names: tuple[str, ...]) -> tuple[str,
     for name in names:
         if name not in first.nodes or name not in second.nodes:
             continue
-        a, b = location_scale(first.nodes[name]["fn"]), location_scale(second.nodes[name]["fn"])
-        if a is not None and b is not None and a.differs(b):
+        a, b = (_parameters(run.nodes[name]["fn"]) for run in (first, second))
+        same = len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        if a and b and not same:
             found.append(name)
     return tuple(found)
 
 
+def _parameters(fn: Any) -> list[Tensor]:
+    """All coefficients of a distribution; none where it has no non-centred coordinates."""
+    found, inner = coefficients(fn), unwrap(fn)
+    if found is not None:
+        return [found.loc, found.scale]
+    if not isinstance(inner, torch.distributions.TransformedDistribution):
+        return []
+    base = coefficients(inner.base_dist)
+    # Its coordinates are those of the base distribution, which have to be as many.
+    x = torch.zeros(inner.base_dist.batch_shape + inner.base_dist.event_shape)
+    if base is None or inner.transforms and not _one_to_one(inner, x):
+        return []
+    own = [value for step in inner.transforms for value in vars(step).values() if isinstance(value, Tensor)]
+    return [base.loc, base.scale, *own]
+
+
+def _one_to_one(fn: Any, x: Tensor) -> bool:
+    """Whether the transforms of a distribution are bijections, to as many coordinates as its support has."""
+    if not all(transform.bijective for transform in fn.transforms):
+        return False
+    shape = x.shape
+    for transform in fn.transforms:
+        shape = transform.forward_shape(shape)
+    try:
+        return bijection(fn.support).inverse_shape(shape) == x.shape
+    except NotImplementedError:
+        return False
+
+
 class NonCentered:
-    """The site map value = loc + scale y (exp of that for a log-normal site)."""
+    """The site map u = loc + scale^a (y - (1 - a) loc), where u are unconstrained coordinates.
+
+    Args:
+        amount: a, from 0 for the model's own coordinates to 1.
+    """
+
+    def __init__(self, amount: float | Tensor = 1.0) -> None:
+        self.amount = amount
 
     def forward(self, fn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Coordinates -> (value, original unconstrained coordinates, log Jacobian)."""
-        family = self._family(fn)
-        if family.matrix:
-            x = family.loc + (family.scale @ y.unsqueeze(-1)).squeeze(-1)
-            scale = family.scale.diagonal(dim1=-2, dim2=-1)
+        found = coefficients(fn)
+        if found is None:
+            return self._through(fn, y)
+        loc, scale = found.loc, self._scale(found)
+        if not self._whole:
+            y = y - (1 - self.amount) * loc
+        if found.matrix:
+            x = loc + (scale @ y.unsqueeze(-1)).squeeze(-1)
+            scale = scale.diagonal(dim1=-2, dim2=-1)
         else:
-            x = family.loc + family.scale * y
-            scale = family.scale
+            x = loc + scale * y
+        transform = bijection(fn.support)
+        value = transform(x)
         log_jacobian = scale.log().expand(x.shape).sum()
-        if family.log:
-            return x.exp(), x, log_jacobian + x.sum()
-        return x, x, log_jacobian
+        return value, x, log_jacobian + transform.log_abs_det_jacobian(x, value).sum()
 
     def inverse(self, fn: Any, value: Tensor) -> Tensor:
         """Value -> coordinates."""
-        family = self._family(fn)
-        residual = (value.log() if family.log else value) - family.loc
-        if not family.matrix:
-            return residual / family.scale
-        return torch.linalg.solve_triangular(family.scale, residual.unsqueeze(-1), upper=False).squeeze(-1)
+        found = coefficients(fn)
+        if found is None:
+            inner = unwrap(fn)
+            for transform in reversed(inner.transforms):
+                value = transform.inv(value)
+            return self.inverse(inner.base_dist, value)
+        scale, residual = self._scale(found), bijection(fn.support).inv(value) - found.loc
+        if found.matrix:
+            y = torch.linalg.solve_triangular(scale, residual.unsqueeze(-1), upper=False).squeeze(-1)
+        else:
+            y = residual / scale
+        return y if self._whole else y + (1 - self.amount) * found.loc
 
-    @staticmethod
-    def _family(fn: Any) -> LocationScale:
-        family = location_scale(fn)
-        if family is None:
-            raise TypeError(f"{type(unwrap(fn)).__name__} is not a location-scale family")
-        return family
+    @property
+    def _whole(self) -> bool:
+        return isinstance(self.amount, float) and self.amount == 1
+
+    def _scale(self, found: Coefficients) -> Tensor:
+        """scale^a; of a triangular factor D R, with R that of the correlations, D^a (a R + (1 - a) 1)."""
+        if self._whole:
+            return found.scale
+        if not found.matrix:
+            return found.scale**self.amount
+        factor = found.scale
+        sd = factor.square().sum(-1, keepdim=True).sqrt()
+        unit = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return sd**self.amount * (self.amount * factor / sd + (1 - self.amount) * unit)
+
+    def _through(self, fn: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The coordinates of a transformed distribution are those of its base."""
+        inner = unwrap(fn)
+        value, _, log_jacobian = self.forward(inner.base_dist, y)
+        for transform in inner.transforms:
+            x, value = value, transform(value)
+            log_jacobian = log_jacobian + transform.log_abs_det_jacobian(x, value).sum()
+        return value, bijection(fn.support).inv(value), log_jacobian

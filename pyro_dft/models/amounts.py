@@ -1,0 +1,54 @@
+"""How far each site is non-centred: from 0, the model's own coordinates, to 1.
+
+An amount is part of the layout of the coordinates, so that a saved sampler finds its own ones again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pyro_dft.layout import Layout, SiteInfo
+
+NAME = "noncentered"
+# Of the fit of amounts: steps of Adam, points in each, its rate at the start (it falls to 0), sd of the Gaussian at the start.
+STEPS, DRAWS, RATE, SCALE = 400, 8, 0.1, 0.1
+
+
+def rounded(names: Sequence[str], found: np.ndarray) -> dict[str, float]:
+    """Fitted amounts in quarters: finer differences do not matter, and rounding errors do not move these."""
+    return {name: round(4 * float(amount)) / 4 for name, amount in zip(names, found, strict=True)}
+
+
+def worth_a_try(amounts: Mapping[str, float], candidates: Sequence[str]) -> bool:
+    """Whether amounts are of these sites, and lead to other coordinates than the model's own and the non-centred ones."""
+    if not set(amounts) <= set(candidates) or not all(0 <= amount <= 1 for amount in amounts.values()):
+        return False
+    return any(amounts.values()) and any(amounts.get(name, 0.0) != 1 for name in candidates)
+
+
+def given(sites: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
+    """Amounts by site; 1 for those that are only named."""
+    if isinstance(sites, Mapping):
+        return {name: float(amount) for name, amount in sites.items() if amount}
+    return dict.fromkeys(sites, 1.0)
+
+
+def moved(layout: Layout, amounts: Mapping[str, float]) -> Layout:
+    """A layout in which sites are non-centred."""
+    infos = []
+    for site in layout.sites:
+        kind = _kind(amounts[site.name]) if site.name in amounts else site.transform
+        infos.append(SiteInfo(site.name, site.unconstrained_shape, site.constrained_shape, kind))
+    return Layout(tuple(infos))
+
+
+def read(layout: Layout) -> dict[str, float]:
+    """The amounts of the sites that a layout says are non-centred."""
+    words = {site.name: site.transform.split(" ") for site in layout.sites}
+    return {name: float((*found, "1")[1]) for name, found in words.items() if found[0] == NAME}
+
+
+def _kind(amount: float) -> str:
+    return NAME if amount == 1 else f"{NAME} {amount:.2f}"
