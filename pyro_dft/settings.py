@@ -106,6 +106,9 @@ class Settings:
         full_data_budget: Gradient evaluations times data rows that each of these may use when the model subsamples its
             data: the last steps of the Gaussian, and refinement with the drift test, whose number of draws shrinks to fit; 200
             may cost up to five times as much.
+        max_gradients: Gradient evaluations of the model that a fit may take; None for as many as the recipe asks for. A fit that
+            meets the limit ends with what it has, and says so; the least it takes is a short run of the chains.
+        max_seconds: The same in wall seconds. A seed then gives other draws on a slower machine.
         compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
             Pyro only: jax always compiles.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
@@ -152,6 +155,8 @@ class Settings:
     refine_limit: int = 20_000
     num_draws: int = 4000
     full_data_budget: float = 1e9
+    max_gradients: int | None = None
+    max_seconds: float | None = None
     compile: str = "auto"
     reparam: str = "auto"
     modes: str = "auto"
@@ -187,6 +192,12 @@ class Settings:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value < float("inf"):
                 raise SettingsError(f"{name}={value!r}: expected a positive finite number")
+        most = self.max_gradients
+        if most is not None and (not _is_integer(most) or most < 1):
+            raise SettingsError(f"max_gradients={most!r}: expected an integer of at least 1, or None")
+        seconds = self.max_seconds
+        if seconds is not None and (not _is_number(seconds) or not 0 < seconds < float("inf")):
+            raise SettingsError(f"max_seconds={seconds!r}: expected a positive finite number, or None")
         for name in ("dft_fraction", "settle_fraction"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
@@ -284,7 +295,12 @@ class Settings:
 
     @property
     def fixed_leapfrog_steps(self) -> int:
-        """Leapfrog steps of transitions whose number does not follow from their step size."""
+        """Leapfrog steps of transitions whose number does not follow from their step size.
+
+        Example:
+            >>> Settings().fixed_leapfrog_steps
+            5
+        """
         return 5 if self.leapfrog_steps is None else self.leapfrog_steps
 
     @property

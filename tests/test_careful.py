@@ -12,7 +12,7 @@ from pyro_dft.recipe.measure import CAREFUL_STEPS, SOME_DIVERGENCES, carefully
 from pyro_dft.settings import Settings
 
 N, STEPS = 2000, 4
-SETTINGS = Settings()
+SETTINGS = Settings(leapfrog_steps=5)
 
 
 def bend(x):

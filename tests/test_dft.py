@@ -196,7 +196,7 @@ class TestGetSamples:
             fitted.get_samples(*args, **kwargs)
             return fitted.diagnostics()["gradient_evaluations"] - before
 
-        each = GAUSSIAN["refine_steps"] * fitted.settings.leapfrog_steps + 1
+        each = GAUSSIAN["refine_steps"] * fitted.settings.fixed_leapfrog_steps + 1
         assert gradients(100) == 100 * each
         assert gradients(100, refine_steps=0) == gradients(limit + 1) == 0
 
@@ -216,7 +216,7 @@ class TestStep:
         assert report["objective"] in ("kl", "dft")
         assert mean_error(dft.get_samples(1000)["mu"], MEAN) < 4
 
-    @pytest.mark.parametrize("first", [3, 35])  # within the Gaussian phase, and within the network's
+    @pytest.mark.parametrize("first", [3, 20])  # within the Gaussian phase, and within the network's
     def test_draws_on_the_way_do_not_end_the_training(self, first):
         settings = NETWORK | {"precondition_steps": 30}
         dft, undisturbed = (DFT(known_mean, disable_progbar=True, **settings) for _ in range(2))

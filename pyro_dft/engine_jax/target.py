@@ -73,8 +73,8 @@ class TargetSpec:
     smoothed_potential: SmoothedPotential | None = None
     size: PointSize = PointSize()
     minibatch_size: PointSize = PointSize()
-    surrogate: bool = False
     forward: bool = False
+    surrogate: bool = False
 
     @property
     def minibatch(self) -> bool:

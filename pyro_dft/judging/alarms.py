@@ -253,6 +253,11 @@ ALARMS: tuple[Alarm, ...] = (
     Alarm("missing mode", "failed", lambda f: bool(f["optima"] and f["optima"]["missing"]), _lost_modes),
     Alarm("wrong mode", "failed", _falls_short, _wrong_mode),
     Alarm(
+        "cut", "suspect", lambda f: f.get("cut") is not None,
+        lambda f: f"the fit ended at its {f['cut']} before it was complete. What else is said here is of what there is; allow it "
+        "more, or take it as a first look.",
+    ),
+    Alarm(
         "data outside", "suspect", lambda f: bool(f.get("invalid", {}).get("data")),
         lambda f: messages.data_outside(f["invalid"]["data"]),
     ),

@@ -45,6 +45,11 @@ def facts(
     flat = served.reshape(-1, dim)
     original = engine.numpy(used.original_coordinates(flat))
     spread = original.std(0)
+    states, worth = original.reshape(chains, count, dim), count
+    if measured.ensemble is not None and fit.modes is None:
+        # All states of the chains, not only those that are kept, and what they are worth.
+        states = measured.ensemble.judged.points.reshape(chains, -1, dim)
+        worth = max(3, int(measured.ensemble.judged.effective / chains))
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
     kept = (lambda draws: draws) if fit.modes is None else fit.modes.kept
@@ -61,8 +66,8 @@ def facts(
             chains=measured.ensemble is not None,
         ),
         "ensemble": None if measured.ensemble is None else measured.ensemble.entry(),
-        "r_hat": float(np.nanmax(rhat(original.reshape(chains, count, dim)))) if chains > 1 else None,
-        "r_hat_limit": verdict.rhat_limit(chains, count, dim) if chains > 1 else None,
+        "r_hat": float(np.nanmax(rhat(states))) if chains > 1 else None,
+        "r_hat_limit": verdict.rhat_limit(chains, worth, dim) if chains > 1 else None,
         "preconditioned": settings.preconditioned,
         "optima": verdict.optima_entry(
             used.folded(np.asarray(fit.optima.mean, float)),
@@ -74,6 +79,7 @@ def facts(
             log_density=engine.numpy(kept(measured.log_density)),
             density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
         ),
+        "cut": fit.cut,
         "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
         "movement": {name: values.tolist() for name, values in fit.movement.items()},

@@ -74,6 +74,7 @@ class Fit:
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
         score_network: The score network at the end of the training; None without one, and from a file.
+        cut: The limit that ended the fit before its time: "max_gradients", "max_seconds" or None.
     """
 
     sampler: Any
@@ -90,6 +91,7 @@ class Fit:
     measurement: Measurement | None = None
     modes: Modes | None = None
     score_network: Any = None
+    cut: str | None = None
 
     @property
     def networks_so_far(self) -> dict[str, Any]:

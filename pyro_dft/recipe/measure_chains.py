@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.measure import Measurement
 from pyro_dft.recipe.modes import Modes
@@ -29,7 +30,8 @@ def measure_by_chains(
     original: Callable[[Any], Any],
     modes: Modes | None = None,
     *,
-    patient: bool = True,
+    patient: bool,
+    budget: Budget,
 ) -> Measurement:
     """Runs an ensemble from the sampler's draws, and compares fresh draws with it.
 
@@ -43,8 +45,9 @@ def measure_by_chains(
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
         patient: Whether slow chains go on to the end of their budget.
+        budget: What the fit may cost.
     """
-    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, patient)
+    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, patient, budget)
     each = max(10, draws // sampler.chains)
     refined, halfway, log_density, diverged = ensemble.kept(each)
     raw = sampler.draw(each, rng)

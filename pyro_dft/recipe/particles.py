@@ -17,6 +17,7 @@ import numpy as np
 from pyro_dft.judging.drift import Drift, difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
 from pyro_dft.recipe.bank import Bank
+from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.chains import Block
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.engine import Engine
@@ -114,6 +115,7 @@ class Particles:
         rng: The engine's random number generator.
         original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
+        budget: What the fit may cost.
         patient: Whether to go on to the end of the budget where the chains are slow: there is nothing better than them.
 
     Attributes:
@@ -131,9 +133,10 @@ class Particles:
         original: Callable[[Any], Any],
         modes: Modes | None,
         patient: bool,
+        budget: Budget,
     ):
         self.engine, self.target, self.sampler = engine, target, sampler
-        self.settings, self.rng, self.patient = settings, rng, patient
+        self.settings, self.rng, self.patient, self.budget = settings, rng, patient, budget
         self.original, self.modes = original, modes
         self.chains = sampler.chains if modes is None else modes.chains
         self.count = max(LEAST_PARTICLES, PARTICLES // self.chains)  # P
@@ -149,6 +152,7 @@ class Particles:
         while True:
             part = self._blocks(start, scale, step_size, TUNING, tune=0.7)
             start, step_size = part[-1].position, self._whole(part[-1].step_size)
+            length = self._within_budget(length, step_size)
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
             while not self._careless(window) and not judged.restless and self._short(judged):
@@ -183,6 +187,13 @@ class Particles:
         ahead = cost * (ENOUGH_DRAWS * self.settings.num_draws / max(judged.effective, 1.0) - 1)
         return ahead <= AHEAD * self._asked
 
+    def _within_budget(self, length: int, step_size: Any) -> int:
+        """As many transitions as may still be made, at least a block of them."""
+        each = self.count * self.sampler.chains * self._leapfrogs(step_size)
+        if self.budget.affords(each * length):
+            return length
+        return max(BLOCK_STEPS, BLOCK_STEPS * int(min(length, self.budget.left / each) // BLOCK_STEPS))
+
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
         scale = self.sampler.scale
@@ -192,6 +203,8 @@ class Particles:
         start = self._dispersed(self.sampler.draw(self.count, self.rng))
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
+            if turn > 1 and not self.budget.affords(self.count * self.sampler.chains * WARM_UP):
+                break
             part = self._blocks(start, scale, step_size, WARM_UP, tune=1.5 if turn < 2 else 1.0)
             start, step_size = self._revived(part[-1]), part[-1].step_size
             scale = self.roots(self._joined(part, "x"), scale)
@@ -233,7 +246,7 @@ class Particles:
     def _affords(self, window: Window, length: int) -> bool:
         """Whether so many more transitions are within the budget."""
         ahead = self.count * self.sampler.chains * length * window.leapfrog_steps
-        return self._spent + ahead <= BUDGET * self._asked
+        return self._spent + ahead <= BUDGET * self._asked and self.budget.affords(ahead)
 
     @property
     def _asked(self) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pyro_dft.judging.drift import LIMITS, Drift, still_limit
 from pyro_dft.recipe.bank import Bank
+from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
@@ -68,6 +69,7 @@ class Trainer:
         self.fit = fit
         self.watch: Callable[[Progress], None] | None = None
         self.gaussian_measured: Measurement | None = None
+        self.budget = Budget(settings, self._evaluations)
         self._ledger = Ledger(self._evaluations, gradients={"start": self._evaluations()})
         self._selection_seed = engine.selection_seed(rng)
         self._ready: deque[tuple[str, float]] = deque()
@@ -136,6 +138,9 @@ class Trainer:
             phase = self.phase
             if phase == "done":
                 return self.history[-1]
+            if self.history and self.budget.over():
+                self.end()
+                return self.history[-1]
             with self._working(), self._ledger.phase(phase):
                 losses = self._gaussian_chunk() if phase == "gaussian" else self._network_chunk()
             self._ready.extend((phase, loss) for loss in losses)
@@ -145,21 +150,27 @@ class Trainer:
             self._tell_earlier()
         return self.history[-1]
 
-    def finish(self) -> Fit:
-        """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
-        while self._ready:
-            self.step()
+    def end(self) -> None:
+        """Ends the training here: the sampler trained so far, not measured yet."""
         with self._working():
             if self.fit is None:
                 self._gaussian.stop()
                 self._finish_gaussian(stopped=True)
             if self._network is not None:
                 self._finish_network()
-            assert self.fit is not None
+
+    def finish(self) -> Fit:
+        """Ends the training here, as on Ctrl-C: the sampler trained so far, measured like a complete one."""
+        while self._ready:
+            self.step()
+        self.end()
+        assert self.fit is not None
+        with self._working():
             if self.fit.measurement is None:
                 self._measure()
         self.fit.history = self.history
         self.fit.seconds, self.fit.gradients = self._ledger.seconds, self._ledger.gradients
+        self.fit.cut = self.budget.met
         return self.fit
 
     def branch(self) -> Trainer:
@@ -208,7 +219,9 @@ class Trainer:
 
     def _finish_gaussian(self, stopped: bool = False) -> None:
         s = self.settings
-        self.fit = self._fit_of(self._gaussian.choose(search=s.modes == "auto" and not stopped))
+        self.fit = self._fit_of(
+            self._gaussian.choose(search=s.modes == "auto" and not stopped and not self.budget.over())
+        )
         chains = by_chains(s, self.target)
         if stopped or (s.train == "never" and not chains):
             return
@@ -220,7 +233,7 @@ class Trainer:
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
             near = all(_near(d, s.gate) for d in measured.drift_raw_by_chain)
             good = near and (not chains or measured.complete)
-            if s.train == "never" or (s.train == "auto" and good):
+            if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
                 return
             self.fit.measurement = None
         self._start_network()
@@ -300,7 +313,7 @@ class Trainer:
             else:
                 # Chains that start as the Gaussian leave what is hard for them to a network.
                 patient = s.train == "never" or s.objective != "auto" or not s.preconditioned
-                fit.measurement = measure_by_chains(*given, patient=patient)
+                fit.measurement = measure_by_chains(*given, patient=patient, budget=self.budget)
         return fit.measurement
 
     # A training in progress, to go on with in another process

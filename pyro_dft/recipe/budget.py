@@ -1,0 +1,63 @@
+"""What a user allows a fit to cost, and what is left of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from pyro_dft.settings import Settings
+
+# Of the gradients that are allowed, the share that is kept for the chains whose states are served.
+FOR_CHAINS = 0.6
+
+
+class Budget:
+    """Limits of one fit.
+
+    Args:
+        settings: `max_gradients` and `max_seconds`.
+        evaluations: Gradient evaluations of the model so far.
+
+    Attributes:
+        met: The limit that the fit has met, or None.
+    """
+
+    def __init__(self, settings: Settings, evaluations: Callable[[], int]):
+        self._settings, self._evaluations = settings, evaluations
+        self._first, self._begun = evaluations(), time.perf_counter()
+        self.met: str | None = None
+
+    def over(self) -> bool:
+        """Whether what comes before the chains must end now."""
+        most, seconds = self._settings.max_gradients, self._settings.max_seconds
+        if most is not None and self._used >= (1 - FOR_CHAINS) * most:
+            self.met = "max_gradients"
+        elif seconds is not None and self._elapsed >= seconds:
+            self.met = "max_seconds"
+        return self.met is not None
+
+    def affords(self, gradients: float) -> bool:
+        """Whether so many further gradients are within the limits."""
+        if gradients > self.left:
+            self.met = "max_gradients"
+            return False
+        seconds = self._settings.max_seconds
+        if seconds is not None and self._elapsed >= seconds:
+            self.met = "max_seconds"
+            return False
+        return True
+
+    @property
+    def left(self) -> float:
+        """Gradients that may still be evaluated."""
+        most = self._settings.max_gradients
+        return math.inf if most is None else max(most - self._used, 0)
+
+    @property
+    def _used(self) -> int:
+        return self._evaluations() - self._first
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._begun
