@@ -37,10 +37,10 @@ class Outcome:
 
     Attributes:
         draws: Flat unconstrained draws (n, d), or empty when it failed.
-        seconds: CPU seconds from ``run`` to 10,000 draws (NUTS: the whole run), None for the reference.
+        seconds: CPU seconds from ``run`` to the draws (NUTS: the whole run), None for the reference.
         compile_share: Share of the wall time of these seconds that jax spent tracing and compiling; None with Pyro.
         more_seconds: CPU seconds for 10,000 more draws.
-        gradients: Gradient evaluations of the potential up to the first 10,000 draws.
+        gradients: Gradient evaluations of the potential up to the draws; NUTS without its warm-up.
         said: What the method's own diagnostics said, in short.
         flagged: Whether they warned.
         notes: Anything else worth keeping with the row.
@@ -147,7 +147,7 @@ def _fit_and_store(
         dft, train = _prepared(benchmark, options, seed, framework)
         _, fitting = timed(train)
         fitted = _gradients(dft)
-        refined, first = timed(lambda: dft.get_samples(NUM_DRAWS))
+        refined, first = timed(dft.get_samples)  # those that the fit keeps
         used = _gradients(dft)
         _, second = timed(lambda: dft.get_samples(NUM_DRAWS))
         raw, raw_first = timed(lambda: dft.get_samples(NUM_DRAWS, refine_steps=0))

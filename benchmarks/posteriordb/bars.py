@@ -128,7 +128,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
         ratios = [r["ratio"] for r in served if r["ratio"] is not None]
         if ratios:
             out.append(
-                f"CPU seconds to 10,000 refined draws over those of NUTS, compilation included: median {median(ratios):.2f} "
+                f"CPU seconds to the refined draws over those of NUTS, compilation included: median {median(ratios):.2f} "
                 f"over {len(ratios)} posteriors (from {min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        spent = {r["model"]: r["gradients"] for r in rows if r["method"] == "nuts" and r.get("gradients")}
+        times = [
+            r["gradients"] / spent[r["model"]] for r in served if r["model"] in spent and r.get("gradients")
+        ]
+        if times:
+            out.append(
+                f"gradients to the refined draws over those of NUTS after its warm-up: median {median(times):.2f} "
+                f"(from {min(times):.2f} to {max(times):.2f}; above 2: {sum(t > 2 for t in times)})"
             )
     return out

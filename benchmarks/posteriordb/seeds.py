@@ -73,7 +73,7 @@ def digest(samples: Mapping[str, Any]) -> str:
 
 
 def fit(name: str, seed: int) -> dict[str, table.Row]:
-    """One fit with 10,000 refined and 10,000 raw draws: a row for each kind. A fit that raises keeps its error."""
+    """One fit with its refined draws and 10,000 raw ones: a row for each kind. A fit that raises keeps its error."""
     import jax
 
     from pyro_dft.numpyro import DFT
@@ -85,7 +85,7 @@ def fit(name: str, seed: int) -> dict[str, table.Row]:
     try:
         dft = DFT(model, disable_progbar=True)
         _, fitting = timed(lambda: dft.run(jax.random.key(seed), *args))
-        refined, refining = timed(lambda: dft.get_samples(methods.NUM_DRAWS))
+        refined, refining = timed(dft.get_samples)
         raw, drawing = timed(lambda: dft.get_samples(methods.NUM_DRAWS, refine_steps=0))
         status, _ = methods.verdict(dft.diagnostics())
     except Exception as error:  # one failing fit must not lose the others
