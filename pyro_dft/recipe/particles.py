@@ -215,7 +215,12 @@ class Particles:
         return start, scale, step_size
 
     def _dispersed(self, draws: Any) -> Any:
-        """Draws (G, P, d), every second one as far again from the mean: tails are left sooner than they are found."""
+        """Draws (G, P, d), every second one further from the mean: tails are left sooner than they are found.
+
+        Not where there are separate modes: particles of one must not end in another.
+        """
+        if self.modes is not None:
+            return draws
         points = self.engine.numpy(draws)
         mean = points.mean(1, keepdims=True)
         far = np.where(np.arange(points.shape[1]) % 2, DISPERSION, 1.0)[None, :, None]
@@ -262,11 +267,14 @@ class Particles:
         return int(np.clip(round(self.stretch * LENGTH / max(smallest, 1e-6)), 1, most))
 
     def _whole(self, step_size: Any) -> Any:
-        """The step sizes with which whole numbers of leapfrogs make the length, where the given ones are longer."""
+        """Step sizes with which one number of leapfrogs makes the length for all samplers, where the given ones are longer.
+
+        Trajectories of twice the length would end where they began, with the opposite sign.
+        """
         if self.settings.leapfrog_steps is not None:
             return step_size
         sizes = self.engine.numpy(step_size)
-        count = np.minimum(np.ceil(LENGTH / np.maximum(sizes, 1e-6) - 0.1), MOST_LEAPFROGS)
+        count = min(np.ceil(LENGTH / max(sizes.min(), 1e-6) - 0.1), MOST_LEAPFROGS)
         return self.engine.native(self.target, np.minimum(sizes, LENGTH / count))
 
     def _blocks(self, start: Any, scale: Any, step_size: Any, steps: int, tune: float = 0.0) -> list[Block]:
