@@ -12,7 +12,7 @@ from jax import Array
 
 from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.refine import Position, transition, transition_noise
-from pyro_dft.engine_jax.target import Target, TargetSpec
+from pyro_dft.engine_jax.target import BRIEFLY, Target, TargetSpec
 from pyro_dft.recipe.chains import Block
 from pyro_dft.recipe.constants import BLOCK_STEPS, FINE, MAX_ENERGY_ERROR
 
@@ -43,7 +43,7 @@ class _Recorded(NamedTuple):
     nonfinite: Array
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _block(
     spec: TargetSpec, data: Any, position: Position, scale: Any, step_size: Any, words: Any, first: Any, steps: Any,
     leapfrogs: Any, tune: Any, goal: Any,

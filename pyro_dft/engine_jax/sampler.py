@@ -110,6 +110,9 @@ class Sampler:
 
     def blocks(self, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """N draws from each chain in blocks (C, at most 65,536 / C, d)."""
+        if self.generator is None:
+            yield from self._gaussian_blocks(n, rng)
+            return
         ahead: deque[tuple[Array, int]] = deque()
         for start in range(0, n, max(1, CHUNK // self.chains)):
             count = min(max(1, CHUNK // self.chains), n - start)
@@ -123,6 +126,14 @@ class Sampler:
                 yield np.asarray(block)[:, :count]
         for block, count in ahead:
             yield np.asarray(block)[:, :count]
+
+    def _gaussian_blocks(self, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Those of the Gaussian alone, on the host: nothing has to be compiled for them."""
+        mean, roots = np.asarray(self.mean), np.asarray(self.scale).swapaxes(1, 2)
+        for start in range(0, n, max(1, CHUNK // self.chains)):
+            count = min(max(1, CHUNK // self.chains), n - start)
+            z = rng.standard_normal((self.chains, count, self.dim)).astype(self.dtype)
+            yield mean[:, None] + z @ roots
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """N independent draws from each chain, (C, n, d), unconstrained."""

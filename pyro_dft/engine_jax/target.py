@@ -29,6 +29,9 @@ SmoothedPotential = Callable[[Array, Array, Any], Array]
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
 # The same where points are only evaluated: what fills up a block costs as much as what was asked for.
 CPU_POINTS = 128
+# How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They run as
+# fast, but for solvers of differential equations, which lose a third.
+BRIEFLY = {"xla_backend_optimization_level": 1}
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
 LAPACK = frozenset(
     {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "hessenberg", "lu", "qr", "schur",
@@ -278,7 +281,7 @@ def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
     return any_primitive(jax.make_jaxpr(potential)(*arguments).jaxpr, LAPACK)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _evaluate_block(spec: TargetSpec, x: Array, data: Any, words: Any) -> tuple[Array, Array]:
     return spec.evaluate(x, data, None if words is None else random.words(words))
 

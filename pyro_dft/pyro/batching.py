@@ -109,8 +109,8 @@ def map_rows(function: RowFunction, rows: Rows, *, chunk: int) -> dict[str, Tens
         for factories in (False, True) if n > 1 else ():
             own = _with_own_tensors(_answered(function), factories)
             # Whoever draws random numbers until points agree prefers some of them: those are left to the loop.
-            batched = torch.func.vmap(own, randomness="error")
             with contextlib.suppress(Exception):
+                batched = torch.func.vmap(own, randomness="error")
                 return _in_chunks(lambda some, b=batched: _by_answers(b, some), inputs, chunk)  # type: ignore[misc]
         results = [function({name: value[i] for name, value in inputs.items()}) for i in range(n)]
     return {name: torch.stack([result[name] for result in results]) for name in results[0]}
