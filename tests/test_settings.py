@@ -74,7 +74,7 @@ CHANGED = {
     "noise_mode": ("learned", {}),
     "noise_start": (1.0, {"noise_mode": "annealed"}),
     "train": ("never", {}),
-    "gate": (100.0, {"train": "auto"}),
+    "gate": (1e-6, {"train": "auto", "seed": 2}),
     "precondition": ("never", {}),
     "restarts": (3, {}),
     "precondition_steps": (15, {}),
@@ -84,6 +84,8 @@ CHANGED = {
     "refine_limit": (0, {"refine_steps": None}),
     "num_draws": (50, {}),
     "full_data_budget": (1.0, {"train": "never", "dft_fraction": 0.0, "num_draws": 400}),
+    "max_gradients": (1, {}),
+    "max_seconds": (1e-6, {}),
     "compile": ("auto", {}),
     "reparam": ("never", {"train": "never", "dft_fraction": 0.0}),
     "modes": ("never", {"train": "never", "dft_fraction": 0.0, "precondition_steps": 60, "restarts": 6}),
@@ -132,7 +134,7 @@ def test_each_setting_changes_something(setting):
 # Read by the front door, the Gaussian's fitter and the measurement, which both engines share line by line.
 ELSEWHERE = {
     "train", "gate", "restarts", "refine_limit", "num_draws", "full_data_budget", "compile", "reparam", "modes", "seed",
-    "leapfrog_steps", "precondition",
+    "leapfrog_steps", "precondition", "max_gradients", "max_seconds",
 }  # fmt: skip
 
 

@@ -1,0 +1,145 @@
+"""The ensemble of exact chains: what it serves is right, what it says of itself is true, and it costs little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from backends import BACKENDS
+from scipy import special
+
+from pyro_dft.judging.drift import difference, drift
+from pyro_dft.judging.mixing import effective_draws, memory_at
+
+SHAPE = 3.0
+
+
+def gamma_and_line(z):
+    """x_0 is the log of a gamma variable of shape 3; x_1 is normal around x_0 with sd .2; x_2 is standard normal."""
+    x = z["x"]
+    gamma = np.e ** x[0] - SHAPE * x[0]
+    return gamma + 12.5 * (x[1] - x[0]) ** 2 + 0.5 * x[2] ** 2
+
+
+MEAN, VARIANCE = special.digamma(SHAPE), special.polygamma(1, SHAPE)
+
+
+@pytest.fixture(params=BACKENDS, ids=repr)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fits():
+    return {}
+
+
+@pytest.fixture
+def fit(backend, fits):
+    if backend not in fits:
+        start = {"x": backend.array(np.zeros(3))}
+        fits[backend] = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None,
+                                          restarts=6, precondition_steps=300, num_draws=4000)  # fmt: skip
+        backend.run(fits[backend])
+    return fits[backend]
+
+
+def test_states_are_right_in_means_sds_and_tails(fit):
+    report = fit.diagnostics()
+    assert report["status"] == "converged"
+    x = np.asarray(fit.get_samples()["x"], float)
+    assert x.shape == (4000, 3)
+    n = report["ensemble"]["ess"]
+    assert n > 1200
+    means, sds = np.array([MEAN, MEAN, 0.0]), np.sqrt([VARIANCE, VARIANCE + 0.04, 1.0])
+    assert np.abs((x.mean(0) - means) / sds).max() < 4 / n**0.5
+    # A log sd has a standard error of sqrt((kurtosis - 1) / 4 n), with kurtosis up to 4.2 here (trigamma and its derivatives).
+    assert np.abs(np.log(x.std(0) / sds)).max() < 4 * (3.2 / (4 * n)) ** 0.5
+    for share in (0.05, 0.95):
+        exact = np.log(special.gammaincinv(SHAPE, share))
+        assert abs((x[:, 0] < exact).mean() - share) < 4 * (0.05 * 0.95 / n) ** 0.5
+
+
+def test_a_small_model_costs_few_gradients_and_each_is_booked(fit):
+    report = fit.diagnostics()
+    assert report["gradient_evaluations"] < 45_000
+    booked = sum(report["phase_gradients"].values())
+    assert booked == report["gradient_evaluations"]
+
+
+def test_fresh_draws_follow_from_the_gaussian_with_the_moments_of_the_states(fit):
+    raw = np.asarray(fit.get_samples(4000, refine_steps=0)["x"], float)
+    x = np.asarray(fit.get_samples()["x"], float)
+    n = min(fit.diagnostics()["ensemble"]["ess"], 4000)
+    assert np.abs((raw.mean(0) - x.mean(0)) / x.std(0)).max() < 5 * (2 / n) ** 0.5
+    fresh = np.asarray(fit.get_samples(8000)["x"], float)
+    assert np.abs((fresh.mean(0) - [MEAN, MEAN, 0.0]) / x.std(0)).max() < 4 / 8000**0.5 + 0.05
+    assert len(np.unique(fresh[:, 2])) > 7900
+
+
+def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):
+    start = {"x": backend.array(np.zeros(3))}
+    dft = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None, restarts=6,
+                            precondition_steps=300, num_draws=4000, max_gradients=15_000)  # fmt: skip
+    with pytest.warns(UserWarning, match="ended at its max_gradients"):
+        backend.run(dft)
+    report = dft.diagnostics()
+    assert report["cut"] == "max_gradients"
+    assert "cut" in report["alarms"]
+    # The least is a warm-up and one block of transitions: 48 of 64 particles, with a few gradients each.
+    assert report["gradient_evaluations"] < 15_000 + 48 * 64 * 6
+
+
+# Statistics
+
+
+def chains(p, t, memory, rng):
+    """P chains of a first-order autoregression with unit variance, (P, T, 1)."""
+    x = np.empty((p, t, 1))
+    x[:, 0] = rng.normal(size=(p, 1))
+    for k in range(1, t):
+        x[:, k] = memory * x[:, k - 1] + (1 - memory**2) ** 0.5 * rng.normal(size=(p, 1))
+    return x
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
+def test_effective_draws_are_those_of_an_autoregression(memory):
+    """The integrated time of x is (1 + r) / (1 - r), that of x squared has r^2 in place of r."""
+    x = chains(64, 256, memory, np.random.default_rng(0))
+    found = effective_draws(x, np.zeros(64, int))
+    for value, r in zip(found[:2], (memory, memory**2), strict=True):
+        assert value / (64 * 256) == pytest.approx((1 - r) / (1 + r), rel=0.15)
+    assert memory_at(x, 2)[0] == pytest.approx(memory**2, abs=0.04)
+
+
+def test_chains_that_disagree_are_worth_one_draw_each():
+    rng = np.random.default_rng(1)
+    x = chains(32, 64, 0.0, rng) + 5 * rng.normal(size=(32, 1, 1))
+    assert effective_draws(x, np.zeros(32, int))[0] < 64
+
+
+def test_halves_of_chains_at_rest_are_still_and_creeping_ones_are_not():
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(40):
+        x = np.concatenate([chains(64, 64, 0.5, rng) for _ in range(5)], 2)
+        alarms += drift(x[:, :32].reshape(-1, 5), x[:, 32:].reshape(-1, 5), together=32).restless
+    assert alarms <= 2
+    creeping = chains(64, 64, 0.5, rng) + np.linspace(0, 1, 64)[None, :, None]
+    assert drift(creeping[:, :32].reshape(-1, 1), creeping[:, 32:].reshape(-1, 1), together=32).restless
+    stuck = chains(64, 64, 0.0, rng) * 0.2 + rng.normal(size=(64, 1, 1))
+    assert drift(stuck[:, :32].reshape(-1, 1), stuck[:, 32:].reshape(-1, 1), together=32).restless
+
+
+def test_draws_against_particles_have_honest_errors():
+    """Standardised effects of right draws have unit variance; a shift and a narrow scale are found, with their size."""
+    rng = np.random.default_rng(3)
+    scores = []
+    for _ in range(150):
+        found = difference(rng.normal(size=(1000, 1)), chains(64, 32, 0.6, rng).reshape(-1, 1), 32)
+        scores.append(found.effects[:, 0] / found.standard_errors[:, 0])
+    # An sd of 150 values has a relative error of 6 %, and so has each of the four.
+    assert np.abs(np.std(scores, 0) - 1).max() < 0.25
+    wrong = difference(0.8 * rng.normal(size=(4000, 1)) + 0.3, chains(64, 64, 0.0, rng).reshape(-1, 1), 64)
+    assert wrong.effects[0, 0] == pytest.approx(-0.3, abs=0.08)
+    assert wrong.effects[1, 0] == pytest.approx(-np.log(0.8), abs=0.06)
+    assert wrong.significant[:2].all()
