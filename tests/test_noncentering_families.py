@@ -275,7 +275,7 @@ def many_families(ppl, handlers, array, walk):
     return model
 
 
-@pytest.mark.parametrize("where", ["pyro", "numpyro"])
+@pytest.mark.parametrize("where", ["pyro", pytest.param("numpyro", marks=pytest.mark.slow)])
 def test_models_have_the_same_density_in_all_coordinates(where):
     """Batches of points, with the determinant from central differences of the map from one set of coordinates to the other."""
     if where == "pyro":
@@ -376,6 +376,7 @@ def test_amounts_are_small_where_the_data_say_much(where):
     assert found == again
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_dft.errors.FidelityWarning")
 def test_a_saved_sampler_finds_its_coordinates_again(tmp_path, monkeypatch):
     fit = DFT(two_hierarchies(numpyro), train="never", num_draws=200, precondition_steps=50, num_chains=1)

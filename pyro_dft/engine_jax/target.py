@@ -29,8 +29,8 @@ SmoothedPotential = Callable[[Array, Array, Any], Array]
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
 # The same where points are only evaluated: what fills up a block costs as much as what was asked for.
 CPU_POINTS = 128
-# How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They run as
-# fast, but for solvers of differential equations, which lose a third.
+# How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They
+# run as fast, but for solvers of differential equations, which lose a third.
 BRIEFLY = {"xla_backend_optimization_level": 1}
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
 LAPACK = frozenset(

@@ -44,8 +44,10 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 ENOUGH_DRAWS, LEAST_DRAWS, EASY = 0.4, 0.25, 8
 # Where a larger share of transitions diverges, the next window has smaller steps.
 SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
+# With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
+LAST_DIVERGENCES = 0.005
 # Gradients for each draw that is asked for, at most: a window that would pass it is not begun.
-BUDGET = 60
+BUDGET = 100
 # And those for each draw that chains may be expected to take from where they are, where a network can be trained.
 AHEAD = 30
 # Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
@@ -156,15 +158,15 @@ class Particles:
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
             while not self._careless(window) and not judged.restless and self._short(judged):
-                more = window.x.shape[2]
-                if judged.of_means < SLOW * more * self.count * self.sampler.chains:
+                more = self._further(window, judged)
+                if judged.of_means < SLOW * window.x.shape[2] * self.count * self.sampler.chains:
                     self.stretch = min(2 * self.stretch, MOST_STRETCH)
                 if not self._affords(window, more) or not self._worthwhile(window, judged):
                     return window, judged
                 window, start = self._longer(window, *self._window(start, scale, step_size, more))
                 judged = self._judged(window)
-            careful = [a for a in self._acceptances if a > self.acceptance]
-            if self._careless(window) and careful:
+            careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
+            if self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
                 self.acceptance = careful[0]
             elif judged.restless:
                 length *= 2
@@ -174,18 +176,24 @@ class Particles:
                 return window, judged
             scale = self.roots(window.x, scale)
 
-    @property
-    def _acceptances(self) -> tuple[float, ...]:
-        """What smaller steps aim at, in turn."""
-        return CAREFUL_ACCEPTANCES if self.patient else CAREFUL_ACCEPTANCES[:1]
+    def _further(self, window: Window, judged: Judged) -> int:
+        """Transitions by which a window goes on: as many as seem to be missing, and at most as many again."""
+        length = window.x.shape[2]
+        missing = 1.1 * length * (self._enough / max(judged.effective, 1.0) - 1)
+        return min(length, BLOCK_STEPS * max(1, math.ceil(missing / BLOCK_STEPS)))
+
+    def _cost(self, window: Window, length: int) -> int:
+        """Gradients of so many transitions of a window's kernel."""
+        return self.count * self.sampler.chains * length * window.leapfrog_steps
+
+    def _may_cost(self, ahead: float) -> bool:
+        """Whether that is less than a network, and the refinement of its draws, would cost."""
+        return self.patient or ahead <= AHEAD * self._asked
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
-        """Whether the chains come to enough draws for less than a network and the refinement of its draws would cost."""
-        if self.patient:
-            return True
-        cost = self.count * self.sampler.chains * window.x.shape[2] * window.leapfrog_steps
-        ahead = cost * (ENOUGH_DRAWS * self.settings.num_draws / max(judged.effective, 1.0) - 1)
-        return ahead <= AHEAD * self._asked
+        """Whether the chains come to enough draws for less than a network would."""
+        times = self._enough / max(judged.effective, 1.0) - 1
+        return self._may_cost(times * self._cost(window, window.x.shape[2]))
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
@@ -242,15 +250,21 @@ class Particles:
 
     def _careless(self, window: Window) -> bool:
         """Whether smaller steps are due, or would be."""
-        return window.diverged > SOME_DIVERGENCES
+        last = self.acceptance >= CAREFUL_ACCEPTANCES[-1]
+        return window.diverged > (LAST_DIVERGENCES if last else SOME_DIVERGENCES)
 
     def _short(self, judged: Judged) -> bool:
+        return judged.effective < self._enough
+
+    @property
+    def _enough(self) -> float:
+        """Effective draws that are enough, at this cost."""
         share = ENOUGH_DRAWS if self._spent < EASY * self._asked else LEAST_DRAWS
-        return judged.effective < share * self.settings.num_draws
+        return share * self.settings.num_draws
 
     def _affords(self, window: Window, length: int) -> bool:
         """Whether so many more transitions are within the budget."""
-        ahead = self.count * self.sampler.chains * length * window.leapfrog_steps
+        ahead = self._cost(window, length)
         return self._spent + ahead <= BUDGET * self._asked and self.budget.affords(ahead)
 
     @property
