@@ -17,8 +17,8 @@ import numpy as np
 from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
+from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.modes import Modes
-from pyro_dft.recipe.particles import Ensemble
 from pyro_dft.settings import Settings
 
 # A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many

@@ -8,10 +8,10 @@ from typing import Any
 
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.measure import Measurement
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.recipe.natural_gradient import square_roots
-from pyro_dft.recipe.particles import Ensemble
 from pyro_dft.settings import Settings
 
 

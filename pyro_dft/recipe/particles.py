@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.judging.drift import Drift, difference, drift
-from pyro_dft.judging.mixing import effective_draws, memory_at
+from pyro_dft.judging.drift import Drift, drift
+from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.chains import Block
-from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.modes import Modes
-from pyro_dft.recipe.natural_gradient import square_roots
 from pyro_dft.settings import Settings
 
 # Particles of all chains together, and of each sampler at least.
@@ -50,8 +49,6 @@ LAST_DIVERGENCES = 0.005
 BUDGET = 100
 # And those for each draw that chains may be expected to take from where they are, where a network can be trained.
 AHEAD = 30
-# Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
-FORGOTTEN, LEFT = 0.3, 0.05
 
 
 @dataclass(frozen=True)
@@ -326,7 +323,7 @@ class Particles:
         return window, blocks[-1].position
 
     def _longer(self, window: Window, more: Window, position: Any) -> tuple[Window, Any]:
-        """Two windows of one kernel, one behind the other, and where they end."""
+        """Two windows of one step size, one behind the other, and where they end."""
         join = self.engine.concatenate
         t, u = window.x.shape[2], more.x.shape[2]
         share = t / (t + u)
@@ -398,92 +395,3 @@ class Particles:
             rows = [(c * len(weights) + k) * self.count + np.arange(n) for k, n in enumerate(counts)]
             out.append((np.concatenate(rows), np.repeat(np.arange(len(weights)), counts)))
         return out
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Chains that have run, against which samplers are judged at no further cost.
-
-    Attributes:
-        particles: What ran them.
-        window: The states that are kept.
-        judged: What these show.
-    """
-
-    particles: Particles
-    window: Window
-    judged: Judged
-
-    @classmethod
-    def run(cls, *arguments: Any) -> Ensemble:
-        """See `Particles`."""
-        particles = Particles(*arguments)
-        return cls(particles, *particles.run())
-
-    def against(self, draws: Any) -> list[Drift]:
-        """From a sampler's draws, native (G, n, d), to the particles: of all chains together, then of each."""
-        particles, points = self.particles, self.judged.points
-        chosen = particles.of_chains()
-        served = draws if particles.modes is None else particles.modes.kept(draws)
-        c, n, d = served.shape
-        own = particles.engine.numpy(particles.original(served.reshape(-1, d))).reshape(c, n, d)
-        t = points.shape[2]
-        flat = points.reshape(-1, t, d)
-        each = [difference(own[i], flat[rows].reshape(-1, d), t) for i, (rows, _) in enumerate(chosen)]
-        if c == 1:
-            return [each[0], each[0]]
-        every = np.concatenate([rows for rows, _ in chosen])
-        return [difference(own.reshape(-1, d), flat[every].reshape(-1, d), t), *each]
-
-    def transitions(self, raw: Drift, most: int) -> int:
-        """Transitions of the ensemble's kernel that a fresh draw of a sampler needs: 2, or twice that, and so on.
-
-        Args:
-            raw: From the sampler's draws to the particles.
-            most: At most so many.
-        """
-        size = np.where(raw.significant, np.maximum(np.abs(raw.effects) - raw.standard_errors, 0.0), 0.0)
-        size = np.nan_to_num(size, posinf=1e9).max(0)
-        steps, points = min(FIRST_STEPS, most), self.judged.points
-        chains = points.reshape(-1, *points.shape[2:])
-        while 2 * steps <= most:
-            memory = memory_at(chains, steps) if steps < chains.shape[1] // 2 else np.ones(chains.shape[-1])
-            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
-                break
-            steps *= 2
-        return steps
-
-    def entry(self) -> dict[str, Any]:
-        """The same as plain numbers."""
-        g, p, t, _ = self.window.x.shape
-        return {
-            "chains": g * p, "transitions": t, "leapfrog_steps": self.window.leapfrog_steps,
-            "ess": float(self.judged.effective),
-        }  # fmt: skip
-
-    def gaussian(self) -> Any:
-        """The Gaussian samplers with the moments of the particles."""
-        particles, states = self.particles, self.particles.engine.numpy(self.window.x)
-        means = states.mean((1, 2))
-        roots = square_roots(particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0)))
-        return particles.engine.gaussian_sampler(particles.target, means, roots)
-
-    def kept(self, each: int) -> tuple[Any, Any, Any, Any]:
-        """So many states of each sampler's chains: states, those half a window before, log densities, divergences.
-
-        States of the first half of the window stand for themselves among those before: the mean over both then is half
-        of what the halves differ by.
-        """
-        window = self.window
-        g, p, t, d = window.x.shape
-        index = np.linspace(0, t - 1, min(t, -(-each // p))).round().astype(int)
-        before = np.where(index < t // 2, index, index - t // 2)
-
-        def some(values: Any, at: np.ndarray) -> Any:
-            picked = values[:, :, at]
-            return picked.reshape(g, p * len(at), *values.shape[3:])[:, :each]
-
-        return (
-            some(window.x, index), some(window.x, before), some(window.log_density, index),
-            some(window.divergent, index),
-        )  # fmt: skip
