@@ -40,7 +40,7 @@ TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 SLOW, MOST_STRETCH = 0.2, 4.0
 # A window goes on where fewer effective draws than this share of those asked for are in it; a smaller share is enough once so
 # many gradients for each draw are spent.
-ENOUGH_DRAWS, LEAST_DRAWS, EASY = 0.4, 0.25, 8
+ENOUGH_DRAWS, LEAST_DRAWS, EASY = 0.6, 0.3, 10
 # Where a larger share of transitions diverges, the next window has smaller steps.
 SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
