@@ -91,16 +91,21 @@ class Ensemble:
         """So many states of each sampler's chains: states, those half a window before, log densities, divergences.
 
         States of the first half of the window stand for themselves among those before: the mean over both then is half
-        of what the halves differ by.
+        of what the halves differ by. Where a mode serves only some of them, they are in a random order: chain by chain, a light
+        mode would serve those of a few chains.
         """
         window = self.window
         g, p, t, d = window.x.shape
         index = np.linspace(0, t - 1, min(t, -(-each // p))).round().astype(int)
         before = np.where(index < t // 2, index, index - t // 2)
 
+        order = np.arange(p * len(index))[:each]
+        if self.particles.modes is not None:
+            order = np.random.default_rng(0).permutation(p * len(index))[:each]
+
         def some(values: Any, at: np.ndarray) -> Any:
             picked = values[:, :, at]
-            return picked.reshape(g, p * len(at), *values.shape[3:])[:, :each]
+            return picked.reshape(g, p * len(at), *values.shape[3:])[:, order]
 
         return (
             some(window.x, index), some(window.x, before), some(window.log_density, index),
