@@ -200,7 +200,7 @@ class PriorDFT:
             raise ValueError("no Gaussian here")
         self.args, self.evaluations = args, 100
 
-    def get_samples(self, n, refine_steps=None):
+    def get_samples(self, n=10_000, refine_steps=None):
         self.evaluations += 0 if refine_steps == 0 else n
         with pyro.plate("draws", n, dim=-2):
             trace = pyro.poutine.trace(self.model).get_trace(*self.args)

@@ -69,7 +69,10 @@ class Selection:
         # Not the movement of the Gaussian's own drift test, which makes as many transitions as that needs.
         if "gaussian" in fit.movement and self.movement("gaussian", gaussian).mean() <= after.mean():
             fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
-            fit.measurement = gaussian_measured
+            # Chains that were left for a network are not served: draws of the Gaussian are refined in their place.
+            known = gaussian_measured
+            if known is not None and (known.ensemble is None or known.complete):
+                fit.measurement = known
 
     def _before_or_after_dft(self, phase: NetworkPhase, chains: int, after: np.ndarray) -> np.ndarray:
         """Keeps the DFT phase for the chains that it helped; how far their draws move then, (C,)."""
