@@ -11,6 +11,7 @@ from scipy import special
 
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
+from pyro_dft.recipe.bank import Bank, Substitute, usable
 
 SHAPE = 3.0
 
@@ -20,6 +21,11 @@ def gamma_and_line(z):
     x = z["x"]
     gamma = np.e ** x[0] - SHAPE * x[0]
     return gamma + 12.5 * (x[1] - x[0]) ** 2 + 0.5 * x[2] ** 2
+
+
+def banana(z):
+    x = z["x"]
+    return 0.5 * x[0] ** 2 + 8 * (x[1] - x[0] ** 2) ** 2
 
 
 MEAN, VARIANCE = special.digamma(SHAPE), special.polygamma(1, SHAPE)
@@ -89,6 +95,91 @@ def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):
     assert "cut" in report["alarms"]
     # The least is a warm-up and one block of transitions: 48 of 64 particles, with a few gradients each.
     assert report["gradient_evaluations"] < 15_000 + 48 * 64 * 6
+
+
+def test_several_chains_share_the_particles_and_agree(backend):
+    start = {"x": backend.array(np.zeros(3))}
+    dft = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None, restarts=6,
+                            precondition_steps=300, num_draws=4000, num_chains=4)  # fmt: skip
+    backend.run(dft)
+    report = dft.diagnostics()
+    assert report["status"] == "converged"
+    assert report["ensemble"]["chains"] == 64
+    x = np.asarray(dft.get_samples(group_by_chain=True)["x"], float)
+    assert x.shape == (4, 1000, 3)
+    n = report["ensemble"]["ess"] / 4
+    sd = np.sqrt([VARIANCE, VARIANCE + 0.04, 1.0])
+    assert np.abs((x.mean(1) - [MEAN, MEAN, 0.0]) / sd).max() < 4.5 / n**0.5
+    assert np.abs(np.log(x.std(1) / sd)).max() < 4.5 * (3.2 / (4 * n)) ** 0.5
+
+
+@pytest.fixture
+def trained(backend, fits):
+    """A network on the surrogate, whatever the Gaussian is worth."""
+    if (backend, "network") not in fits:
+        start = {"x": backend.array(np.zeros(3))}
+        fits[backend, "network"] = dft = backend.potential(
+            gamma_and_line, initial_params=start, train="always", refine_steps=None, restarts=6, precondition_steps=300,
+            num_draws=4000, num_steps=600, width=48, batch_size=64, dft_fraction=0.0,
+        )  # fmt: skip
+        backend.run(dft)
+    return fits[backend, "network"]
+
+
+def test_a_network_trained_on_the_surrogate_has_the_right_tails(trained):
+    report = trained.diagnostics()
+    assert report["objective"] == "kl"
+    # Three times 256 scores of the model, and nothing else.
+    assert report["phase_gradients"]["kl"] == 768
+    assert report["surrogate_error"] < 0.1
+    raw = np.asarray(trained.get_samples(20_000, refine_steps=0)["x"], float)
+    sd = np.sqrt([VARIANCE, VARIANCE + 0.04, 1.0])
+    # Standard errors of 20,000 draws are below .01 for means and sds; the rest is what a short training leaves.
+    assert np.abs((raw.mean(0) - [MEAN, MEAN, 0.0]) / sd).max() < 0.06
+    assert np.abs(np.log(raw.std(0) / sd)).max() < 0.06
+    # The Gaussian with the same moments has shares of .058 and .028 beyond these points, on 20,000 draws +- .0015.
+    exact = np.log(special.gammaincinv(SHAPE, [0.05, 0.95]))
+    beyond = [(raw[:, 0] < exact[0]).mean(), (raw[:, 0] > exact[1]).mean()]
+    assert np.abs(np.array(beyond) - 0.05).max() < 0.015
+
+
+def test_the_surrogate_is_the_score_where_the_particles_are(trained):
+    x = np.asarray(trained._fit.measurement.refined, float)[:, ::20]
+    substitute = Substitute(
+        trained._trainer.engine, trained._trainer.target, trained._fit.sampler,
+        trained._fit.measurement.ensemble.particles.bank, trained.settings, trained._rng,
+    )  # fmt: skip
+    first, second, third = np.moveaxis(x, -1, 0)
+    slope = 25 * (second - first)
+    score = np.stack([SHAPE - np.exp(first) + slope, -slope, -third], -1)
+    whitened = score @ substitute.scale
+    u = np.linalg.solve(substitute.scale, (x - substitute.mean[:, None]).swapaxes(1, 2)).swapaxes(1, 2)
+    wrong = np.square(substitute.surrogate.scores(u) - whitened).sum(-1) / np.square(whitened).sum(-1).mean()
+    assert np.median(wrong) < 0.01
+    assert np.quantile(wrong, 0.95) < 0.1
+
+
+def test_rows_of_the_bank_that_cannot_be_used_repeat_others():
+    bank = Bank()
+    points = np.random.default_rng(0).normal(size=(2, 50, 3))
+    scores = -points.copy()
+    scores[0, 7], scores[1, 3:5] = np.nan, 1e9
+    bank.add(points, scores)
+    found = bank.arrays()
+    assert found[0].shape == (2, 50, 3)
+    u, s = usable(*(part.astype(float) for part in found))
+    np.testing.assert_allclose(s, -u, rtol=1e-6)
+    assert (np.abs(u).sum(-1) > 0).all()
+
+
+def test_the_drift_test_keeps_to_the_limit_of_gradients(backend):
+    """A banana that is too bent for the chains, and needs many transitions of draws one by one."""
+    limit = 150_000
+    dft = backend.potential(banana, initial_params={"x": backend.array(np.zeros(2))}, train="auto", refine_steps=None,
+                            num_steps=20, width=8, num_draws=4000, max_gradients=limit)  # fmt: skip
+    with pytest.warns(UserWarning, match="the fit is"):
+        backend.run(dft)
+    assert dft.diagnostics()["gradient_evaluations"] < 1.25 * limit
 
 
 # Statistics

@@ -14,7 +14,6 @@ from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.engine_jax.train import NO_NETWORKS, NetworkTrainer, OwnNetworks
-from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
 
 
@@ -119,24 +118,7 @@ class JaxEngine:
         """See `pyro_dft.engine_jax.refine.refine`."""
         return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
 
-    def run_block(
-        self,
-        target: Target,
-        start: Any,
-        scale: np.ndarray,
-        step_size: np.ndarray,
-        *,
-        steps: int,
-        leapfrog_steps: int,
-        tune: float,
-        acceptance: float,
-        rng: np.random.Generator,
-    ) -> Block:
-        """See `pyro_dft.engine_jax.chains.run_block`."""
-        return run_block(
-            target, start, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, tune=tune,
-            acceptance=acceptance, rng=rng,
-        )  # fmt: skip
+    run_block = staticmethod(run_block)
 
 
 ENGINE = JaxEngine()

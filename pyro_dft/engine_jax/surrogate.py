@@ -27,7 +27,7 @@ def surrogate_spec(dim: int, dtype: str) -> TargetSpec:
 
 
 def _no_potential(x: Array, data: Any) -> Array:
-    raise NotImplementedError
+    raise NotImplementedError("a surrogate has scores, and no potential")
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -18,7 +18,6 @@ from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
-from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
 
 
@@ -119,24 +118,7 @@ class TorchEngine:
         """See `pyro_dft.engine_torch.refine.refine`."""
         return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
 
-    def run_block(
-        self,
-        target: Target,
-        start: Any,
-        scale: Tensor,
-        step_size: Tensor,
-        *,
-        steps: int,
-        leapfrog_steps: int,
-        tune: float,
-        acceptance: float,
-        rng: torch.Generator,
-    ) -> Block:
-        """See `pyro_dft.engine_torch.chains.run_block`."""
-        return run_block(
-            target, start, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, tune=tune,
-            acceptance=acceptance, rng=rng,
-        )  # fmt: skip
+    run_block = staticmethod(run_block)
 
 
 ENGINE = TorchEngine()

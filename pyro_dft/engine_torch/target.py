@@ -165,14 +165,14 @@ class Target:
     def evaluate_differentiable(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
         """As `evaluate`, but the score is differentiable in x: the backward pass is a Hessian-vector product."""
         # The backward pass through the score costs about two more gradient evaluations.
-        self._count(2 * (x.numel() // self.dim), minibatch)
+        self.count(2 * (x.numel() // self.dim), minibatch)
         return self._call(_FiniteGradient.apply(x), minibatch)
 
     def smoothed(self, x: Tensor, sigma: Tensor, *, differentiable: bool) -> tuple[Tensor, Tensor]:
         """As `evaluate`, or `evaluate_differentiable`, of the smoothed potential at x (..., d) with noise sigma (..., 1)."""
         assert self._smoothed is not None
         rows = x.numel() // self.dim
-        self._count(3 * rows if differentiable else rows, minibatch=False)
+        self.count(3 * rows if differentiable else rows, minibatch=False)
         points = torch.cat([_FiniteGradient.apply(x), sigma.expand(*x.shape[:-1], 1)], -1)
         with torch.set_grad_enabled(differentiable):
             value, score = self._smoothed(points.reshape(rows, -1))
@@ -184,7 +184,7 @@ class Target:
         flat = x.reshape(-1, self.dim)
         if flat.dtype != self.dtype:
             flat = flat.to(self.dtype)
-        self._count(len(flat), minibatch)
+        self.count(len(flat), minibatch)
         anchored = minibatch and self._anchor is not None and x.ndim == 3
         state = random_state(self.device) if anchored else None
         log_density, score = self._finite(*batched(flat))
@@ -193,12 +193,13 @@ class Target:
             with torch.no_grad():
                 set_random_state(state)  # the same rows of the data for the same point
                 at_mean = batched(mean[:, None].expand(x.shape).reshape(-1, self.dim).to(self.dtype))[1]
-                self._count(len(flat), minibatch)
+                self.count(len(flat), minibatch)
                 correction = full[:, None].to(score.dtype) - at_mean.reshape(x.shape)
             score = score + torch.nan_to_num(correction).reshape(score.shape)
         return log_density.reshape(x.shape[:-1]).to(x.dtype), score.reshape(x.shape).to(x.dtype)
 
-    def _count(self, evaluations: int, minibatch: bool) -> None:
+    def count(self, evaluations: int, minibatch: bool = False) -> None:
+        """Adds to the cost, of minibatches or of the full data."""
         rows = self.minibatch_size if minibatch and self.minibatch else self.data_size
         self.gradient_evaluations += evaluations
         self.data_rows += evaluations * rows

@@ -64,6 +64,7 @@ class Hooks(ABC):
     _posteriors: Any  # the model's posterior in each set of coordinates, its own first
     # How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
     _amounts: dict[str, float] | None = {}
+    _piloted: int = 0  # gradients that the fit of these took, until they are booked
     _problems: Any  # the engine's `Problem` for each set of coordinates
     _trainer: Any  # the engine's `Trainer`, in progress or complete
     _process: int  # where the random numbers were set up: a fork of it would repeat them

@@ -74,6 +74,8 @@ class Diagnostics(dict[str, Any]):
         careful_divergence_rate, drift_careful: What is left of `divergence_rate` with leapfrog steps of a quarter of the size,
             looked at on some of the draws where it is above .1 %, and the drift test of these; `proved` is what chance does not
             explain.
+        surrogate_error: How wrong the surrogate was that the networks were trained on: the median error of its scores at draws of
+            the generator late in the training, that it had not seen, over the median size of the scores. None without one.
         cut: The limit that ended the fit before its time ("max_gradients" or "max_seconds"), or None.
         noise: By how much the log density varies between evaluations at the same points (nats).
         invalid: Names of `parameters` of distributions that were out of their range, and of `data` that were outside of the

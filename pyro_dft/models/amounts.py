@@ -14,6 +14,7 @@ from pyro_dft.layout import Layout, SiteInfo
 NAME = "noncentered"
 # Of the fit of amounts: steps of Adam, points in each, its rate at the start (it falls to 0), sd of the Gaussian at the start.
 STEPS, DRAWS, RATE, SCALE = 400, 8, 0.1, 0.1
+GRADIENTS = STEPS * DRAWS
 
 
 def rounded(names: Sequence[str], found: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array, lax
 
 from pyro_dft.models.amounts import DRAWS, RATE, SCALE, STEPS, rounded
@@ -55,21 +56,13 @@ def _climb(function: Traced, arrays: Any, start: Array, noise: Array, count: int
         energies = jax.vmap(lambda e: function(mean + jnp.exp(log_sd) * e, amounts, arrays))(both)
         return energies.mean() - log_sd.sum()
 
-    def step(carry: Any, item: Any) -> Any:
-        state, first, second = carry
-        t, eps = item
+    def step(carry: Any, eps: Array) -> Any:
+        state, moments = carry
         gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), jax.grad(loss)(state, eps))
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
-        second = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, second, gradient)
-        rate = RATE * (1 - t / STEPS)
-        state = jax.tree.map(
-            lambda x, m, v: x - rate * m / (1 - 0.9 ** (t + 1)) / (jnp.sqrt(v / (1 - 0.99 ** (t + 1))) + 1e-8),
-            state, first, second,
-        )  # fmt: skip
-        return (state, first, second), None
+        changes, moments = adam.update(gradient, moments)
+        return (optax.apply_updates(state, changes), moments), None
 
+    adam = optax.adam(optax.linear_schedule(RATE, 0.0, STEPS), b1=0.9, b2=0.99)
     state = (start, jnp.full_like(start, np.log(SCALE)), jnp.zeros(count, start.dtype))
-    zero = jax.tree.map(jnp.zeros_like, state)
-    steps = jnp.arange(STEPS, dtype=start.dtype)
-    (state, _, _), _ = lax.scan(step, (state, zero, zero), (steps, jnp.asarray(noise)))
+    (state, _), _ = lax.scan(step, (state, adam.init(state)), jnp.asarray(noise))
     return state[2]

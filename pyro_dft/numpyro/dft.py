@@ -21,6 +21,7 @@ from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.recognition import Terms
 from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
+from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
 from pyro_dft.models.amounts import worth_a_try
 from pyro_dft.numpyro.amounts import fitted as fitted_amounts
 from pyro_dft.numpyro.guide import DrawsGuide
@@ -226,6 +227,7 @@ class DFT(PureTraining):
         if self._amounts is None:
             fits = isinstance(own, NumPyroProblem) and not own.minibatch and not self._pure_state
             self._amounts = fitted_amounts(own, movable) if fits else {}  # type: ignore[arg-type]
+            self._piloted = AMOUNT_GRADIENTS if fits else 0
         sets = [movable, self._amounts] if worth_a_try(self._amounts, movable) else [movable]
         return [own, *(own.noncentered(each) for each in sets)]
 
@@ -237,6 +239,9 @@ class DFT(PureTraining):
 
     def _start(self) -> Trainer:
         restarts = self.settings.restarts
+        # What the amounts of non-centring cost, once.
+        self._problems[0].target.count(self._piloted)
+        self._piloted = 0
         for posterior, problem in zip(self._posteriors, self._problems, strict=True):
             points = posterior.initial_points(
                 self.num_chains * restarts, problem.target, self._rng, init_strategy=self.init_strategy

@@ -24,6 +24,7 @@ from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.recognition import Terms
 from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
+from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
 from pyro_dft.models.amounts import worth_a_try
 from pyro_dft.pyro.amounts import fitted as fitted_amounts
 from pyro_dft.pyro.guide import DrawsGuide
@@ -240,6 +241,7 @@ class DFT(Inference):
         if self._amounts is None:
             fits = own.batchable and not own.minibatch
             self._amounts = fitted_amounts(own, movable) if fits else {}
+            self._piloted = AMOUNT_GRADIENTS if fits else 0
         sets = [movable, self._amounts] if worth_a_try(self._amounts, movable) else [movable]
         return [own.noncentered(each) for each in sets]
 
@@ -263,6 +265,9 @@ class DFT(Inference):
 
     def _start(self) -> Trainer:
         restarts = self.settings.restarts
+        # What the amounts of non-centring cost, once.
+        self._problems[0].target.count(self._piloted)
+        self._piloted = 0
         for posterior, problem in zip(self._posteriors, self._problems, strict=True):
             points = posterior.initial_points(self.num_chains * restarts, init_strategy=self.init_strategy)
             given = self._given_start(posterior)

@@ -43,6 +43,17 @@ class Bank:
         return np.concatenate(self._points, 1), np.concatenate(self._scores, 1)
 
 
+def usable(u: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points u and scores s (G, N, d) in which rows that cannot be used repeat others of their sampler, that can."""
+    bad = ~(np.isfinite(s).all(-1) & np.isfinite(u).all(-1) & (np.abs(s).max(-1) < LARGEST))
+    rows = np.tile(np.arange(u.shape[1]), (len(u), 1))
+    for own, gone in zip(rows, bad, strict=True):
+        if gone.any() and not gone.all():
+            own[gone] = np.resize(np.flatnonzero(~gone), int(gone.sum()))
+    pick = np.arange(len(u))[:, None], rows
+    return np.nan_to_num(u[pick]), np.nan_to_num(s[pick])
+
+
 class Substitute:
     """The surrogate of one training, and the points it knows, in the whitened coordinates of the sampler.
 
@@ -56,7 +67,8 @@ class Substitute:
 
     Attributes:
         surrogate: The engine's.
-        error: Of its scores where the generator's draws were when last asked, root mean square over that of the scores.
+        error: Of its scores where the generator's draws were when last asked, before it learnt them: the median size over
+            that of the scores; NaN before.
     """
 
     def __init__(self, engine: Engine, target: Any, sampler: Any, bank: Bank, settings: Settings, rng: Any):
@@ -72,10 +84,7 @@ class Substitute:
         centred = points - self.mean[:, None]
         u = np.linalg.solve(self.scale, centred.swapaxes(1, 2)).swapaxes(1, 2)
         s = scores @ self.scale
-        bad = ~(np.isfinite(s).all(-1) & np.isfinite(u).all(-1) & (np.abs(s).max(-1) < LARGEST))
-        # Rows stay in place: those that cannot be used repeat the mean of a Gaussian.
-        u[bad], s[bad] = 0.0, 0.0
-        return u, s
+        return usable(u, s)
 
     def top_up(self, sampler: Any) -> None:
         """Asks the model for scores at the sampler's draws, and goes on with the fit."""

@@ -21,17 +21,19 @@ class Budget:
 
     Attributes:
         met: The limit that the fit has met, or None.
+        reserved: Share of the gradients that is kept for the chains; nothing is once they have run.
     """
 
     def __init__(self, settings: Settings, evaluations: Callable[[], int]):
         self._settings, self._evaluations = settings, evaluations
-        self._first, self._begun = evaluations(), time.perf_counter()
+        self._begun = time.perf_counter()
         self.met: str | None = None
+        self.reserved = FOR_CHAINS
 
     def over(self) -> bool:
-        """Whether what comes before the chains must end now."""
+        """Whether the phase that runs must end now."""
         most, seconds = self._settings.max_gradients, self._settings.max_seconds
-        if most is not None and self._used >= (1 - FOR_CHAINS) * most:
+        if most is not None and self._evaluations() >= (1 - self.reserved) * most:
             self.met = "max_gradients"
         elif seconds is not None and self._elapsed >= seconds:
             self.met = "max_seconds"
@@ -52,11 +54,7 @@ class Budget:
     def left(self) -> float:
         """Gradients that may still be evaluated."""
         most = self._settings.max_gradients
-        return math.inf if most is None else max(most - self._used, 0)
-
-    @property
-    def _used(self) -> int:
-        return self._evaluations() - self._first
+        return math.inf if most is None else max(most - self._evaluations(), 0)
 
     @property
     def _elapsed(self) -> float:

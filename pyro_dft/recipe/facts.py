@@ -80,6 +80,7 @@ def facts(
             density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
         ),
         "cut": fit.cut,
+        "surrogate_error": fit.surrogate_error,
         "modes": None if fit.modes is None else fit.modes.entry(),
         "fisher_gap": None if np.isnan(gaps).all() else float(np.nanmean(gaps)),
         "movement": {name: values.tolist() for name, values in fit.movement.items()},

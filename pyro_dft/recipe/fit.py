@@ -74,6 +74,8 @@ class Fit:
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
         score_network: The score network at the end of the training; None without one, and from a file.
+        surrogate_error: Of the surrogate that the networks were trained on, where the generator's draws were late in the
+            training, relative to the scores there; None where they were trained on the model.
         cut: The limit that ended the fit before its time: "max_gradients", "max_seconds" or None.
     """
 
@@ -92,6 +94,7 @@ class Fit:
     modes: Modes | None = None
     score_network: Any = None
     cut: str | None = None
+    surrogate_error: float | None = None
 
     @property
     def networks_so_far(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.judging.drift import Drift, drift
+from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.ensemble import Ensemble
@@ -162,6 +163,7 @@ def measure(
     rng: Any,
     original: Callable[[Any], Any],
     modes: Modes | None = None,
+    budget: Budget | None = None,
 ) -> Measurement:
     """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
 
@@ -174,10 +176,16 @@ def measure(
         rng: The engine's random number generator.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
+        budget: What the fit may cost: fewer draws are refined, and S doubles no more, where it is short.
     """
     fixed = settings.refine_steps or 0
     steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
     n = max(10, affordable_draws(draws, 4 * steps, settings, target, FEWEST_DRAWS) // sampler.chains)
+    each = (
+        sampler.chains * settings.fixed_leapfrog_steps
+    )  # gradients of a transition of one draw of every sampler
+    if budget is not None and not budget.affords(2 * steps * n * each):
+        n = max(10, int(budget.left / (2 * steps * each)))
     raw = sampler.draw(n, rng)
     scale = engine.whitening(raw, sampler.scale)
 
@@ -202,6 +210,8 @@ def measure(
         fewer = affordable_draws(draws, 8 * steps, settings, target) // sampler.chains
         if fewer < min(raw.shape[1], LEAST_DRAWS // sampler.chains):
             break
+        if budget is not None and not budget.affords(2 * steps * fewer * each):
+            break
         raw, second, diverged = raw[:, :fewer], second.first(fewer), diverged[:, :fewer]
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = engine.whitening(second.draws, sampler.scale)
@@ -210,6 +220,8 @@ def measure(
     drifts = compare(engine, raw, first.draws, original, modes)
     twice = 4 * steps * raw.shape[1] // (CAREFUL * max(steps, CAREFUL_STEPS))
     again = max(CAREFUL_DRAWS // sampler.chains, twice)
+    if budget is not None:
+        again = int(min(again, budget.left // (CAREFUL * max(steps, CAREFUL_STEPS) * each)))
     careful = carefully(
         engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
     )
@@ -256,7 +268,7 @@ def carefully(
         The divergence rate, at most that of the refinement, and how far the draws moved; that of the refinement and None where
         that is small, and where the full data are many.
     """
-    if not refined.divergence_rate > SOME_DIVERGENCES or target.minibatch:
+    if not refined.divergence_rate > SOME_DIVERGENCES or target.minibatch or count < 10:
         return refined.divergence_rate, None
     draws = refined.first(count).draws
     after = engine.refine(

@@ -293,6 +293,8 @@ class Trainer:
         selection = Selection(self.engine, problem, self.settings, self._selection_seed, self.fit)
         with self._ledger.phase("selection"):
             selection.run(self._network, self.chains, self.gaussian_measured)
+        substitute = self._network.substitute
+        self.fit.surrogate_error = None if substitute is None else substitute.error
         known = self.gaussian_measured
         # Chains that have forgotten the Gaussian would find nothing else from the network's draws.
         if self.fit.measurement is None and known is not None and known.complete:
@@ -309,11 +311,12 @@ class Trainer:
         given = (self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes)
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
-                fit.measurement = measure(*given)
+                fit.measurement = measure(*given, budget=self.budget)
             else:
                 # Chains that start as the Gaussian leave what is hard for them to a network.
                 patient = s.train == "never" or s.objective != "auto" or not s.preconditioned
                 fit.measurement = measure_by_chains(*given, patient=patient, budget=self.budget)
+            self.budget.reserved = 0.0
         return fit.measurement
 
     # A training in progress, to go on with in another process
