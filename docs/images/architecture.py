@@ -19,11 +19,11 @@ WIDTH, HEIGHT = 2.75, 1.2
 STOPS = [
     (0, 0, "door", "model", "Pyro or NumPyro,\nand your data"),
     (1, 0, "engine", "target", "potential of a flat vector,\nbatched; scores"),
-    (2, 0, "engine", "Gaussian", "whitens all below;\nfinds separate modes"),
-    (3, 0, "engine", "training", "generator against\nscore network"),
-    (3, 1, "engine", "sampler", "g(z) + noise:\none forward pass"),
-    (2, 1, "engine", "refinement", "a few exact transitions\nfor each draw"),
-    (1, 1, "shared", "drift test", "how far did that\nmove the draws?"),
+    (2, 0, "shared", "Gaussian", "a start for the chains;\nfinds separate modes"),
+    (3, 0, "engine", "particles", "64 exact chains,\nadapted together"),
+    (3, 1, "engine", "training", "generator, against a\nsurrogate of the score"),
+    (2, 1, "engine", "sampler", "g(z) + noise:\none forward pass"),
+    (1, 1, "shared", "drift test", "halves of the chains;\nsampler against chains"),
     (0, 1, "shared", "report", "verdict, summary,\nArviZ"),
 ]
 GAP, ROW = 0.7, 1.95
@@ -74,8 +74,15 @@ def main() -> None:
             "mutation_scale": 14,
         }
         ax.annotate("", end, start, arrowprops=arrow)
-    # Raw draws go past the refinement.
-    x, y = corner(3, 1)
+    # The states of the chains are what is judged and kept.
+    x, low = corner(3, 0)[0] + 0.5, -0.36
+    u, v = corner(1, 1)[0] + WIDTH / 2, corner(1, 1)[1] + HEIGHT
+    ax.plot([x, x, u], [0, low, low], color=INK, lw=1.4)
+    arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.4, "mutation_scale": 14}
+    ax.annotate("", (u, v), (u, low), arrowprops=arrow)
+    ax.text((x + u) / 2, low + 0.05, "kept draws", ha="center", va="bottom", color=MUTED)
+    # Raw draws need none of it.
+    x, y = corner(2, 1)
     u = corner(0, 1)[0] + WIDTH / 2
     low = y - 0.42
     ax.plot([x + WIDTH / 2, x + WIDTH / 2, u], [y, low, low], color=MUTED, lw=1.1, ls=(0, (4, 3)))
