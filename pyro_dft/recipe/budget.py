@@ -50,6 +50,13 @@ class Budget:
             return False
         return True
 
+    def most(self, count: int, each: float, least: int) -> int:
+        """Of `count` steps at `each` gradients, as many as are within the limits, and never fewer than `least`."""
+        if self.affords(count * each):
+            return count
+        within = 0 if self.met == "max_seconds" else int(min(count, self.left // each))
+        return max(least, within)
+
     @property
     def left(self) -> float:
         """Gradients that may still be evaluated."""

@@ -184,8 +184,8 @@ def measure(
     each = (
         sampler.chains * settings.fixed_leapfrog_steps
     )  # gradients of a transition of one draw of every sampler
-    if budget is not None and not budget.affords(2 * steps * n * each):
-        n = max(10, int(budget.left / (2 * steps * each)))
+    if budget is not None:
+        n = budget.most(n, 2 * steps * each, 10)
     raw = sampler.draw(n, rng)
     scale = engine.whitening(raw, sampler.scale)
 
@@ -220,8 +220,8 @@ def measure(
     drifts = compare(engine, raw, first.draws, original, modes)
     twice = 4 * steps * raw.shape[1] // (CAREFUL * max(steps, CAREFUL_STEPS))
     again = max(CAREFUL_DRAWS // sampler.chains, twice)
-    if budget is not None:
-        again = int(min(again, budget.left // (CAREFUL * max(steps, CAREFUL_STEPS) * each)))
+    if budget is not None and second.divergence_rate > SOME_DIVERGENCES:
+        again = budget.most(again, CAREFUL * max(steps, CAREFUL_STEPS) * each, 0)
     careful = carefully(
         engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
     )

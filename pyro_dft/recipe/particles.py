@@ -195,9 +195,8 @@ class Particles:
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
         each = self.count * self.sampler.chains * self._leapfrogs(step_size)
-        if self.budget.affords(each * length):
-            return length
-        return max(BLOCK_STEPS, BLOCK_STEPS * int(min(length, self.budget.left / each) // BLOCK_STEPS))
+        within = self.budget.most(length, each, BLOCK_STEPS)
+        return within if within == length else BLOCK_STEPS * (within // BLOCK_STEPS)
 
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
