@@ -130,7 +130,7 @@ class TestTails:
         before, after = 3 * rng.normal(size=(4000, 2)), rng.normal(size=(4000, 2))
         found = drift(before, after)
         apart = np.abs(np.quantile(before, [0.05, 0.95], axis=0) - np.quantile(after, [0.05, 0.95], axis=0))
-        assert (np.abs(found.effects[2:]) <= apart / after.std(0, ddof=1) + NEAR).all()
+        assert (np.abs(found.effects[2:]) <= apart / after.std(0, ddof=1) + NEAR + 1e-9).all()  # rounding
 
     def test_discrete_and_stuck_draws_do_no_harm(self):
         rng = np.random.default_rng(7)

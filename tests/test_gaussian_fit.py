@@ -148,7 +148,7 @@ def test_a_flat_direction_ends_with_finite_numbers(d):
     assert torch.isfinite(found.scale).all()
     assert torch.isfinite(found.elbo).all()
     assert math.isfinite(fitter.current().elbo.max())
-    sd = found.scale.square().sum(-1).sqrt()
+    sd = found.scale.square().sum(-1).sqrt() if d <= FULL_RANK_LIMIT else found.scale
     # So wide that the report can say so, and no wider than single precision can square.
     assert (sd[:, 0] > 1e11).all()
     assert (sd[:, 0] <= MAX_SD).all()
@@ -212,11 +212,10 @@ def test_diagonal_above_the_limit(monkeypatch):
     mean = torch.tensor([5.0, -2.0, 1e3], dtype=torch.float64)
     target = Target(lambda x: 0.5 * ((x - mean) / sd).square().sum(), 3, dtype=torch.float64)
     found, _ = fit(target, torch.zeros(2, 3, dtype=torch.float64), steps=400)
-    assert found.scale.shape == (2, 3, 3)
+    assert found.scale.shape == (2, 3)
     for m, scale in zip(found.mean, found.scale, strict=True):
-        assert torch.equal(scale, torch.diag(scale.diagonal()))
         assert ((m - mean) / sd).abs().max() < 0.1
-        torch.testing.assert_close(scale.diagonal(), sd, rtol=0.1, atol=0)
+        torch.testing.assert_close(scale, sd, rtol=0.1, atol=0)
 
 
 def test_minibatch_scores_give_the_same_gaussian():

@@ -102,7 +102,20 @@ class TestDistinctOptima:
 
     def test_refuses_shapes(self):
         with pytest.raises(ValueError, match="shapes"):
-            distinct_optima(np.zeros((2, 3)), np.ones((2, 3)), np.zeros(2))
+            distinct_optima(np.zeros((2, 3)), np.ones((2, 4)), np.zeros(2))
+
+    def test_standard_deviations_are_diagonal_matrices(self):
+        rng = np.random.default_rng(3)
+        sds = np.exp(0.1 * rng.normal(size=(6, 3)))
+        means = np.repeat([[0.0], [9.0]], 3, axis=0) + 0.1 * rng.normal(size=(6, 3))
+        one = distinct_optima(means, sds, np.arange(6.0))
+        other = distinct_optima(means, sds[..., None] * np.eye(3), np.arange(6.0))
+        assert one.members == other.members == ((5, 4, 3), (2, 1, 0))
+        draws = means[0] + sds[0] * rng.normal(size=(500, 3))
+        shares = [
+            mode_coverage(draws, means, s, np.ones(6)).fraction for s in (sds, sds[..., None] * np.eye(3))
+        ]
+        np.testing.assert_allclose(*shares, atol=1e-12)
 
 
 class TestModeCoverage:

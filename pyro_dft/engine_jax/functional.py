@@ -79,7 +79,7 @@ class FitState(NamedTuple):
         step: Iterations made.
         gaussian: State of the Gaussian phase, for chains times restarts.
         mean: (C, d) of the whitening, chosen at the end of the Gaussian phase.
-        scale: (C, d, d) of the whitening.
+        scale: (C, d, d) or (C, d), of the whitening.
         network: State of the networks.
         key: Words of the random stream.
     """
@@ -100,7 +100,7 @@ class Refinement(NamedTuple):
         halfway: (C, n, d) after S transitions.
         refined: (C, n, d) after 2 S transitions.
         steps: S.
-        scale: (C, d, d) whitening of the transitions.
+        scale: (C, d, d) or (C, d), whitening of the transitions.
         step_size: (C,) leapfrog steps.
         acceptance: (C,).
         diverged: (C, n) draws with a diverging transition on their way from `raw` to `refined`.
@@ -123,7 +123,9 @@ def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -
     gaussian = precondition.start(starts.reshape(-1, d), jnp.tile(scales, c), max(schedule.gaussian, 1))
     dtype = jnp.dtype(schedule.spec.dtype)
     network = train.start(random.fold(words, 0), schedule.plan, hyper, c, d, dtype)
-    scale = jnp.broadcast_to(jnp.eye(d, dtype=dtype), (c, d, d))
+    scale = jnp.ones((c, d), dtype)
+    if gaussian.scale.ndim == 3:
+        scale = jnp.broadcast_to(jnp.eye(d, dtype=dtype), (c, d, d))
     step = jnp.zeros((), jnp.int32)
     return FitState(step, gaussian, jnp.zeros((c, d), dtype), scale, network, random.fold(words, 1))
 
@@ -178,12 +180,10 @@ def update(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -
 
 def _chosen(gaussian: precondition.State, mean: Array) -> tuple[Array, Array]:
     """Each chain's best Gaussian so far; the point it would return to rather than the last one of a bad restart."""
-    c, d = mean.shape
+    c = len(mean)
     best = gaussian.best.reshape(c, -1)
     index = best.argmax(1) + jnp.arange(c) * best.shape[1]
-    scale = gaussian.scale[index]
-    full = scale if scale.ndim == 3 else scale[..., None] * jnp.eye(d, dtype=scale.dtype)
-    return gaussian.mean[index].astype(mean.dtype), full.astype(mean.dtype)
+    return gaussian.mean[index].astype(mean.dtype), gaussian.scale[index].astype(mean.dtype)
 
 
 def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import random
+from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 
@@ -80,9 +81,15 @@ class Moves(NamedTuple):
 
 
 def whitening(draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """Cholesky factor of the covariance of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell."""
+    """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
+
+    Standard deviations (C, d) where `fallback` is no more either.
+    """
     n, d = draws.shape[1:]
     factors = np.array(fallback, dtype=float)
+    if factors.ndim == 2:
+        sd = np.asarray(draws, float).std(1, ddof=1)
+        return np.where(np.isfinite(sd) & (sd > 0), sd, factors).astype(draws.dtype)
     if n < 4 * d:
         return factors.astype(draws.dtype)
     for chain, x in enumerate(np.asarray(draws, float)):
@@ -102,6 +109,9 @@ def whitening(draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
 def whitening_traced(draws: Array, fallback: Array) -> Array:
     """`whitening` inside compiled functions."""
     n, d = draws.shape[1:]
+    if fallback.ndim == 2:
+        sd = draws.std(1, ddof=1)
+        return jnp.where(jnp.isfinite(sd) & (sd > 0), sd, fallback).astype(draws.dtype)
     if n < 4 * d:
         return fallback.astype(draws.dtype)
     x = draws - draws.mean(1, keepdims=True)
@@ -143,10 +153,10 @@ def transition(
 
     def leap(_: Any, carry: tuple[Array, Position]) -> tuple[Array, Position]:
         momentum, now = carry
-        momentum = momentum + 0.5 * eps * _times(now.score, scale)
-        y = now.x + eps * _times(momentum, scale if scale.ndim == 2 else scale.mT)
+        momentum = momentum + 0.5 * eps * projected(scale, now.score)
+        y = now.x + eps * coloured(scale, momentum)
         log_y, score = spec.evaluate(y, data)
-        return momentum + 0.5 * eps * _times(score, scale), Position(y, log_y, score)
+        return momentum + 0.5 * eps * projected(scale, score), Position(y, log_y, score)
 
     momentum, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (p, position))
     before = position.log_q - 0.5 * jnp.square(p).sum(-1)
@@ -157,11 +167,6 @@ def transition(
     probability = jnp.exp(jnp.minimum(-error, 0.0))
     take = accept < probability
     return _choose(take, proposal, position), take, probability, error
-
-
-def _times(vectors: Array, scale: Array) -> Array:
-    """Vectors (C, n, d) times matrices (C, d, d), or times scales (C, d)."""
-    return vectors * scale[:, None] if scale.ndim == 2 else vectors @ scale
 
 
 def _choose(take: Array, a: Position, b: Position) -> Position:
@@ -252,7 +257,7 @@ def refine(
     Args:
         target: The posterior, on its full data.
         draws: Starting points (C, n, d).
-        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
         step_size: Leapfrog step of each chain in whitened units, (C,).
         steps: Transitions.
         leapfrog_steps: Gradient steps in each.

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pyro_dft import roots
 from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
+from pyro_dft.engine_jax.roots import coloured
 from pyro_dft.engine_jax.target import block_rows, double
 
 # Rows of one forward pass; bounds memory when a million draws are asked for.
@@ -30,7 +32,7 @@ JACOBIANS, LINEARISED = 2**21, 256
 def transport(mean: Array, scale: Array, generator: Weights | None, z: Array, eps: Array) -> Array:
     """Draws (C, n, d) for given noise: x = mean + scale (g(z) + sigma eps); without a generator mean + scale z."""
     u = z if generator is None else networks.generate(generator, z) + networks.sigma(generator) * eps
-    return mean[:, None].astype(u.dtype) + u @ scale.mT.astype(u.dtype)
+    return mean[:, None].astype(u.dtype) + coloured(scale.astype(u.dtype), u)
 
 
 def draw(
@@ -81,7 +83,7 @@ class Sampler:
 
     Attributes:
         mean: (C, d), unconstrained units.
-        scale: (C, d, d), maps whitened to unconstrained coordinates.
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates.
         generator: Weights of the network g with its noise sigma, or None for the Gaussian alone.
     """
 
@@ -129,11 +131,11 @@ class Sampler:
 
     def _gaussian_blocks(self, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Those of the Gaussian alone, on the host: nothing has to be compiled for them."""
-        mean, roots = np.asarray(self.mean), np.asarray(self.scale).swapaxes(1, 2)
+        mean, scale = np.asarray(self.mean), np.asarray(self.scale)
         for start in range(0, n, max(1, CHUNK // self.chains)):
             count = min(max(1, CHUNK // self.chains), n - start)
             z = rng.standard_normal((self.chains, count, self.dim)).astype(self.dtype)
-            yield mean[:, None] + z @ roots
+            yield mean[:, None] + roots.coloured(scale, z)
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """N independent draws from each chain, (C, n, d), unconstrained."""

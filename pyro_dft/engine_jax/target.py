@@ -19,6 +19,7 @@ from jax import Array
 from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.cost import any_primitive, point_size
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
+from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.memory import PointSize
 
@@ -178,7 +179,7 @@ def _anchored(
     keys = random.split(key, u.shape[0] * u.shape[1])
     score, good = _whiten(evaluate, u, mean, scale, data, keys)
     _, at_mean = spec.evaluate(jnp.broadcast_to(mean[:, None], u.shape), data, keys)
-    correction = jnp.nan_to_num(anchor[:, None] - at_mean) @ scale
+    correction = projected(scale, jnp.nan_to_num(anchor[:, None] - at_mean))
     return jnp.where(good[..., None], score + jax.lax.stop_gradient(correction), score), good
 
 
@@ -212,10 +213,10 @@ def whitened_score_differentiable(
 
 
 def _whiten(evaluate: Any, u: Array, mean: Array, scale: Array, data: Any, key: Any) -> tuple[Array, Array]:
-    x = mean[:, None] + u @ scale.mT
+    x = mean[:, None] + coloured(scale, u)
     log_density, score = evaluate(x, data, key)
     good = jnp.isfinite(jax.lax.stop_gradient(log_density))
-    return jnp.where(good[..., None], score @ scale, -u), good
+    return jnp.where(good[..., None], projected(scale, score), -u), good
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -190,7 +190,7 @@ def generator_loss(
         distance: Distance of Theorem 1; its scale is also the knee under KL.
         data: What the posterior reads.
         mean: (C, d) of the whitening.
-        scale: (C, d, d) of the whitening.
+        scale: (C, d, d) or (C, d), of the whitening.
         generator: Weights.
         score: Weights of the score network.
         z: (C, B, d) normal.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 
@@ -48,8 +49,14 @@ class Refined:
 
 
 def whitening(draws: Tensor, fallback: Tensor) -> Tensor:
-    """Cholesky factor of the covariance of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell."""
+    """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
+
+    Standard deviations (C, d) where `fallback` is no more either.
+    """
     n, d = draws.shape[1:]
+    if fallback.ndim == 2:
+        sd = draws.double().std(1)
+        return torch.where(torch.isfinite(sd) & (sd > 0), sd, fallback.double()).to(draws.dtype)
     if n < 4 * d:
         return fallback.to(draws.dtype)
     x = draws.double()
@@ -79,7 +86,7 @@ def refine(
     Args:
         target: The posterior, on its full data.
         draws: Starting points (C, n, d).
-        scale: (C, d, d) maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
         step_size: Leapfrog step of each chain in whitened units, (C,).
         steps: Transitions.
         leapfrog_steps: Gradient steps in each.
@@ -152,10 +159,10 @@ class Kernel:
         p = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
         y, log_y, score, momentum = x, self.log_q, self.score, p
         for _ in range(self.leapfrog_steps):
-            momentum = momentum + 0.5 * eps * _times(score, self.scale)
-            y = y + eps * _times(momentum, self.scale if self.scale.ndim == 2 else self.scale.mT)
+            momentum = momentum + 0.5 * eps * projected(self.scale, score)
+            y = y + eps * coloured(self.scale, momentum)
             log_y, score = self.target.evaluate(y)
-            momentum = momentum + 0.5 * eps * _times(score, self.scale)
+            momentum = momentum + 0.5 * eps * projected(self.scale, score)
         error = (self.log_q - 0.5 * p.square().sum(-1)) - (log_y - 0.5 * momentum.square().sum(-1))
         error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)
         # A draw outside the support (log density -inf) moves as soon as it finds a way in.
@@ -166,8 +173,3 @@ class Kernel:
         self.score = torch.where(take[..., None], score, self.score)
         self.log_q = torch.where(take, log_y, self.log_q)
         return take, probability, error
-
-
-def _times(vectors: Tensor, scale: Tensor) -> Tensor:
-    """Vectors (C, n, d) times matrices (C, d, d), or times scales (C, d)."""
-    return vectors * scale[:, None] if scale.ndim == 2 else vectors @ scale

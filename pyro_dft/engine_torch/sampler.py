@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.custom import CustomGenerator, Source
 from pyro_dft.engine_torch.networks import Generator
+from pyro_dft.engine_torch.roots import coloured
 from pyro_dft.recipe.shapes import generator_shapes
 
 # Rows of draws that are held at once.
@@ -25,7 +26,7 @@ class Sampler:
 
     Attributes:
         mean: (C, d), unconstrained units.
-        scale: (C, d, d), maps whitened to unconstrained coordinates.
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates.
         generator: The network g with its noise sigma, or None for the Gaussian alone.
     """
 
@@ -45,7 +46,7 @@ class Sampler:
 
     def color(self, u: Tensor) -> Tensor:
         """Whitened (C, n, d) -> unconstrained coordinates."""
-        return torch.baddbmm(self.mean[:, None].to(u.dtype), u, self.scale.mT.to(u.dtype))
+        return self.mean[:, None].to(u.dtype) + coloured(self.scale.to(u.dtype), u)
 
     def whitened_noise(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The random numbers z and eps of n draws from each chain, (C, n, d) both."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.batched import BatchedPotential, Potential
 from pyro_dft.engine_torch.random_state import random_state, set_random_state
+from pyro_dft.engine_torch.roots import projected
 
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
 
@@ -95,7 +96,7 @@ class Target:
 
         Args:
             mean: (C, d) points m near the middle of the posterior.
-            scale: (C, d, d), in whose units noise is compared.
+            scale: (C, d, d) or (C, d), in whose units noise is compared.
             draws: (C, n, d) draws to compare it at.
 
         Returns:
@@ -107,7 +108,7 @@ class Target:
         anchor = mean, self.evaluate(mean)[1]
 
         def noise() -> float:
-            first, second = (self.evaluate(draws, minibatch=True)[1] @ scale for _ in range(2))
+            first, second = (projected(scale, self.evaluate(draws, minibatch=True)[1]) for _ in range(2))
             return float((first - second).square().mean())
 
         plain = noise()

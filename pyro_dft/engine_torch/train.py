@@ -14,6 +14,7 @@ from pyro_dft import messages
 from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
+from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
@@ -249,13 +250,13 @@ class NetworkTrainer:
         """Target score in whitened coordinates; where it is not finite, that of a unit Gaussian (pulls back)."""
         if self.surrogate is not None:
             return self.surrogate(u)
-        x = torch.baddbmm(self.mean[:, None], u, self.scale.mT)
+        x = self.mean[:, None] + coloured(self.scale, u)
         if self.levels:
             log_density, score = self.target.smoothed(x, sigma, differentiable=differentiable)
         else:
             evaluate = self.target.evaluate_differentiable if differentiable else self.target.evaluate
             log_density, score = evaluate(x, minibatch=True)
-        return torch.where(torch.isfinite(log_density.detach())[..., None], score @ self.scale, -u)
+        return torch.where(torch.isfinite(log_density.detach())[..., None], projected(self.scale, score), -u)
 
     def _generator_step(self, phase: str, rate: float, batch: int) -> float:
         u, eps, sigma = self._fresh(batch)

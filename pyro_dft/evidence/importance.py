@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft import messages
+from pyro_dft import messages, roots
 from pyro_dft.evidence.psis import khat_threshold, psis
 from pyro_dft.evidence.reverse import ImplicitSampler, Marginal, standard_normal
 from pyro_dft.evidence.student import StudentT
@@ -109,7 +109,7 @@ class Sampler(ImplicitSampler, Protocol):
         """None where u is N(0, I)."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """`mean` (C, d) and `scale` (C, d, d), and the network's."""
+        """`mean` (C, d) and `scale` (C, d, d) or (C, d), and the network's."""
 
 
 class Mixture:
@@ -119,7 +119,7 @@ class Mixture:
         sampler: The sampler.
         weights: How often each of its chains serves, (C,); above zero, any sum.
         refined: Draws after refinement, (C, n, d): where the posterior is thought to be.
-        optima: Means (R, d), scales (R, d, d) and evidence bounds (R,) of all restarts.
+        optima: Means (R, d), scales (R, d, d) or (R, d), and evidence bounds (R,) of all restarts.
         rng: Source of everything random.
     """
 
@@ -148,7 +148,10 @@ class Mixture:
         if self._marginal is not None:
             noise = self._sampler.noise * self._rng.standard_normal(z.shape)
             u = self._sampler.generate(z) + noise
-        own = [self._mean[c] + u[c, :count] @ self._scale[c].T for c, count in enumerate(counts[:chains])]
+        own = [
+            self._mean[c] + roots.coloured(self._scale[c], u[c, :count])
+            for c, count in enumerate(counts[:chains])
+        ]
         others = [t.draw(k, self._rng) for t, k in zip(self._wide, counts[chains:], strict=True)]
         x = np.concatenate(own + others)
         latents = np.zeros_like(x)
@@ -159,9 +162,9 @@ class Mixture:
 
     def _log_density(self, x: Array, z: Array, chain: NDArray[np.intp]) -> Array:
         pairs = list(zip(self._mean, self._scale, strict=True))
-        u = np.stack([np.linalg.solve(scale, (x - mean).T).T for mean, scale in pairs])
+        u = np.stack([roots.whitened(scale, x - mean) for mean, scale in pairs])
         whitened = standard_normal(u) if self._marginal is None else self._marginal.log_density(u, z, chain)
-        chains = whitened - np.linalg.slogdet(self._scale)[1][:, None]
+        chains = whitened - roots.log_det(self._scale, self._mean)[:, None]
         wide = [t.log_density(x) for t in self._wide]
         return np.logaddexp.reduce(np.log(self._shares)[:, None] + np.concatenate([chains, wide]), 0)
 

@@ -91,8 +91,7 @@ def check_sampler(
     count = raw.shape[1] if raw.ndim == 3 else 0
     expected: Shapes = {
         "mean": (chains, dim),
-        "scale": (chains, dim, dim),
-        "measured.scale": (chains, dim, dim),
+        **{name: _scale_shape(arrays, name, chains, dim) for name in ("scale", "measured.scale")},
         "measured.step_size": (chains,),
         **{f"measured.{name}": (chains, count, dim) for name in ("raw", "halfway", "refined")},
         **({} if modes is None else modes.shapes()),
@@ -113,6 +112,12 @@ def check_sampler(
         {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))},
         part(arrays, "measured."),
     )  # fmt: skip
+
+
+def _scale_shape(arrays: dict[str, np.ndarray], name: str, chains: int, dim: int) -> tuple[int, ...]:
+    """Matrices, or standard deviations alone."""
+    found = arrays.get(name)
+    return (chains, dim) if found is not None and found.ndim == 2 else (chains, dim, dim)
 
 
 def _generator(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_dft.judging.moments import Tails, gaps, paired_effects, two_samples
+from pyro_dft.judging.moments import Tails, column_blocks, gaps, paired_effects, two_samples
 
 Array = NDArray[np.floating[Any]]
 Moment = Literal["mean", "sd", "5 % point", "95 % point"]
@@ -260,17 +260,17 @@ def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None, 
     gap, gap_se, low, high = empty.gap, empty.gap_se, empty.low, empty.high
     memory = np.where(empty.stuck, 1.0, np.zeros((4, d)))
     memory_se = np.zeros((4, d))
-    if usable.any():
-        b, a = b[:, usable], a[:, usable]
-        start = np.zeros(n, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
-        tails = Tails.of(b, a)
-        effects[:, usable], errors[:, usable], significance[:, usable] = paired_effects(b, a, tails, together)
-        z = normal_limit(0.05, 4 * d)
-        found = gaps(b, a, tails, start, z, together)
+    start = np.zeros(n, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
+    z = normal_limit(0.05, 4 * d)
+    for some in column_blocks(usable):
+        x, y = np.ascontiguousarray(b[:, some]), np.ascontiguousarray(a[:, some])
+        tails = Tails.of(x, y)
+        effects[:, some], errors[:, some], significance[:, some] = paired_effects(x, y, tails, together)
+        found = gaps(x, y, tails, start, z, together)
         for whole, part in zip((gap, gap_se, low, high, memory, memory_se), found, strict=True):
-            whole[:, usable] = part
-        if together == 1:  # where nothing is remembered
-            memory_se[:] = n**-0.5
+            whole[:, some] = part
+    if together == 1 and usable.any():  # where nothing is remembered
+        memory_se[:] = n**-0.5
     return Drift(effects, errors, significance, n, gap, gap_se, low, high, memory, memory_se)
 
 
@@ -297,9 +297,9 @@ def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Dri
     empty = _Empty.of(b, a)
     usable = empty.usable
     effects, errors = empty.effects.copy(), np.zeros((4, d))
-    if usable.any():
-        b, a = b[:, usable], a[:, usable]
-        effects[:, usable], errors[:, usable] = two_samples(b, a, Tails.of(b, a), together)
+    for some in column_blocks(usable):
+        x, y = np.ascontiguousarray(b[:, some]), np.ascontiguousarray(a[:, some])
+        effects[:, some], errors[:, some] = two_samples(x, y, Tails.of(x, y), together)
     with np.errstate(divide="ignore", invalid="ignore"):
         significance = np.where(effects == 0.0, 0.0, effects / errors)
     margin = normal_limit(0.05, 4 * d) * errors

@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft.judging.moments import TAIL
+from pyro_dft.judging.moments import TAIL, column_blocks, quantiles
 
 Array = NDArray[np.floating[Any]]
 
+# Numbers in the spectra that are made at once.
+SPECTRA = 2**22
 
-def _features(points: Array) -> list[Array]:
+
+def _features(points: Array, *, tails: bool = True) -> list[Array]:
     """What must mix: each coordinate, its square, and being beyond its 5 % and 95 % points; (P, T, d) each, centred."""
     flat = points.reshape(-1, points.shape[-1])
     centre, sd = flat.mean(0), flat.std(0)
     sd = np.where(sd > 0, sd, 1.0)
-    low, high = np.quantile(flat, [TAIL, 1 - TAIL], axis=0)
     z = (points - centre) / sd
-    found = [z, z**2, (points < low).astype(float), (points > high).astype(float)]
+    found = [z, z**2]
+    if tails:
+        low, high = quantiles(flat, (TAIL, 1 - TAIL))
+        found += [(points < low).astype(float), (points > high).astype(float)]
     return [x - x.mean((0, 1)) for x in found]
 
 
@@ -36,40 +41,53 @@ def effective_draws(points: Array, groups: NDArray[np.intp]) -> Array:
     Returns:
         Those for coordinates, their squares, and being beyond the 5 % and the 95 % points, (4,).
     """
-    p, t, _ = points.shape
+    p, t, d = points.shape
     worst = np.full(4, float(p * t))
     if not np.isfinite(points).all():
         return np.zeros(4)
-    for i, x in enumerate(_features(points)):
-        for group in np.unique(groups):
-            x[groups == group] -= x[groups == group].mean((0, 1))
-        variance = (x**2).mean((0, 1))
-        x = x[..., variance > 0]
-        if x.shape[-1]:
-            worst[i] = (p * t / _times(x)).min()
+    several = len(np.unique(groups)) > 1
+    for some in column_blocks(np.ones(d, bool)):
+        for i, x in enumerate(_features(points[..., some])):
+            if several:
+                for group in np.unique(groups):
+                    x[groups == group] -= x[groups == group].mean((0, 1))
+            x = x[..., np.square(x).any((0, 1))]
+            if x.shape[-1]:
+                worst[i] = min(worst[i], (p * t / _times(x)).min())
     return worst
 
 
 def _times(x: Array) -> Array:
     """Integrated autocorrelation times, (k,), of centred features (P, T, k); at least one."""
-    t, variance = x.shape[1], (x**2).mean((0, 1))
-    total, going = np.ones(x.shape[-1]), np.ones(x.shape[-1], bool)
-    for lag in range(1, t - 1, 2):
-        pair = sum(
-            (x[:, :-k, going] * x[:, k:, going]).mean((0, 1)) / variance[going] for k in (lag, lag + 1)
-        )
-        on = pair > 0
-        total[going] += np.where(on, 2 * pair, 0.0)
-        going[going] = on
-        if not going.any():
-            break
-    return np.maximum(total, 1.0)
+    t = x.shape[1]
+    if t < 3:
+        return np.ones(x.shape[-1])
+    found = _autocorrelations(x)
+    pairs = found[1 : 1 + 2 * ((t - 1) // 2)].reshape(-1, 2, x.shape[-1]).sum(1)
+    going = np.cumprod(pairs > 0, axis=0)
+    return np.maximum(1.0 + 2.0 * (going * pairs).sum(0), 1.0)
+
+
+def _autocorrelations(x: Array) -> Array:
+    """Of centred features (P, T, k) at all lags, by their power spectra, (T, k)."""
+    t, k = x.shape[1:]
+    size, found = 1 << (2 * t - 1).bit_length(), np.empty((t, k))
+    counts = np.arange(t, 0, -1)
+    columns = max(1, SPECTRA // (x.shape[0] * size))
+    for start in range(0, k, columns):
+        own = np.ascontiguousarray(np.moveaxis(x[..., start : start + columns], -1, 0))
+        power = np.square(np.abs(np.fft.rfft(own, size))).mean(1)
+        covariance = np.fft.irfft(power, size)[:, :t] / counts
+        found[:, start : start + columns] = (covariance / covariance[:, :1]).T
+    return found
 
 
 def memory_at(points: Array, lag: int) -> Array:
     """Largest autocorrelation at a lag over the coordinates and their squares, (d,), of chains (P, T, d)."""
-    found = []
-    for x in _features(points)[:2]:
-        variance = np.where((x**2).mean((0, 1)) > 0, (x**2).mean((0, 1)), 1.0)
-        found.append(np.abs((x[:, :-lag] * x[:, lag:]).mean((0, 1)) / variance))
-    return np.maximum(*found)
+    found = np.zeros(points.shape[-1])
+    for some in column_blocks(np.ones(len(found), bool)):
+        for x in _features(points[..., some], tails=False):
+            variance = (x**2).mean((0, 1))
+            products = (x[:, :-lag] * x[:, lag:]).mean((0, 1)) / np.where(variance > 0, variance, 1.0)
+            found[some] = np.maximum(found[some], np.abs(products))
+    return found

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_dft import roots
+
 Array = NDArray[np.floating[Any]]
 
 
@@ -77,13 +79,13 @@ def distinct_optima(
         ValueError: shapes do not fit together, or every restart failed.
     """
     m, chol, elbo = (np.asarray(v, dtype=np.float64) for v in (means, scale_trils, elbos))
-    if m.ndim != 2 or chol.shape != (*m.shape, m.shape[1]) or elbo.shape != m.shape[:1]:
+    if m.ndim != 2 or chol.shape not in (m.shape, (*m.shape, m.shape[1])) or elbo.shape != m.shape[:1]:
         raise ValueError(
-            "means, scale_trils and elbos must have shapes (R, d), (R, d, d) and (R,), "
+            "means, scale_trils and elbos must have shapes (R, d), (R, d, d) or (R, d), and (R,), "
             f"got {m.shape}, {chol.shape} and {elbo.shape}"
         )
-    fine = np.isfinite(elbo) & np.isfinite(m).all(axis=1) & np.isfinite(chol).all(axis=(1, 2))
-    fine[fine] = np.isfinite(_log_det(chol[fine]))
+    fine = np.isfinite(elbo) & np.isfinite(m).all(axis=1) & np.isfinite(chol.reshape(len(m), -1)).all(axis=1)
+    fine[fine] = np.isfinite(roots.log_det(chol[fine], m[fine]))
     if not fine.any():
         raise ValueError("no restart has a finite ELBO, mean and scale")
     d = m.shape[1]
@@ -108,27 +110,28 @@ def distinct_optima(
 
 
 def triangular(scales: ArrayLike) -> Array:
-    """Lower triangular factors, positive on the diagonal, of scale scale^T for square roots (..., d, d)."""
-    roots = np.nan_to_num(np.asarray(scales, dtype=np.float64))
-    factors = np.linalg.qr(roots.swapaxes(-1, -2))[1].swapaxes(-1, -2)
+    """Lower triangular factors, positive on the diagonal, of scale scale^T for square roots (K, d, d).
+
+    Standard deviations (K, d) stay as they are.
+    """
+    found = np.nan_to_num(np.asarray(scales, dtype=np.float64))
+    if found.ndim == 2:
+        return found
+    factors = np.linalg.qr(found.swapaxes(-1, -2))[1].swapaxes(-1, -2)
     signs = np.where(np.diagonal(factors, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
     return factors * signs[..., None, :]
 
 
 def _bhattacharyya_terms(m1: Array, chol1: Array, m2: Array, chol2: Array) -> tuple[float, float]:
     """Squared distance of the means in the mean covariance, and the log-determinant excess of the latter."""
-    mean_cov = (chol1 @ chol1.T + chol2 @ chol2.T) / 2.0
+    mean_cov = (roots.covariance(chol1, m1) + roots.covariance(chol2, m2)) / 2.0
     try:
-        chol = np.linalg.cholesky(mean_cov)
+        chol = roots.root_of(mean_cov)
     except np.linalg.LinAlgError:  # beyond 1e16 in condition: not alike by any measure
         return np.inf, np.inf
-    z = np.linalg.solve(chol, m1 - m2)
-    return float(z @ z), float(2.0 * _log_det(chol) - _log_det(chol1) - _log_det(chol2))
-
-
-def _log_det(factors: Array) -> Array:
-    """Log absolute determinant of each of (..., d, d); -inf where singular."""
-    return np.linalg.slogdet(factors)[1]
+    z = roots.whitened(chol, (m1 - m2)[None])[0]
+    excess = 2.0 * roots.log_det(chol, m1) - roots.log_det(chol1, m1) - roots.log_det(chol2, m2)
+    return float(z @ z), float(excess)
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,11 @@ def mode_coverage(
     if (
         x.ndim != 2
         or m.shape[1:] != x.shape[1:]
-        or chol.shape != (*m.shape, x.shape[1])
+        or chol.shape not in (m.shape, (*m.shape, x.shape[1]))
         or w.shape != m.shape[:1]
     ):
         raise ValueError(
-            "draws, means, scale_trils and weights must have shapes (n, d), (K, d), (K, d, d) and (K,), "
+            "draws, means, scale_trils and weights must have shapes (n, d), (K, d), (K, d, d) or (K, d), and (K,), "
             f"got {x.shape}, {m.shape}, {chol.shape} and {w.shape}"
         )
     if (w < 0).any() or not w.sum() > 0:
@@ -192,7 +195,7 @@ def mode_coverage(
         raise ValueError("draws must be finite and at least one")
     squared = np.stack([_squared_mahalanobis(x, mk, lk) for mk, lk in zip(m, chol, strict=True)], axis=1)
     with np.errstate(divide="ignore"):  # a weight of zero is a log weight of -inf, and no draw's choice
-        log_joint = np.log(w) - _log_det(chol) - squared / 2.0
+        log_joint = np.log(w) - roots.log_det(chol, m) - squared / 2.0
     share = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
     # P(chi2_d > d + 2 sqrt(d t) + 2 t) <= exp(-t) (Laurent and Massart 2000, lemma 1), here 0.001.
@@ -206,7 +209,7 @@ def mode_coverage(
 
 
 def _squared_mahalanobis(x: Array, mean: Array, chol: Array) -> Array:
-    return (np.linalg.solve(chol, (x - mean).T) ** 2).sum(axis=0)
+    return np.square(roots.whitened(chol, x - mean)).sum(axis=1)
 
 
 def shortfall(draws: ArrayLike, log_density: ArrayLike, bound: float) -> tuple[float, float]:
@@ -236,7 +239,7 @@ def shortfall(draws: ArrayLike, log_density: ArrayLike, bound: float) -> tuple[f
         return np.nan, np.inf
     z = (x - x.mean(axis=0)) / sd
     correlation = z.T @ z / n
-    half_log_det = 0.5 * float(_log_det(correlation)) + float(np.log(sd).sum())
+    half_log_det = 0.5 * float(np.linalg.slogdet(correlation)[1]) + float(np.log(sd).sum())
     # The determinant of a sample covariance is too small on average (Wishart; digamma by its series).
     half = (n - np.arange(1, d + 1)) / 2.0
     digamma = np.log(half) - 1 / (2 * half) - 1 / (12 * half**2)

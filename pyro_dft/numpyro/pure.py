@@ -236,10 +236,8 @@ def fit_of(state: FitState, objective: str) -> Fit:
     trained = bool(np.isfinite(np.asarray(state.network.gap)).any())
     sampler = Sampler(np.asarray(state.mean), np.asarray(state.scale), generator if trained else None)
     own, elbo = state.gaussian, np.asarray(state.gaussian.best, float)
-    scale = np.asarray(own.scale)
-    scale = scale if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
     # The highest bounds seen on the way, on minibatches perhaps, bound nothing surely.
-    optima = Gaussians(np.asarray(own.mean), scale, elbo, np.full(len(elbo), np.inf))
+    optima = Gaussians(np.asarray(own.mean), np.asarray(own.scale), elbo, np.full(len(elbo), np.inf))
     return Fit(
         sampler, 0, [objective if trained else "gaussian"] * chains, optima, optima.best_of_chains(chains),
         [float(elbo.max())], fisher_gap=np.asarray(state.network.gap, float),

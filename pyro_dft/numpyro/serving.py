@@ -23,10 +23,10 @@ class Trained(NamedTuple):
 
     Attributes:
         mean: (K, d).
-        scale: (K, d, d).
+        scale: (K, d, d), or (K, d).
         generator: Weights, (K, ...) each.
         weights: (K,) how often each of them serves.
-        kernel_scale: (K, d, d) whitening of the transitions.
+        kernel_scale: (K, d, d), or (K, d), whitening of the transitions.
         step_size: (K,) leapfrog steps.
         network: Whether the generator is used, or the Gaussian alone.
         coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft import roots
 from pyro_dft.recipe.constants import SURROGATE_MORE, SURROGATE_STEPS
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.settings import Settings
@@ -82,8 +83,8 @@ class Substitute:
 
     def _whitened(self, points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         centred = points - self.mean[:, None]
-        u = np.linalg.solve(self.scale, centred.swapaxes(1, 2)).swapaxes(1, 2)
-        s = scores @ self.scale
+        u = roots.whitened(self.scale, centred)
+        s = roots.projected(self.scale, scores)
         return usable(u, s)
 
     def top_up(self, sampler: Any) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from pyro_dft.judging.drift import Drift, difference
 from pyro_dft.judging.mixing import memory_at
 from pyro_dft.recipe.constants import FIRST_STEPS
-from pyro_dft.recipe.natural_gradient import square_roots
 from pyro_dft.recipe.particles import Judged, Particles, Window
 
 # Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
@@ -84,8 +83,8 @@ class Ensemble:
         """The Gaussian samplers with the moments of the particles."""
         particles, states = self.particles, self.particles.engine.numpy(self.window.x)
         means = states.mean((1, 2))
-        roots = square_roots(particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0)))
-        return particles.engine.gaussian_sampler(particles.target, means, roots)
+        scale = particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0))
+        return particles.engine.gaussian_sampler(particles.target, means, scale)
 
     def kept(self, each: int) -> tuple[Any, Any, Any, Any]:
         """So many states of each sampler's chains: states, those half a window before, log densities, divergences.

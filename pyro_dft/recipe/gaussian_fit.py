@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft import roots
 from pyro_dft.recipe.constants import (
     CALM_STEPS,
     EVIDENCE_ROWS,
@@ -27,7 +28,7 @@ from pyro_dft.recipe.constants import (
 )
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.natural_gradient import State, antithetic, bound, square_roots
+from pyro_dft.recipe.natural_gradient import State, antithetic, bound
 
 # Restarts have met when the means are so close, in sds of either times sqrt(d), and no sd differs by more than the factor.
 MET_DISTANCE, MET_RATIO = 0.5, 2.0
@@ -153,9 +154,7 @@ class GaussianFitter:
         gone = self._hopeless()
         for i in np.flatnonzero(gone):
             own = self._state[[i]]
-            self._given_up.append(
-                Gaussians(own.mean, square_roots(own.scale), np.full(1, -np.inf), np.zeros(1))
-            )
+            self._given_up.append(Gaussians(own.mean, self._roots(own), np.full(1, -np.inf), np.zeros(1)))
             self._member[self._member == i] = -len(self._given_up)
         if gone.any():
             self._keep(np.flatnonzero(~gone), {})
@@ -199,10 +198,14 @@ class GaussianFitter:
         self._state.put(np.asarray(gaussians.mean, float), np.asarray(gaussians.scale, float))
         self._minibatch, self._calm_steps = False, POLISH_CALM
 
+    def _roots(self, state: State) -> np.ndarray:
+        """Square roots of the covariances, full ones even where no more than scales are fitted so far."""
+        return roots.matrices(state.scale) if self.target.dim <= FULL_RANK_LIMIT else state.scale.copy()
+
     def current(self) -> Gaussians:
         """One Gaussian for each starting point, as they stand, with the highest bounds seen, which cost nothing."""
         now = self._state
-        found = Gaussians(now.mean.copy(), square_roots(now.scale), now.best.copy(), np.zeros(len(now.best)))
+        found = Gaussians(now.mean.copy(), self._roots(now), now.best.copy(), np.zeros(len(now.best)))
         return self._all(found)
 
     def result(self) -> Gaussians:
@@ -213,7 +216,7 @@ class GaussianFitter:
         noise = antithetic(self._noise, len(state.mean), count, self.target.dim)
         log_q, _ = self.engine.scores(self.target, state.points(noise), self.rng, minibatch=False)
         elbo, error = bound(log_q, noise, state.log_det)
-        return self._all(Gaussians(state.mean.copy(), square_roots(state.scale), elbo, error))
+        return self._all(Gaussians(state.mean.copy(), self._roots(state), elbo, error))
 
 
 def polish(engine: Engine, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:

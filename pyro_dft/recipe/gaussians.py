@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyro_dft import roots
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT
+
 
 @dataclass
 class Gaussians:
@@ -13,7 +16,7 @@ class Gaussians:
 
     Attributes:
         mean: (K, d).
-        scale: Square roots of the covariances, (K, d, d); not triangular.
+        scale: Square roots of the covariances, (K, d, d), not triangular; standard deviations (K, d) above `FULL_RANK_LIMIT`.
         elbo: Evidence lower bounds, up to the target's own constant, (K,).
         elbo_error: Monte Carlo standard errors of `elbo`, (K,).
     """
@@ -51,5 +54,6 @@ class Gaussians:
     def none(cls, chains: int, dim: int) -> Gaussians:
         """Stands in where no Gaussian was fitted: bounds of -inf."""
         nothing = np.zeros(chains)
-        scale = np.tile(np.eye(dim), (chains, 1, 1))
+        ones = np.ones((chains, dim))
+        scale = roots.matrices(ones) if dim <= FULL_RANK_LIMIT else ones
         return cls(np.zeros((chains, dim)), scale, nothing - np.inf, nothing)

@@ -49,7 +49,7 @@ class Measurement:
         drift_raw: From `raw` to S transitions, all chains together.
         drift_refined: From S to 2 S transitions.
         drift_raw_by_chain: The first for each chain.
-        scale: (C, d, d) whitening of the kernel.
+        scale: (C, d, d) or (C, d), whitening of the kernel.
         step_size: (C,) its adapted leapfrog step.
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.

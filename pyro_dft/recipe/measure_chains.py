@@ -11,7 +11,6 @@ from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.measure import Measurement
 from pyro_dft.recipe.modes import Modes
-from pyro_dft.recipe.natural_gradient import square_roots
 from pyro_dft.settings import Settings
 
 
@@ -52,10 +51,9 @@ def measure_by_chains(
     refined, halfway, log_density, diverged = ensemble.kept(each)
     raw = sampler.draw(each, rng)
     window, drifts = ensemble.window, ensemble.against(raw)
-    scale = engine.native(target, square_roots(engine.numpy(window.scale)))
     return Measurement(
         ensemble.transitions(drifts[0], settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
-        ensemble.judged.drifts[0], drifts[1:], scale, window.step_size, window.acceptance, window.diverged,
+        ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_dft import roots
 from pyro_dft.evidence.student import StudentT
 from pyro_dft.judging.optima import distinct_optima, triangular
 from pyro_dft.recipe.mode_weights import (
@@ -30,7 +31,9 @@ from pyro_dft.recipe.modes import Modes
 __all__ = ["Fitted", "further_starts", "search", "separate", "weigh"]
 
 Array = NDArray[np.floating[Any]]
-Move = Callable[[Array, Array], Array]  # draws (K, n, d) and scales (K, d, d) -> draws after some transitions
+Move = Callable[
+    [Array, Array], Array
+]  # draws (K, n, d) and scales (K, d, d) or (K, d) -> draws after some transitions
 Fitted = tuple[
     Array, Array, Array
 ]  # means (R, d), square roots of covariances (R, d, d), evidence bounds (R,)
@@ -234,7 +237,7 @@ def _grouped(
     valleys = {(j, k): _valley(m[j], m[k], log_density) for k in range(len(m)) for j in range(k)}
     if max(valleys.values()) < BARRIER:
         return [picked.tolist()]
-    draws = m[:, None] + rng.normal(size=(len(picked), TEST_DRAWS, m.shape[1])) @ factors.swapaxes(1, 2)
+    draws = m[:, None] + roots.coloured(factors, rng.normal(size=(len(picked), TEST_DRAWS, m.shape[1])))
     after = move(draws, factors)
     nearest = log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
     # Some are nearer to another Gaussian from the start: only what the transitions add counts.
@@ -298,7 +301,7 @@ def further_starts(
     """
     d, half = means.shape[1], candidates // 2
     box = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(half, d))
-    within = np.square(scales).sum(-1).mean(0)
+    within = roots.variances(scales, means).mean(0)
     if len(means) == 1:
         reach = SCOUT_SDS * np.sqrt(within)
     else:
@@ -330,7 +333,7 @@ def _overlooked(drawn: Weighted, scales: Array, count: int) -> Array:
         scales: Square roots of their covariances, (J, d, d).
         count: Of the starting points.
     """
-    within = np.sqrt(np.square(scales).sum(-1).mean(0))
+    within = np.sqrt((np.square(scales).sum(-1) if scales.ndim == 3 else np.square(scales)).mean(0))
     order = np.argsort(-drawn.log_w, kind="stable")
     order = order[np.isfinite(drawn.log_w[order])][: max(50 * count, 200)]
     picked: list[int] = []

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_dft import roots
 from pyro_dft.evidence.psis import psis
 from pyro_dft.evidence.student import StudentT
 from pyro_dft.judging.optima import triangular
@@ -111,7 +112,7 @@ def weigh(
 
     Args:
         means: (J, d).
-        scales: Square roots of the covariances, (J, d, d).
+        scales: Square roots of the covariances, (J, d, d) or (J, d).
         elbos: Evidence bounds (J,), to start from.
         log_density: Of the posterior.
         chains: C.
@@ -214,11 +215,12 @@ def _updated(proposal: Proposal, drawn: Weighted) -> Proposal:
         old = means[j]
         means[j] = (effective * (inner @ drawn.points) / inner.sum() + 2 * old) / (effective + 2)
         centred = drawn.points - means[j]
-        spread = (centred * (inner / total)[:, None]).T @ centred
-        before = factors[j] @ factors[j].T
+        weighted = centred * (inner / total)[:, None]
+        spread = weighted.T @ centred if factors.ndim == 3 else (weighted * centred).sum(0)
+        before = roots.covariance(factors[j], old)
         # As if d + 2 draws more had had the covariance before.
         shrunk = (effective * spread + (d + 2) * before) / (effective + d + 2)
-        factors[j] = np.linalg.cholesky(shrunk)
+        factors[j] = roots.root_of(shrunk)
     shares = r.sum(0) + 1e-3
     return Proposal(means, factors, shares / shares.sum(), proposal.modes)
 
@@ -285,8 +287,7 @@ def _errors(w: Array, r: Array, shares: Array, counts: NDArray[np.intp], owner: 
 
 def log_gaussians(x: Array, means: Array, factors: Array) -> Array:
     """Log densities (n, K) of x (n, d), up to a constant that all share."""
-    log_dets = np.log(np.abs(np.diagonal(factors, axis1=1, axis2=2))).sum(1)
-    return -0.5 * _squares(x, means, factors) - log_dets
+    return -0.5 * _squares(x, means, factors) - roots.log_det(factors, means)
 
 
 def _log_students(x: Array, students: list[StudentT]) -> Array:
@@ -295,5 +296,5 @@ def _log_students(x: Array, students: list[StudentT]) -> Array:
 
 
 def _squares(x: Array, means: Array, factors: Array) -> Array:
-    parts = [(np.linalg.solve(f, (x - m).T) ** 2).sum(0) for m, f in zip(means, factors, strict=True)]
+    parts = [np.square(roots.whitened(f, x - m)).sum(1) for m, f in zip(means, factors, strict=True)]
     return np.stack(parts, axis=1)

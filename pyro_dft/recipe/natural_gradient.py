@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_dft import roots
 from pyro_dft.recipe.constants import MAX_SD
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 # A step that is shorter than this, beyond the noise of its own estimate, does not count as a movement; so for the logs of the
 # curvatures.
@@ -26,11 +27,6 @@ def antithetic(rng: np.random.Generator, k: int, count: int, dim: int) -> Array:
     """Normal noise (K, 2 count, d), each row used with its negative."""
     noise = rng.standard_normal((k, count, dim))
     return np.concatenate([noise, -noise], 1)
-
-
-def square_roots(scale: Array) -> Array:
-    """Square roots (K, d, d) of covariances, from those or from standard deviations (K, d)."""
-    return scale.copy() if scale.ndim == 3 else scale[..., None] * np.eye(scale.shape[1])
 
 
 def bound(log_q: Array, noise: Array, log_det: Array) -> tuple[Array, Array]:
@@ -114,7 +110,7 @@ class State:
     @property
     def sd(self) -> Array:
         """Standard deviations, (K, d)."""
-        return np.sqrt(np.square(self.scale).sum(-1)) if self.full else self.scale
+        return np.sqrt(roots.variances(self.scale, self.mean))
 
     @property
     def highest(self) -> float:
@@ -123,17 +119,15 @@ class State:
 
     def whole(self) -> State:
         """The same with whole covariances to be fitted from here."""
-        return replace(self, scale=square_roots(self.scale), kept_scale=square_roots(self.kept_scale))
+        return replace(self, scale=roots.matrices(self.scale), kept_scale=roots.matrices(self.kept_scale))
 
     def points(self, noise: Array) -> Array:
         """Points (K, n, d) for given noise."""
-        moved = noise @ self.scale.swapaxes(1, 2) if self.full else noise * self.scale[:, None]
-        return self.mean[:, None] + moved
+        return self.mean[:, None] + roots.coloured(self.scale, noise)
 
-    def put(self, mean: Array, roots: Array) -> None:
-        """Goes on from other Gaussians: means (K, d) and square roots of covariances (K, d, d)."""
-        self.mean, self.log_det = mean, np.linalg.slogdet(roots)[1]
-        self.scale = roots if self.full else np.array(np.diagonal(roots, axis1=1, axis2=2))
+    def put(self, mean: Array, scale: Array) -> None:
+        """Goes on from other Gaussians: means (K, d), and square roots of covariances of the same kind as these."""
+        self.mean, self.scale, self.log_det = mean, scale, roots.log_det(scale, mean)
         self.kept_mean, self.kept_scale, self.kept_log_det = self.mean, self.scale, self.log_det
 
     def met(self, i: int, j: int, distance: float, ratio: float) -> bool:
@@ -178,7 +172,7 @@ class State:
             nothing did and that noise is small, and less than one where it is large, as it hides small movements.
         """
         good = np.isfinite(log_q)
-        whitened = score @ self.scale if self.full else score * self.scale[:, None]
+        whitened = roots.projected(self.scale, score)
         # Points where the target is not finite act as under a unit Gaussian: they pull back.
         s = np.where(good[..., None], whitened, -noise)
         n, d = noise.shape[1:]

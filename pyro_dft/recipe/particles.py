@@ -19,7 +19,7 @@ from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.chains import Block
-from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.constants import BLOCK_STEPS, TARGET_ACCEPTANCE
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
@@ -201,9 +201,6 @@ class Particles:
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
         scale = self.sampler.scale
-        if self.target.dim > FULL_RANK_LIMIT:  # nothing but scales was fitted
-            roots = np.diagonal(self.engine.numpy(scale), axis1=1, axis2=2)
-            scale = self.engine.native(self.target, np.array(roots))
         start = self._dispersed(self.sampler.draw(self.count, self.rng))
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
@@ -369,13 +366,16 @@ class Particles:
         half = t // 2
         chosen = self.of_chains()
         drifts, effective = [], []
-        groups = [np.concatenate([own for own, _ in chosen]), *(own for own, _ in chosen)]
-        labels = [np.concatenate([mode for _, mode in chosen]), *(mode for _, mode in chosen)]
+        groups = list(chosen)
+        if self.chains > 1:  # else all of them are those of the one chain
+            rows, modes = (np.concatenate(part) for part in zip(*chosen, strict=True))
+            groups.insert(0, (rows, modes))
         flat = points.reshape(-1, t, d)
-        for rows, mode in zip(groups, labels, strict=True):
+        for rows, modes in groups:
             some = flat[rows]
             first, second = some[:, :half].reshape(-1, d), some[:, half : 2 * half].reshape(-1, d)
-            drifts.append(drift(first, second, np.repeat(mode, half), half))
+            drifts.append(drift(first, second, np.repeat(modes, half), half))
+        drifts = drifts if self.chains > 1 else 2 * drifts
         for rows, mode in chosen:
             effective.append(effective_draws(flat[rows], mode))
         least = np.min(effective, 0) * self.chains
