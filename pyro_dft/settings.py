@@ -87,8 +87,9 @@ class Settings:
             global sigma for each whitened coordinate, started at `noise`) or `"levels"` (a sigma for each draw in training,
             log-uniform from `noise` to `noise_start`; needs `smoothed_potential_fn` and `precondition="never"`).
         noise_start: First sigma of the annealed mode, largest one of the levels.
-        train: `"auto"` skips the network where the Gaussian preconditioner is measured to be right already,
-            `"always"` trains it in any case, `"never"` stops at the Gaussian.
+        train: `"auto"` skips the network where a Gaussian is measured to be right already; where it is not, but the
+            chains gave all that is kept, the network is trained when raw draws, importance sampling, a file or a copy first
+            need it. `"always"` trains it in the fit, `"never"` stops at the Gaussian.
         gate: `"auto"` skips the network when no coordinate of the Gaussian's draws moves by more than this (posterior
             sds, and log sds) under refinement.
         precondition: `"auto"` fits a Gaussian first and trains in its coordinates, `"never"` trains in those of the

@@ -31,6 +31,9 @@ from pyro_dft.settings import Settings, check_count, check_names
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
 LIKELIHOOD_LIMIT = 1e8
 
+# Transitions of a fresh draw above which a network that was put off is trained.
+FEW_TRANSITIONS = 16
+
 # Options that users of NUTS, Pyro's or NumPyro's, may still have in their call, and that mean nothing here.
 NUTS_OPTIONS = frozenset(
     (
@@ -148,14 +151,14 @@ class Inference(Training):
             num_samples = self.settings.num_draws // (chains if group_by_chain else 1)
         if num_samples is not None:
             self._check_room(num_samples * (chains if group_by_chain else 1))
-        with self._session():
-            if num_samples is None:
+        if num_samples is None:
+            with self._session():
                 samples = self._constrain([self._copied(self._kept)])
-            else:
-                each = num_samples if group_by_chain else -(-num_samples // chains)
-                if refine_steps is None:
-                    few = each * chains <= self.settings.refine_limit
-                    refine_steps = self._default_refine_steps() if few else 0
+        else:
+            each = num_samples if group_by_chain else -(-num_samples // chains)
+            few = each * chains <= self.settings.refine_limit
+            refine_steps = self._transitions(refine_steps if few or refine_steps is not None else 0)
+            with self._session():
                 samples = self._constrain(self._blocks(each, refine_steps))
         if group_by_chain:
             return samples
@@ -171,6 +174,13 @@ class Inference(Training):
             name: self._concatenate([value[i, :count] for i, count in enumerate(counts)])
             for name, value in samples.items()
         }
+
+    def _transitions(self, refine_steps: int | None) -> int:
+        """Transitions of fresh draws, and networks that were put off where these need them."""
+        # Many transitions from the Gaussian cost more than a network from whose draws fewer are enough.
+        if refine_steps == 0 or (refine_steps is None and self._default_refine_steps() > FEW_TRANSITIONS):
+            self._complete()
+        return self._default_refine_steps() if refine_steps is None else refine_steps
 
     def importance_sampling(self, num_samples: int = 4000) -> importance.ImportanceResult:
         """New draws with importance weights: the evidence, PSIS k-hat, and draws that the weights correct.
@@ -204,6 +214,7 @@ class Inference(Training):
         check_count("num_samples", num_samples, 100)
         self._require_fit()
         self._check_room(num_samples)
+        self._complete()
         fit = self._fit
         means, scales, elbos = map(self._numpy, (fit.optima.mean, fit.optima.scale, fit.optima.elbo))
         with self._session():
@@ -375,9 +386,10 @@ class Inference(Training):
         """
         if num_samples is not None:
             check_count("num_samples", num_samples, 1)
-        report = self.diagnostics()
-        if num_samples is not None:
+            self._require_fit()
             self._check_room(num_samples * self.num_chains)
+            self._transitions(None)
+        report = self.diagnostics()
         with self._session():
             flat, diverging = self._kept, self._kept_diverged()
             if num_samples is not None:

@@ -148,8 +148,14 @@ class Files(Hooks):
     def _require_fit(self) -> None:
         """Raises NotFittedError where there is no trained sampler; measures one that is between single steps."""
 
+    @abstractmethod
+    def _complete(self) -> None:
+        """Trains networks that were put off."""
+
     def _contents(self, data: bool, copied: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and header of a file; a copy keeps the arguments beside it, and needs no checksums of them."""
+        self._require_fit()
+        self._complete()
         report = self.diagnostics()
         arrays, header = self._state()
         with self._session():

@@ -81,6 +81,7 @@ class Training(Files):
         with exclusive(), self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
             self._whole = True
+            self._trainer.lazy = self._lazy
             with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
                 try:
                     self._resume()
@@ -224,6 +225,7 @@ class Training(Files):
         """Sets up a training for `DFTKernel`, which then drives it with `_advance` in place of `run`."""
         with exclusive(), self._all_or_nothing(), self._timed():
             self._prepare(args, kwargs)
+            self._trainer.lazy = self._lazy
 
     def _advance(self, until: float) -> float | None:
         """Trains until that share of the plan is made; returns the last loss, None where no step was due."""
@@ -264,6 +266,28 @@ class Training(Files):
             with self._timed(), self._session():
                 # Between single steps: a copy is finished and measured, and the training can go on.
                 self._measure(self._trainer if self._trainer.done else self._trainer.branch())
+            self._warn(stacklevel=4)
+
+    @property
+    def _lazy(self) -> bool:
+        """Whether networks may be left for later: not those of the user's own, nor where a checkpoint is to keep them."""
+        return self.checkpoint is None and self._own_generator is None and self._own_score_network is None
+
+    def _complete(self) -> None:
+        """Trains the networks, where the chains gave all that is kept, and somebody asks for what only networks give.
+
+        The kept draws stay as they are; what is said of raw draws, and of how much refinement they need, is said anew.
+        """
+        if not self._trainer.put_off:
+            return
+        before = self._report["warnings"]
+        with exclusive(), self._timed(), self._session():
+            self._trainer.take_up()
+            with ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
+                while not self._trainer.done:
+                    bar.update(self._trainer.step())
+                self._measure(self._trainer)
+        if self._report["warnings"] != before:
             self._warn(stacklevel=4)
 
     def _warn(self, stacklevel: int) -> None:

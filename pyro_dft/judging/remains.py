@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_dft.judging.drift import Drift
+from pyro_dft.judging.drift import Drift, normal_limit
 
 Array = NDArray[np.floating[Any]]
 
@@ -23,7 +23,8 @@ def left_over(raw: Drift, refined: Drift, *, chains: bool = False) -> tuple[Arra
     Args:
         raw: From raw draws to refined ones.
         refined: As many transitions further.
-        chains: Whether the second is of long chains, which had the time to enter what is entered slowly.
+        chains: Whether the second is of long chains, from half a window to the next: they had the time to enter what is
+            entered slowly.
 
     Returns:
         Sizes of the raw draws' gaps, shrunk by what may be chance: g - m^2 / g with m the margin of its limits, zero below
@@ -35,6 +36,8 @@ def left_over(raw: Drift, refined: Drift, *, chains: bool = False) -> tuple[Arra
         shrunk = size - margin**2 / size
     known = raw.significant & np.isfinite(shrunk)
     shrunk = np.where(known, np.clip(np.where(known, shrunk, 0.0), 0.0, _FAR), 0.0)
-    memory = np.clip(refined.memory, 0.0, 1.0)
+    # Chains are few, so that the largest memory of many coordinates is mostly chance: shrunk as the gaps are.
+    chance = normal_limit(0.05, refined.memory.size) * refined.memory_se if chains else np.zeros(())
+    memory = np.clip(refined.memory - chance**2 / np.maximum(refined.memory, 1e-12), 0.0, 1.0)
     unseen = 0.0 if chains else _LEFT_UNSEEN
     return shrunk, shrunk * (memory + unseen * (1.0 - memory))

@@ -117,7 +117,7 @@ class FittedTrainer:
         leapfrog_steps: Gradient steps of each transition.
     """
 
-    done, phase, total = True, "done", 0
+    done, phase, total, put_off = True, "done", 0, False
 
     def __init__(
         self,

@@ -218,8 +218,7 @@ def measure(
         step_size = tune(second.draws)
         first, steps = second, 2 * steps
     drifts = compare(engine, raw, first.draws, original, modes)
-    twice = 4 * steps * raw.shape[1] // (CAREFUL * max(steps, CAREFUL_STEPS))
-    again = max(CAREFUL_DRAWS // sampler.chains, twice)
+    again = CAREFUL_DRAWS // sampler.chains
     if budget is not None and second.divergence_rate > SOME_DIVERGENCES:
         again = budget.most(again, CAREFUL * max(steps, CAREFUL_STEPS) * each, 0)
     careful = carefully(

@@ -29,7 +29,6 @@ def measure_by_chains(
     original: Callable[[Any], Any],
     modes: Modes | None = None,
     *,
-    patient: bool,
     budget: Budget,
 ) -> Measurement:
     """Runs an ensemble from the sampler's draws, and compares fresh draws with it.
@@ -43,10 +42,9 @@ def measure_by_chains(
         rng: The engine's random number generator.
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
-        patient: Whether slow chains go on to the end of their budget.
         budget: What the fit may cost.
     """
-    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, patient, budget)
+    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, budget)
     each = max(10, draws // sampler.chains)
     refined, halfway, log_density, diverged = ensemble.kept(each)
     raw = sampler.draw(each, rng)

@@ -38,17 +38,16 @@ DISPERSION = 3.0
 TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 # Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
 SLOW, MOST_STRETCH = 0.2, 4.0
-# A window goes on where fewer effective draws than this share of those asked for are in it; a smaller share is enough once so
+# A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
-ENOUGH_DRAWS, LEAST_DRAWS, EASY = 0.6, 0.3, 10
+ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where a larger share of transitions diverges, the next window has smaller steps.
 SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
 LAST_DIVERGENCES = 0.005
-# Gradients for each draw that is asked for, at most: a window that would pass it is not begun.
-BUDGET = 100
-# And those for each draw that chains may be expected to take from where they are, where a network can be trained.
-AHEAD = 30
+# Gradients for each draw that is asked for, at most: a window that would pass it, or that would have to go on for so long before
+# it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much.
+BUDGET = 300
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,6 @@ class Particles:
         original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
         budget: What the fit may cost.
-        patient: Whether to go on to the end of the budget where the chains are slow: there is nothing better than them.
 
     Attributes:
         bank: The states of all blocks with their scores.
@@ -131,11 +129,10 @@ class Particles:
         rng: Any,
         original: Callable[[Any], Any],
         modes: Modes | None,
-        patient: bool,
         budget: Budget,
     ):
         self.engine, self.target, self.sampler = engine, target, sampler
-        self.settings, self.rng, self.patient, self.budget = settings, rng, patient, budget
+        self.settings, self.rng, self.budget = settings, rng, budget
         self.original, self.modes = original, modes
         self.chains = sampler.chains if modes is None else modes.chains
         self.count = max(LEAST_PARTICLES, PARTICLES // self.chains)  # P
@@ -163,7 +160,7 @@ class Particles:
                 window, start = self._longer(window, *self._window(start, scale, step_size, more))
                 judged = self._judged(window)
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
-            if self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
+            if self._careless(window) and careful:
                 self.acceptance = careful[0]
             elif judged.restless:
                 length *= 2
@@ -183,14 +180,10 @@ class Particles:
         """Gradients of so many transitions of a window's kernel."""
         return self.count * self.sampler.chains * length * window.leapfrog_steps
 
-    def _may_cost(self, ahead: float) -> bool:
-        """Whether that is less than a network, and the refinement of its draws, would cost."""
-        return self.patient or ahead <= AHEAD * self._asked
-
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
-        """Whether the chains come to enough draws for less than a network would."""
-        times = self._enough / max(judged.effective, 1.0) - 1
-        return self._may_cost(times * self._cost(window, window.x.shape[2]))
+        """Whether the chains would come to enough draws within the budget."""
+        times = self._draws(ENOUGH_DRAWS[-1][1]) / max(judged.effective, 1.0) - 1
+        return self._spent + times * self._cost(window, window.x.shape[2]) <= BUDGET * self._asked
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
@@ -252,7 +245,9 @@ class Particles:
     @property
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
-        share = ENOUGH_DRAWS if self._spent < EASY * self._asked else LEAST_DRAWS
+        return self._draws(min(share for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked))
+
+    def _draws(self, share: float) -> float:
         return share * self.settings.num_draws
 
     def _affords(self, window: Window, length: int) -> bool:

@@ -50,6 +50,8 @@ class Trainer:
         watch: Told where the training is; `so_far` may be called then.
         gaussian_measured: The drift test of the Gaussian, where one was made.
         chains: C.
+        lazy: Whether networks that nothing but raw draws would need are left for later, see `put_off`.
+        put_off: Whether that was done: the chains gave all that is served, and `take_up` would train the networks.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
         self.fit = fit
         self.watch: Callable[[Progress], None] | None = None
         self.gaussian_measured: Measurement | None = None
+        self.lazy = self.put_off = False
         self.budget = Budget(settings, self._evaluations)
         self._ledger = Ledger(self._evaluations, gradients={"start": self._evaluations()})
         self._selection_seed = engine.selection_seed(rng)
@@ -173,6 +176,15 @@ class Trainer:
         self.fit.cut = self.budget.met
         return self.fit
 
+    def take_up(self) -> None:
+        """Goes on to the networks that were put off: `step` until `done`, then `finish`. The chains and their states stay."""
+        assert self.fit is not None
+        if self.put_off:
+            self.put_off = False
+            self.fit = replace(self.fit, measurement=None, movement=dict(self.fit.movement))
+            with self._working():
+                self._start_network()
+
     def branch(self) -> Trainer:
         """A copy that can be finished, to draw from the sampler trained so far, while this trainer goes on."""
         other = copy.copy(self)
@@ -234,6 +246,9 @@ class Trainer:
             near = all(_near(d, s.gate) for d in measured.drift_raw_by_chain)
             good = near and (not chains or measured.complete)
             if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
+                return
+            self.put_off = self.lazy and s.train == "auto" and measured.complete
+            if self.put_off:
                 return
             self.fit.measurement = None
         self._start_network()
@@ -313,9 +328,7 @@ class Trainer:
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
                 fit.measurement = measure(*given, budget=self.budget)
             else:
-                # Chains that start as the Gaussian leave what is hard for them to a network.
-                patient = s.train == "never" or s.objective != "auto" or not s.preconditioned
-                fit.measurement = measure_by_chains(*given, patient=patient, budget=self.budget)
+                fit.measurement = measure_by_chains(*given, budget=self.budget)
             self.budget.reserved = 0.0
         return fit.measurement
 
