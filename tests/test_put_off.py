@@ -57,7 +57,9 @@ def test_raw_draws_train_the_network_and_nothing_else_changes(backend):
     assert (np.asarray(dft.get_samples()["a"]) == before).all()
     # Ten standard errors of the points of so many draws (about 2 sd / sqrt(n)): the network is small. Those of a Gaussian of the
     # right moments are off by .57 and .44 sd.
-    assert np.abs(np.quantile(drawn, [0.05, 0.95], axis=0) - TAILS[:, None]).max() < 10 * 2 * SD / np.sqrt(4000)
+    assert np.abs(np.quantile(drawn, [0.05, 0.95], axis=0) - TAILS[:, None]).max() < 10 * 2 * SD / np.sqrt(
+        4000
+    )
 
 
 def test_files_and_copies_hold_the_network(backend, tmp_path):

@@ -17,7 +17,6 @@ from pyro_dft.judging.drift import drift as paired_drift
 from pyro_dft.judging.optima import distinct_optima, mode_coverage, shortfall, triangular
 from pyro_dft.judging.remains import left_over
 from pyro_dft.judging.symmetry import is_copy
-from pyro_dft.settings import Settings
 
 # With independent draws within chains, R-hat of 1.01 is a spread between chain means of 0.14 sd. See `rhat_limit`.
 RHAT_LIMIT = 1.01
@@ -174,25 +173,23 @@ def left_entry(raw: Drift, refined: Drift, names: list[str], *, chains: bool) ->
 
 
 def drift_facts(
-    raw: Drift, refined: Drift, steps: int, settings: Settings, names: list[str], *, chains: bool
+    raw: Drift, refined: Drift, names: list[str], *, at_limit: bool, chains: bool
 ) -> dict[str, Any]:
     """The facts that come from the drift tests.
 
     Args:
         raw: From raw draws to refined ones.
         refined: As many transitions further.
-        steps: Transitions of each.
-        settings: Of the fit.
         names: Of the coordinates.
+        at_limit: Whether no more transitions were allowed.
         chains: Whether the second is from the first half of an ensemble's last window to the second half.
     """
-    at_limit = chains or (settings.refine_steps is None and 2 * steps > settings.max_refine_steps)
     remembers = refined.sure_memory > UNSETTLED_MEMORY
     return {
         "drift_raw": drift_entry(raw, names),
         "drift_refined": drift_entry(refined, names),
         "left": left_entry(raw, refined, names, chains=chains),
-        "unsettled": remembers or (at_limit and refined.restless),
+        "unsettled": remembers or ((at_limit or chains) and refined.restless),
     }
 
 

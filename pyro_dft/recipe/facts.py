@@ -60,9 +60,8 @@ def facts(
         **verdict.drift_facts(
             measured.drift_raw,
             measured.drift_refined,
-            measured.steps,
-            settings,
             names,
+            at_limit=measured.at_limit,
             chains=measured.ensemble is not None,
         ),
         "ensemble": None if measured.ensemble is None else measured.ensemble.entry(),

@@ -61,6 +61,7 @@ class Measurement:
         leapfrog_steps: Gradient steps of each transition.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
             the potential draws random numbers of its own, which jax fixes when it traces the model.
+        at_limit: Whether no more transitions were allowed.
     """
 
     steps: int
@@ -82,6 +83,7 @@ class Measurement:
     careful_divergence_rate: float = 0.0
     drift_careful: Drift | None = None
     ensemble: Ensemble | None = None
+    at_limit: bool = False
 
     @property
     def trusted(self) -> bool:
@@ -164,6 +166,7 @@ def measure(
     original: Callable[[Any], Any],
     modes: Modes | None = None,
     budget: Budget | None = None,
+    most_steps: int | None = None,
 ) -> Measurement:
     """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
 
@@ -177,9 +180,11 @@ def measure(
         original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
         budget: What the fit may cost: fewer draws are refined, and S doubles no more, where it is short.
+        most_steps: In place of `max_refine_steps`, where that is larger.
     """
-    fixed = settings.refine_steps or 0
-    steps = fixed or min(FIRST_STEPS, settings.max_refine_steps)
+    fixed, most = settings.refine_steps or 0, settings.max_refine_steps
+    most = most if most_steps is None else min(most, most_steps)
+    steps = fixed or min(FIRST_STEPS, most)
     n = max(10, affordable_draws(draws, 4 * steps, settings, target, FEWEST_DRAWS) // sampler.chains)
     each = (
         sampler.chains * settings.fixed_leapfrog_steps
@@ -204,7 +209,7 @@ def measure(
         second = go(first.draws)
         diverged = diverged | second.diverged
         moved = compare(engine, first.draws, second.draws, original, modes)[0]
-        if fixed or moved.still or 2 * steps > settings.max_refine_steps:
+        if fixed or moved.still or 2 * steps > most:
             break
         # Twice the transitions for fewer draws, where the data are many; too few of them would show nothing.
         fewer = affordable_draws(draws, 8 * steps, settings, target) // sampler.chains
@@ -227,7 +232,7 @@ def measure(
     return Measurement(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
         second.acceptance, second.divergence_rate, second.stuck, diverged, settings.fixed_leapfrog_steps,
-        _noise(engine, first.log_density, second.log_density_before), *careful,
+        _noise(engine, first.log_density, second.log_density_before), *careful, at_limit=not fixed and 2 * steps > most,
     )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where a larger share of transitions diverges, the next window has smaller steps.
 SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
+# By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
+SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
 LAST_DIVERGENCES = 0.005
 # Gradients for each draw that is asked for, at most: a window that would pass it, or that would have to go on for so long before
@@ -162,6 +164,7 @@ class Particles:
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if self._careless(window) and careful:
                 self.acceptance = careful[0]
+                step_size = SMALLER * step_size
             elif judged.restless:
                 length *= 2
             else:

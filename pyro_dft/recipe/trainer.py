@@ -31,6 +31,9 @@ from pyro_dft.recipe.network_phase import NetworkPhase
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.settings import Settings
 
+# Transitions at most, of each draw, where an ensemble of chains was given up.
+GIVEN_UP_STEPS = 16
+
 
 class Trainer:
     """Runs the phases of one fit.
@@ -326,7 +329,9 @@ class Trainer:
         given = (self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes)
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
-                fit.measurement = measure(*given, budget=self.budget)
+                # Where chains have failed already, a network's draws need few transitions, or they do not help.
+                most = None if self.gaussian_measured is None else GIVEN_UP_STEPS
+                fit.measurement = measure(*given, budget=self.budget, most_steps=most)
             else:
                 fit.measurement = measure_by_chains(*given, budget=self.budget)
             self.budget.reserved = 0.0
