@@ -19,7 +19,7 @@ from pyro_dft.interface import storage
 from pyro_dft.interface.dft import Inference
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 FITS = {
     "network": lambda b: b.fitted(b.dft(num_chains=2, **{**NETWORK, "seed": 1}), Y),

@@ -12,7 +12,8 @@ from pyro_dft.numpyro.model import NumPyroProblem
 def scores(target, x):
     """Gradients of the potential, (n, d)."""
     if target.potential is not None:
-        return np.asarray(jax.vmap(jax.grad(lambda row: target.potential(row, *target.parameters)))(x))
+        gradient = jax.grad(lambda row: target.potential(row, *target.parameters))
+        return np.asarray(jax.jit(jax.vmap(gradient))(x))
     model, args = target.numpyro()
     return -NumPyroProblem(model, args, {}).target().evaluate(x.astype(np.float32))[1]
 
@@ -29,6 +30,7 @@ def test_exact_draws_agree_with_the_potential(name):
         assert (np.abs(values.mean(0) - truth) / error).max() < 4.5
 
 
+@pytest.mark.slow  # the same road every day with a cheaper case: tests/test_hostile.py
 def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     monkeypatch.setattr(command, "RESULTS", tmp_path)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from daily import daily
 
 from pyro_dft.engine_jax import chains, functional, networks, random, refine, train
 from pyro_dft.engine_jax import target as target_module
@@ -154,7 +155,7 @@ def test_hessian_vector_products_by_differences_agree_with_exact_ones():
             def paired(u, spec=spec):
                 return (whitened_score_differentiable(spec, u, mean, scale, (), None)[0] * v).sum()
 
-            products.append(np.asarray(jax.grad(paired)(u)))
+            products.append(np.asarray(jax.jit(jax.grad(paired))(u)))
     assert np.allclose(*products, rtol=1e-6, atol=1e-6)
 
 
@@ -233,7 +234,10 @@ def test_whitening_falls_back_where_there_are_few_draws():
 # Training
 
 
-@pytest.mark.parametrize("objective", ["auto", "dft", "dft-paper", "kl", "fisher-partial"])
+# The others have single steps of theirs compared with the other engine's every day: tests/test_parity.py.
+@pytest.mark.parametrize(
+    "objective", daily(["auto", "dft", "dft-paper", "kl", "fisher-partial"], "auto", "dft-paper")
+)
 def test_every_objective_trains(objective):
     share = SMALL["dft_fraction"] if objective == "auto" else 0.0
     settings = Settings(**SMALL | {"dft_fraction": share}, objective=objective, train="always")
@@ -284,7 +288,7 @@ def test_chains_are_independent_of_each_other():
             target.spec, "kl", distance, target.data, sampler.mean, sampler.scale, weights, state.score, z, eps, None
         )[0][0]  # fmt: skip
 
-    gradient = jax.grad(loss)(state.generator)
+    gradient = jax.jit(jax.grad(loss))(state.generator)
     assert any(float(jnp.abs(value[0]).max()) > 0 for value in gradient.values())
     for value in gradient.values():
         assert float(jnp.abs(value[1]).max()) == 0
@@ -350,6 +354,7 @@ def pure():
     return schedule, target, fit
 
 
+@pytest.mark.slow  # every day through the front door: test_many_data_sets_at_once of tests/test_numpyro_dft.py
 def test_pure_fit_under_jit_and_vmap(pure):
     schedule, target, fit = pure
     words = jnp.array([1, 2], jnp.uint32)

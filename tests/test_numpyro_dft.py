@@ -178,11 +178,13 @@ def test_init_and_update_are_pure_functions():
     whole, all_losses = dft.fit(KEY, Y)
     assert np.allclose(all_losses, losses, rtol=1e-3, atol=1e-3)
     assert np.allclose(whole.mean, state.mean, atol=1e-4)
-    further, _ = dft.update(whole, Y)
+    further, _ = update(whole, Y)
     assert int(further.step) == int(whole.step) == 60
     drawn = dft.draw(jax.random.key(1), state, 500, Y)
     assert drawn["mu"].shape == (1, 500)
     dft.adopt(state, Y)
+    with pytest.raises(NotFittedError, match="no history"):
+        dft.plot_training()
     mean, sd = posterior(Y)
     assert abs(float(dft.get_samples(4000)["mu"].mean()) - mean) < 5 * sd / 4000**0.5 + 0.1 * sd
 

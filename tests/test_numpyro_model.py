@@ -130,7 +130,7 @@ def case(request):
 def test_potential_is_numpyros_own(case):
     model, args, problem, x = case
     info = initialize_model(jax.random.key(0), model, model_args=args)
-    values = [info.potential_fn(problem.layout.unflatten(row)) for row in jnp.asarray(x)]
+    values = jax.jit(jax.vmap(lambda row: info.potential_fn(problem.layout.unflatten(row))))(jnp.asarray(x))
     found = -problem.target().evaluate(x)[0]
     assert np.allclose(found, np.array(values), rtol=1e-4, atol=1e-3)
 

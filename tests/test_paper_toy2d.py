@@ -93,7 +93,7 @@ def test_stein_kernel_by_automatic_differentiation():
         own = score(a) @ score(b) * kernel(a, b)
         return own + score(a) @ jax.grad(kernel, 1)(a, b) + score(b) @ jax.grad(kernel, 0)(a, b) + mixed
 
-    expected = jax.vmap(lambda a: jax.vmap(lambda b: stein(a, b))(x))(x)
+    expected = jax.jit(jax.vmap(lambda a: jax.vmap(lambda b: stein(a, b))(x)))(x)
     found = stein_kernel(x.astype(np.float64), toy.scores(x))
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
@@ -218,6 +218,7 @@ def here(tmp_path_factory):
         yield folder / "quick"
 
 
+@pytest.mark.slow  # fewer methods every day: test_rows_are_added_to_a_table
 def test_toy2d_in_small(here, capsys, monkeypatch):
     command.main(["toy2d", "--quick"])
     text = (here / "toy2d.md").read_text()
