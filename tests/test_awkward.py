@@ -57,7 +57,7 @@ ELSEWHERE = (
 
 # Those of which another one, that takes a fraction of the time, does the same to the engine: enumerated chains, matrices
 # factorised along a path, densities by series, inducing points.
-LONG = {"capture_recapture", "gaussian_hmm", "linear_hmm", "directional", "gp_sparse"}
+LONG = {"capture_recapture", "gaussian_hmm", "linear_hmm", "directional", "gp_sparse", "changepoint", "sir"}
 NAMES = sorted(set(MODELS) - {ELSEWHERE})
 
 

@@ -156,6 +156,7 @@ class TestImproper:
         )
         self.ends_with_a_warning(dft)
 
+    @pytest.mark.slow  # both front doors every day: tests/test_contract_errors.py
     def test_an_improper_prior(self):
         def model(y):
             a = pyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ()))

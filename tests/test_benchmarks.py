@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from daily import daily
 from numpyro.infer.util import log_density
 from pyro.infer.mcmc.util import initialize_model
 
@@ -63,7 +64,14 @@ def test_every_registered_function_is_covered():
     assert len(BENCHMARKS) >= 12
 
 
-@pytest.mark.parametrize("function", SMALL)
+# Of each kind of site and likelihood one.
+DAILY = (
+    "logistic", "eight_schools_noncentered", "enumerated_mixture", "lkj_covariance", "varying_slopes",
+    "dirichlet_multinomial", "horseshoe",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("function", daily(SMALL, *DAILY))
 def test_pyro_and_numpyro_densities_are_the_same(function, float64):
     benchmark = small(function)
     model, args = benchmark.pyro()

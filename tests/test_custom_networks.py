@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS
+from daily import daily
 
 import pyro_dft.numpyro
 from pyro_dft import SettingsError, StorageError
@@ -216,6 +217,7 @@ def mixture(backend, **options):
     )
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_noise_levels_find_modes_and_their_weights(backend):
     dft = mixture(backend, **LEVELS)
     backend.run(dft)
@@ -280,7 +282,7 @@ def killed(backend, monkeypatch, after, **options):
 
 ROWS = np.linspace(-1.0, 3.0, 40, dtype=np.float32)
 PHASES = {
-    "num_steps": 80,
+    "num_steps": 200,
     "dft_fraction": 0.5,
     "width": 8,
     "depth": 1,
@@ -290,10 +292,10 @@ PHASES = {
 }
 CHECKPOINTED = {
     "potential": lambda b, **k: gaussian(
-        b, **NETS[b.name], **{**PLAIN, **PHASES, "checkpoint_every": 20, **k}
+        b, **NETS[b.name], **{**PLAIN, **PHASES, "checkpoint_every": 50, **k}
     ),
     "averaged": lambda b, **k: CHECKPOINTED["potential"](b, **{"averaging": 0.95, **k}),
-    "minibatched": lambda b, **k: b.dft("minibatched", **{**PHASES, "checkpoint_every": 20, **k}),
+    "minibatched": lambda b, **k: b.dft("minibatched", **{**PHASES, "checkpoint_every": 50, **k}),
 }
 
 
@@ -302,7 +304,15 @@ def start(backend, dft):
     return dft
 
 
-@pytest.mark.parametrize(("which", "after"), [("potential", 24), ("averaged", 60), ("minibatched", 60)])
+# NumPyro's minibatches would be compiled once more than anything else here is.
+RESUMED = [
+    (b, *case) for b in BACKENDS for case in (("potential", 60), ("averaged", 150), ("minibatched", 150))
+]
+
+
+@pytest.mark.parametrize(
+    ("backend", "which", "after"), daily(RESUMED, *RESUMED[:-1]), ids=str, indirect=["backend"]
+)
 def test_a_killed_training_goes_on_to_the_same_end(backend, monkeypatch, tmp_path, which, after):
     path = tmp_path / "checkpoint.safetensors"
     whole = start(backend, CHECKPOINTED[which](backend))
@@ -323,14 +333,14 @@ def test_a_loop_of_steps_resumes_too(tmp_path):
     make = functools.partial(CHECKPOINTED["potential"], BACKENDS[0])
     whole, first, second = make(), make(checkpoint=path), make(checkpoint=path)
     assert whole.progress is None
-    for _ in range(80):
+    for _ in range(200):
         whole.step()
-    for _ in range(44):
+    for _ in range(110):
         first.step()
-    assert first.progress.step == 44
+    assert first.progress.step == 110
     assert torch.isfinite(first.generator(torch.zeros(1, 2))).all()
     second.step()
-    assert second.progress.step == 41  # on from the last file
+    assert second.progress.step == 101  # on from the last file
     while second.progress.step < second.progress.total:
         second.step()
     assert not path.exists()
@@ -340,7 +350,7 @@ def test_a_loop_of_steps_resumes_too(tmp_path):
 
 def test_a_checkpoint_of_another_training_is_refused(backend, monkeypatch, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    killed(backend, monkeypatch, 24, which="minibatched", checkpoint=path)
+    killed(backend, monkeypatch, 60, which="minibatched", checkpoint=path)
     for options, message in (
         ({"learning_rate": 1e-3}, "settings differs"),
         ({"num_chains": 2}, "num_chains"),

@@ -88,7 +88,15 @@ def names_of(backend):
 # Examples that train anew, and what they call is called every day elsewhere.
 LONG = {
     "pyro": {"DFT.score_network"},
-    "numpyro": {"DFT.score_network", "DFT.generator", "DFT.adopt", "DFT.init", "DFT.fit", "DFT.draw"},
+    "numpyro": {
+        "DFT.score_network",
+        "DFT.generator",
+        "DFT.adopt",
+        "DFT.init",
+        "DFT.update",
+        "DFT.fit",
+        "DFT.draw",
+    },
 }
 PARAMETERS = [
     pytest.param(b, n, id=f"{b}-{n}", marks=pytest.mark.slow if n in LONG[b.name] else []) for b, n in CASES

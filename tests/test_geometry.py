@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from daily import daily
 
 import benchmarks.geometry.__main__ as command
 from benchmarks import cache, methods
@@ -18,7 +19,14 @@ def scores(target, x):
     return -NumPyroProblem(model, args, {}).target().evaluate(x.astype(np.float32))[1]
 
 
-@pytest.mark.parametrize("name", TARGETS)
+# One of each family of densities.
+DAILY = (
+    "funnel", "funnel_model", "student5", "cauchy", "correlated10", "banana", "donut", "skewed10", "gaussian100",
+    "hierarchy102", "three_modes",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", daily(TARGETS, *DAILY))
 def test_exact_draws_agree_with_the_potential(name):
     target = TARGETS[name]
     x = target.exact(4000, 5)

@@ -149,6 +149,7 @@ def test_bare_potential():
         dft.run(KEY, Y)
 
 
+@pytest.mark.slow  # both parts every day: tests/test_minibatches.py, tests/test_streams.py
 def test_minibatches_are_used_and_budgeted():
     y = np.linspace(-1, 1, 50).astype(np.float32) + 2
 
