@@ -253,6 +253,7 @@ def test_rows_are_added_to_a_table(here, capsys):
     assert (here / "toy2d.png").read_bytes() == drawn
 
 
+@pytest.mark.slow
 def test_gradients_in_small(here):
     command.main(["gradients", "--quick"])
     assert not (here.parent / "results").exists()  # what is quick is no result
