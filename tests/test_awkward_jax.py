@@ -186,6 +186,7 @@ def fitted(model, objective):
     return dft
 
 
+@pytest.mark.slow  # its scores and products, which is all that a fit asks for, are compared every day
 def test_a_fit_of_a_model_with_a_while_loop():
     dft = fitted(rooted, "kl")
     draws = dft.get_samples()

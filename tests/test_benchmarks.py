@@ -136,7 +136,10 @@ def test_metrics_count_what_is_not_finite():
     assert np.isfinite(result.worst_mean)
 
 
-@pytest.mark.parametrize(("framework", "function"), [("pyro", "run_chain"), ("numpyro", "run_numpyro")])
+@pytest.mark.parametrize(
+    ("framework", "function"),
+    daily([("pyro", "run_chain"), ("numpyro", "run_numpyro")], ("pyro", "run_chain")),
+)
 def test_gradients_are_counted_and_the_counter_is_taken_off(framework, function, monkeypatch, tmp_path):
     monkeypatch.setattr(nuts, "CHAINS", 1)
     monkeypatch.setattr(nuts, "WARMUP", 8)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS, ROWS, Y
+from daily import daily
 from quick import GAUSSIAN, NETWORK
 
 import pyro_dft
@@ -293,6 +294,9 @@ def test_files_of_one_framework_load_in_the_other(name, writer, reader, fit, tmp
 
 
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")  # and so they are sequential
+@pytest.mark.parametrize(
+    "backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True
+)  # the other: test_numpyro_dft.py
 def test_the_kernel_takes_the_place_of_nuts(backend, monkeypatch):
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 1)
     model, y = backend.models.known_mean, backend.array(Y)

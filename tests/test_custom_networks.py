@@ -226,6 +226,7 @@ def test_noise_levels_find_modes_and_their_weights(backend):
     assert abs(right - 0.7) < 0.05
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_without_a_search_for_modes_a_fit_is_doubted(backend):
     """The weights of far modes are wrong here, and no transition shows it."""
     dft = mixture(backend, **{**LEVELS, "objective": "dft-paper", "num_steps": 5, "width": 4})
@@ -348,6 +349,7 @@ def test_a_loop_of_steps_resumes_too(tmp_path):
     assert second.progress.phase == "dft"
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_a_checkpoint_of_another_training_is_refused(backend, monkeypatch, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     killed(backend, monkeypatch, 60, which="minibatched", checkpoint=path)

@@ -276,6 +276,7 @@ def test_thinning_pickling_and_arviz():
     assert not data.sample_stats["diverging"].values.any()
 
 
+@pytest.mark.slow  # every day: tests/test_kernel_modes.py, tests/test_kernel_data.py
 def test_a_fitted_sampler_as_kernel(network):
     mcmc = run_mcmc("sequential", 2, DFTKernel(network))
     check(mcmc, 2)

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 from backends import BACKENDS, Y
+from daily import daily
 from quick import NETWORK
 
 from pyro_dft import NotFittedError
@@ -49,6 +50,7 @@ def points(ax):
     return next(line for line in ax.lines if line.get_marker() == ".").get_xydata()
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_a_fit_shows_every_loss_with_its_phase(backend):
     dft = backend.fitted(backend.dft(**NETWORK), Y)
     gaussian, network = dft.plot_training()
