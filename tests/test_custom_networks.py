@@ -22,13 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
 CENTRE, NOISE = np.array([0.5, -1.0], np.float32), 0.1
 PLAIN = {
-    "precondition": "never",
-    "train": "always",
-    "refine_steps": 2,
-    "num_draws": 400,
-    "reparam": "never",
-    "seed": 3,
-}
+    "precondition": "never", "train": "always", "refine_steps": 2, "num_draws": 400, "reparam": "never", "seed": 3,
+}  # fmt: skip
 SHORT = {**PLAIN, "objective": "kl", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16}
 
 

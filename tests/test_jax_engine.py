@@ -10,11 +10,7 @@ from pyro_dft.engine_jax import chains, functional, networks, random, refine, tr
 from pyro_dft.engine_jax import target as target_module
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.target import (
-    Target,
-    uses_lapack,
-    whitened_score_differentiable,
-)
+from pyro_dft.engine_jax.target import Target, uses_lapack, whitened_score_differentiable
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.fit import Problem
