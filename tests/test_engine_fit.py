@@ -197,10 +197,10 @@ def test_training_always_trains_where_the_gaussian_is_right(trainer):
 def banana_fit(dtype, device):
     """Three chains on the banana, trained long enough to be good."""
     settings = Settings(
-        num_steps=300,
+        num_steps=600,
         dft_fraction=0.2,
-        width=32,
-        batch_size=64,
+        width=48,
+        batch_size=96,
         restarts=2,
         precondition_steps=100,
         num_draws=6000,
