@@ -13,6 +13,15 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
     os.environ.setdefault(_variable, "1")
 
 
+def pytest_configure(config):
+    """Without the slow tests jax compiles quickly rather than well: compilation is most of what its tests take.
+
+    With them (`make test-all`) programs are optimised as they are for users.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--dtype", default="float64", choices=("float32", "float64"), help="of the engine's tests"
@@ -67,3 +76,20 @@ def _global_state():
         # After Pyro's own flag, which sets this one too.
         torch.distributions.Distribution.set_default_validate_args(validate)
         torch.set_rng_state(random_state)
+
+
+@pytest.fixture
+def compiled_programs_stay(monkeypatch):
+    """For benchmarks that forget all compiled programs before they look at the clock: those of other tests are kept."""
+    import jax
+
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+
+
+@pytest.fixture
+def brief_surrogate(monkeypatch):
+    """Surrogates of scores that are fitted for a few steps only: most of a small fit's time, where nothing hangs on them."""
+    from pyro_dft.recipe import bank
+
+    monkeypatch.setattr(bank, "SURROGATE_STEPS", 40)
+    monkeypatch.setattr(bank, "SURROGATE_MORE", 10)

@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from daily import daily
 from jax.experimental.ode import odeint
 from numpyro.contrib.control_flow import scan
 
@@ -129,7 +130,7 @@ def product(target, x, v):
     return jax.jit(jax.grad(total))(x[None])[0]
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", daily(PAIRS, "while_loop", "fori_loop", "scan", "odeint"))
 def test_scores_and_products_are_those_of_the_same_model_written_plainly(name):
     model, plain, y, forward = PAIRS[name]
     targets = [NumPyroProblem(m, (y,), {}).target() for m in (model, plain)]
@@ -185,6 +186,7 @@ def fitted(model, objective):
     return dft
 
 
+@pytest.mark.slow  # its scores and products, which is all that a fit asks for, are compared every day
 def test_a_fit_of_a_model_with_a_while_loop():
     dft = fitted(rooted, "kl")
     draws = dft.get_samples()
@@ -201,6 +203,7 @@ def test_a_fit_of_a_model_with_a_while_loop():
         assert abs(float(values.std()) / sd - 1) < 5 / 2000**0.5
 
 
+@pytest.mark.slow  # products alone are compared every day
 def test_training_by_products_is_that_of_the_same_model_written_plainly():
     """The objective that needs Hessian-vector products."""
     fits = [fitted(model, "dft") for model in (rooted, lambda y: rooted(y, exact_root))]

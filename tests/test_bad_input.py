@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from daily import daily
 from pyro.infer import MCMC
 from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior, line, line_data, mean_error
 
@@ -16,7 +17,7 @@ from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.trainer import Trainer
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5, 1.5])
 
@@ -155,6 +156,7 @@ class TestImproper:
         )
         self.ends_with_a_warning(dft)
 
+    @pytest.mark.slow  # both front doors every day: tests/test_contract_errors.py
     def test_an_improper_prior(self):
         def model(y):
             a = pyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ()))
@@ -163,7 +165,7 @@ class TestImproper:
 
         self.ends_with_a_warning(make(model, precondition_steps=300), Y)
 
-    @pytest.mark.parametrize("power", [1, 2, 4])
+    @pytest.mark.parametrize("power", daily([1, 2, 4], 1, 2))
     def test_a_density_without_bound(self, power):
         dft = DFT(
             potential_fn=lambda z: -(z["a"].abs() ** power).sum(),

@@ -12,12 +12,15 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from daily import daily
 from numpyro.infer.util import log_density
 from pyro.infer.mcmc.util import initialize_model
 
 from benchmarks import cache, metrics, nuts, references, table
 from benchmarks.flat import coordinate_names, to_flat
 from benchmarks.models.registry import BENCHMARKS, Benchmark
+
+pytestmark = pytest.mark.usefixtures("compiled_programs_stay")
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(9, 3)), RNG.normal(size=9)
@@ -61,12 +64,20 @@ def test_every_registered_function_is_covered():
     assert len(BENCHMARKS) >= 12
 
 
-@pytest.mark.parametrize("function", SMALL)
+# Of each kind of site and likelihood one.
+DAILY = (
+    "logistic", "eight_schools_noncentered", "enumerated_mixture", "lkj_covariance", "varying_slopes",
+    "dirichlet_multinomial", "horseshoe",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("function", daily(SMALL, *DAILY))
 def test_pyro_and_numpyro_densities_are_the_same(function, float64):
     benchmark = small(function)
     model, args = benchmark.pyro()
     twin, arrays = benchmark.numpyro()
     generator = torch.Generator().manual_seed(1)
+    theirs = jax.jit(lambda values: log_density(twin, arrays, {}, values)[0])
     gaps, flat = [], []
     pyro.set_rng_seed(0)
     start, potential, transforms, _ = initialize_model(model, args)
@@ -74,7 +85,7 @@ def test_pyro_and_numpyro_densities_are_the_same(function, float64):
         u = {k: 0.7 * torch.randn(v.shape, generator=generator) for k, v in start.items()}
         x = {k: transforms[k].inv(v) for k, v in u.items()}
         jacobian = sum(transforms[k].inv.log_abs_det_jacobian(u[k], x[k]).sum() for k in u)
-        other, _ = log_density(twin, arrays, {}, {k: np.asarray(v) for k, v in x.items()})
+        other = theirs({k: np.asarray(v) for k, v in x.items()})
         gaps.append(-float(potential(u)) - float(jacobian) - float(other))
         back = to_flat(benchmark, {k: v.unsqueeze(0) for k, v in x.items()})[0]
         flat.append(np.abs(back - torch.cat([u[k].ravel() for k in sorted(u)]).numpy()).max())
@@ -125,7 +136,10 @@ def test_metrics_count_what_is_not_finite():
     assert np.isfinite(result.worst_mean)
 
 
-@pytest.mark.parametrize(("framework", "function"), [("pyro", "run_chain"), ("numpyro", "run_numpyro")])
+@pytest.mark.parametrize(
+    ("framework", "function"),
+    daily([("pyro", "run_chain"), ("numpyro", "run_numpyro")], ("pyro", "run_chain")),
+)
 def test_gradients_are_counted_and_the_counter_is_taken_off(framework, function, monkeypatch, tmp_path):
     monkeypatch.setattr(nuts, "CHAINS", 1)
     monkeypatch.setattr(nuts, "WARMUP", 8)

@@ -9,7 +9,7 @@ from quick import NETWORK
 
 from pyro_dft import FidelityWarning, SettingsError
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 
 @pytest.fixture(params=BACKENDS, ids=repr)

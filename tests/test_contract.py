@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS, ROWS, Y
+from daily import daily
 from quick import GAUSSIAN, NETWORK
 
 import pyro_dft
@@ -19,7 +20,7 @@ from pyro_dft.interface import storage
 from pyro_dft.interface.dft import Inference
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 FITS = {
     "network": lambda b: b.fitted(b.dft(num_chains=2, **{**NETWORK, "seed": 1}), Y),
@@ -261,7 +262,8 @@ def test_files_have_the_same_format(pair, tmp_path):
 @pytest.mark.parametrize(
     ("name", "writer", "reader"),
     [(name, *order) for name in ("network", "hierarchy") for order in (BACKENDS, BACKENDS[::-1])]
-    + [("constrained", *BACKENDS)],
+    # Every day tests/test_density.py finds the evidence of the same file one, which the transforms must agree for.
+    + [pytest.param("constrained", *BACKENDS, marks=pytest.mark.slow)],
 )
 def test_files_of_one_framework_load_in_the_other(name, writer, reader, fit, tmp_path):
     written = fit(writer, name)
@@ -292,6 +294,9 @@ def test_files_of_one_framework_load_in_the_other(name, writer, reader, fit, tmp
 
 
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")  # and so they are sequential
+@pytest.mark.parametrize(
+    "backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True
+)  # the other: test_numpyro_dft.py
 def test_the_kernel_takes_the_place_of_nuts(backend, monkeypatch):
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 1)
     model, y = backend.models.known_mean, backend.array(Y)

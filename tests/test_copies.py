@@ -9,7 +9,7 @@ import torch
 from backends import BACKENDS, Y
 from quick import GAUSSIAN, NETWORK
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 PYRO, NUMPYRO = BACKENDS
 

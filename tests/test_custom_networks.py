@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS
+from daily import daily
 
 import pyro_dft.numpyro
 from pyro_dft import SettingsError, StorageError
@@ -21,13 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
 CENTRE, NOISE = np.array([0.5, -1.0], np.float32), 0.1
 PLAIN = {
-    "precondition": "never",
-    "train": "always",
-    "refine_steps": 2,
-    "num_draws": 400,
-    "reparam": "never",
-    "seed": 3,
-}
+    "precondition": "never", "train": "always", "refine_steps": 2, "num_draws": 400, "reparam": "never", "seed": 3,
+}  # fmt: skip
 SHORT = {**PLAIN, "objective": "kl", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16}
 
 
@@ -216,6 +212,7 @@ def mixture(backend, **options):
     )
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_noise_levels_find_modes_and_their_weights(backend):
     dft = mixture(backend, **LEVELS)
     backend.run(dft)
@@ -224,6 +221,7 @@ def test_noise_levels_find_modes_and_their_weights(backend):
     assert abs(right - 0.7) < 0.05
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_without_a_search_for_modes_a_fit_is_doubted(backend):
     """The weights of far modes are wrong here, and no transition shows it."""
     dft = mixture(backend, **{**LEVELS, "objective": "dft-paper", "num_steps": 5, "width": 4})
@@ -302,7 +300,15 @@ def start(backend, dft):
     return dft
 
 
-@pytest.mark.parametrize(("which", "after"), [("potential", 60), ("averaged", 150), ("minibatched", 150)])
+# NumPyro's minibatches would be compiled once more than anything else here is.
+RESUMED = [
+    (b, *case) for b in BACKENDS for case in (("potential", 60), ("averaged", 150), ("minibatched", 150))
+]
+
+
+@pytest.mark.parametrize(
+    ("backend", "which", "after"), daily(RESUMED, *RESUMED[:-1]), ids=str, indirect=["backend"]
+)
 def test_a_killed_training_goes_on_to_the_same_end(backend, monkeypatch, tmp_path, which, after):
     path = tmp_path / "checkpoint.safetensors"
     whole = start(backend, CHECKPOINTED[which](backend))
@@ -338,6 +344,7 @@ def test_a_loop_of_steps_resumes_too(tmp_path):
     assert second.progress.phase == "dft"
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_a_checkpoint_of_another_training_is_refused(backend, monkeypatch, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     killed(backend, monkeypatch, 60, which="minibatched", checkpoint=path)

@@ -13,7 +13,7 @@ from pyro_dft import FidelityWarning, SettingsError, StorageError
 from pyro_dft.interface import restoring, storage
 from pyro_dft.recipe import history
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 
 @pytest.fixture(params=BACKENDS, ids=repr)

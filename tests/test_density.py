@@ -78,7 +78,7 @@ def fit(tmp_path_factory):
             return backend.fitted(backend.dft(model, **options), *data)
         path = tmp_path_factory.mktemp("fits") / "fit"
         get(PYRO, name).save(path)
-        return backend.DFT.load(path, getattr(backend.models, model), disable_progbar=True)
+        return backend.DFT.load(path, getattr(backend.models, model), disable_progbar=True, seed=1)
 
     return get
 

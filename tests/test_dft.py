@@ -33,7 +33,7 @@ from pyro_dft.interface import storage
 from pyro_dft.judging.verdict import Diagnostics
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5, 1.5])
 MEAN, SD = known_mean_posterior(Y)

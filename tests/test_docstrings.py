@@ -20,6 +20,8 @@ from pyro_dft.evidence.importance import ImportanceResult
 from pyro_dft.judging.summary import Summary
 from pyro_dft.judging.verdict import Diagnostics
 
+pytestmark = pytest.mark.usefixtures("brief_surrogate")
+
 # What calls of `DFT` take and return: public as well, although nobody imports some of them.
 RESULTS = (ImportanceResult, Diagnostics, Settings, Summary)
 # Inherited from the frameworks or plain data.
@@ -83,7 +85,25 @@ def names_of(backend):
     }
 
 
-@pytest.mark.parametrize(("backend", "name"), CASES, ids=[f"{b}-{n}" for b, n in CASES])
+# Examples that train anew, and what they call is called every day elsewhere.
+LONG = {
+    "pyro": {"DFT.score_network"},
+    "numpyro": {
+        "DFT.score_network",
+        "DFT.generator",
+        "DFT.adopt",
+        "DFT.init",
+        "DFT.update",
+        "DFT.fit",
+        "DFT.draw",
+    },
+}
+PARAMETERS = [
+    pytest.param(b, n, id=f"{b}-{n}", marks=pytest.mark.slow if n in LONG[b.name] else []) for b, n in CASES
+]
+
+
+@pytest.mark.parametrize(("backend", "name"), PARAMETERS)
 def test_the_example_runs(backend, name):
     matplotlib.use("Agg")
     thing = documented(backend)[name]

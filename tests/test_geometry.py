@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from daily import daily
 
 import benchmarks.geometry.__main__ as command
 from benchmarks import cache, methods
@@ -12,12 +13,20 @@ from pyro_dft.numpyro.model import NumPyroProblem
 def scores(target, x):
     """Gradients of the potential, (n, d)."""
     if target.potential is not None:
-        return np.asarray(jax.vmap(jax.grad(lambda row: target.potential(row, *target.parameters)))(x))
+        gradient = jax.grad(lambda row: target.potential(row, *target.parameters))
+        return np.asarray(jax.jit(jax.vmap(gradient))(x))
     model, args = target.numpyro()
     return -NumPyroProblem(model, args, {}).target().evaluate(x.astype(np.float32))[1]
 
 
-@pytest.mark.parametrize("name", TARGETS)
+# One of each family of densities.
+DAILY = (
+    "funnel", "funnel_model", "student5", "cauchy", "correlated10", "banana", "donut", "skewed10", "gaussian100",
+    "hierarchy102", "three_modes",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", daily(TARGETS, *DAILY))
 def test_exact_draws_agree_with_the_potential(name):
     target = TARGETS[name]
     x = target.exact(4000, 5)
@@ -29,6 +38,7 @@ def test_exact_draws_agree_with_the_potential(name):
         assert (np.abs(values.mean(0) - truth) / error).max() < 4.5
 
 
+@pytest.mark.slow  # the same road every day with a cheaper case: tests/test_hostile.py
 def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     monkeypatch.setattr(command, "RESULTS", tmp_path)

@@ -14,7 +14,7 @@ from backends import BACKENDS, Y
 
 from pyro_dft import ModelError, NotFittedError, SettingsError
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 PYRO, NUMPYRO = BACKENDS
 # A fit as small as can be.
@@ -174,6 +174,7 @@ def test_a_model_that_breaks_in_the_middle_says_when_and_why():
         dft.get_samples()
 
 
+@pytest.mark.slow  # point by point; in batches every day: tests/test_awkward.py
 def test_a_model_that_raises_where_its_density_is_zero_is_fitted():
     def model():
         a = pyro.sample("a", pyro.distributions.Normal(0.0, 1.0))

@@ -4,16 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from daily import daily
 
 from pyro_dft.engine_jax import chains, functional, networks, random, refine, train
 from pyro_dft.engine_jax import target as target_module
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.target import (
-    Target,
-    uses_lapack,
-    whitened_score_differentiable,
-)
+from pyro_dft.engine_jax.target import Target, uses_lapack, whitened_score_differentiable
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.fit import Problem
@@ -154,7 +151,7 @@ def test_hessian_vector_products_by_differences_agree_with_exact_ones():
             def paired(u, spec=spec):
                 return (whitened_score_differentiable(spec, u, mean, scale, (), None)[0] * v).sum()
 
-            products.append(np.asarray(jax.grad(paired)(u)))
+            products.append(np.asarray(jax.jit(jax.grad(paired))(u)))
     assert np.allclose(*products, rtol=1e-6, atol=1e-6)
 
 
@@ -233,7 +230,10 @@ def test_whitening_falls_back_where_there_are_few_draws():
 # Training
 
 
-@pytest.mark.parametrize("objective", ["auto", "dft", "dft-paper", "kl", "fisher-partial"])
+# The others have single steps of theirs compared with the other engine's every day: tests/test_parity.py.
+@pytest.mark.parametrize(
+    "objective", daily(["auto", "dft", "dft-paper", "kl", "fisher-partial"], "auto", "dft-paper")
+)
 def test_every_objective_trains(objective):
     share = SMALL["dft_fraction"] if objective == "auto" else 0.0
     settings = Settings(**SMALL | {"dft_fraction": share}, objective=objective, train="always")
@@ -284,7 +284,7 @@ def test_chains_are_independent_of_each_other():
             target.spec, "kl", distance, target.data, sampler.mean, sampler.scale, weights, state.score, z, eps, None
         )[0][0]  # fmt: skip
 
-    gradient = jax.grad(loss)(state.generator)
+    gradient = jax.jit(jax.grad(loss))(state.generator)
     assert any(float(jnp.abs(value[0]).max()) > 0 for value in gradient.values())
     for value in gradient.values():
         assert float(jnp.abs(value[1]).max()) == 0
@@ -350,6 +350,7 @@ def pure():
     return schedule, target, fit
 
 
+@pytest.mark.slow  # every day through the front door: test_many_data_sets_at_once of tests/test_numpyro_dft.py
 def test_pure_fit_under_jit_and_vmap(pure):
     schedule, target, fit = pure
     words = jnp.array([1, 2], jnp.uint32)
@@ -374,7 +375,7 @@ def test_traced_drift_test_agrees_with_the_one_on_the_host():
 
     rng = np.random.default_rng(0)
     before = rng.normal(size=(1, 3000, 3))
-    seen = set()
+    seen, traced = set(), jax.jit(functional.still)
     with jax.enable_x64(True):
         for memory in (0.2, 0.7, 0.99):
             for shift in (0.0, 0.05, 0.5):
@@ -382,11 +383,11 @@ def test_traced_drift_test_agrees_with_the_one_on_the_host():
                 after = memory * before + (1 - memory**2) ** 0.5 * fresh + shift
                 moved = drift(before[0], after[0])
                 expected = moved.still
-                assert bool(functional.still(jnp.asarray(before), jnp.asarray(after))) == expected
+                assert bool(traced(jnp.asarray(before), jnp.asarray(after))) == expected
                 seen.add(expected)
         # Draws that forget where they are, but not how far out.
         flipped = before * rng.choice([-1.0, 1.0], size=before.shape)
-        assert not functional.still(jnp.asarray(before), jnp.asarray(flipped))
+        assert not traced(jnp.asarray(before), jnp.asarray(flipped))
     assert seen == {True, False}
 
 

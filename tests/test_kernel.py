@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from daily import daily
 from pyro.infer import MCMC, NUTS, Predictive
 from pyro.infer.mcmc.api import StreamingMCMC
 from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior, line, line_data, mean_error
@@ -17,7 +18,7 @@ from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior,
 from pyro_dft import DFT, DFTKernel, ModelError, NotFittedError, SettingsError
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5, 1.5])
 MEAN, SD = known_mean_posterior(Y)
@@ -235,7 +236,7 @@ class TestChains:
         assert len(trainings) == 5
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 on any fork
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    @pytest.mark.parametrize("context", daily(["fork", "spawn"], "fork"))
     def test_parallel_chains_train_in_their_workers(self, parallel, trainings, context):
         # A forked worker hangs where it computes with several threads as its parent has done before, unless
         # it takes one: that needs tensors large enough to be shared out.

@@ -47,7 +47,9 @@ def numpyro_mcmc(kernel=None, **options):
     [
         pytest.param({}, id="plain"),
         pytest.param({"jit_model_args": True}, id="jit_model_args", marks=pytest.mark.slow),
-        pytest.param({"num_chains": 2, "chain_method": "vectorized"}, id="vectorized"),
+        pytest.param(
+            {"num_chains": 2, "chain_method": "vectorized"}, id="vectorized", marks=pytest.mark.slow
+        ),
         pytest.param({"num_chains": 2, "chain_method": jax.vmap}, id="vmap", marks=pytest.mark.slow),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS
+from daily import daily
 from numpyro.infer import MCMC as NumPyroMCMC
 from pyro.infer import MCMC as PyroMCMC
 
@@ -42,17 +44,21 @@ def options_of(backend):
 
 @pytest.fixture(scope="module")
 def fitted():
-    made = {}
-    for backend in BACKENDS:
-        made[backend] = backend.DFT(num_chains=2, **options_of(backend))
-        backend.run(made[backend])
-        assert len(made[backend].diagnostics()["modes"]["weights"]) == 2
-    return made
+    """A fit of each backend, made when it is asked for."""
+
+    @functools.cache
+    def make(backend):
+        made = backend.DFT(num_chains=2, **options_of(backend))
+        backend.run(made)
+        assert len(made.diagnostics()["modes"]["weights"]) == 2
+        return made
+
+    return make
 
 
 def kernel_of(backend, own, fitted):
     if not own:
-        return backend.DFTKernel(fitted[backend])
+        return backend.DFTKernel(fitted(backend))
     options = options_of(backend)
     if backend is PYRO:
         del options["disable_progbar"]
@@ -75,12 +81,16 @@ def check(draws, block=BLOCK):
         assert np.abs(within.mean((0, 1))).max() < 4 / draws[..., 0].size ** 0.5
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own", "fitted"])
-@pytest.mark.parametrize(
-    "chain_method", ["sequential", "vectorized", jax.vmap], ids=["sequential", "vectorized", "vmap"]
+METHODS = {"sequential": "sequential", "vectorized": "vectorized", "vmap": jax.vmap}
+# How chains are run, and whether the kernel trains or serves a fit: each of them every day, not each pair.
+PAIRS = daily(
+    [(m, o) for m in METHODS for o in ("own", "fitted")], ("sequential", "fitted"), ("vectorized", "own")
 )
-def test_numpyro(chain_method, own, fitted):
-    kernel = kernel_of(NUMPYRO, own, fitted)
+
+
+@pytest.mark.parametrize(("method", "own"), PAIRS)
+def test_numpyro(method, own, fitted):
+    chain_method, kernel = METHODS[method], kernel_of(NUMPYRO, own == "own", fitted)
     options = {"num_warmup": 0, "num_samples": 3 * BLOCK, "num_chains": 2, "progress_bar": False}
     mcmc = NumPyroMCMC(kernel, chain_method=chain_method, **options)
     mcmc.run(jax.random.key(1))
@@ -101,20 +111,24 @@ from numpyro.infer import MCMC
 from test_kernel_modes import BLOCK, NUMPYRO, check, options_of
 
 options = options_of(NUMPYRO)
-fit = NUMPYRO.DFT(num_chains=2, **options)
-fit.run(jax.random.key(0))
-for kernel in (NUMPYRO.DFTKernel(**options), NUMPYRO.DFTKernel(fit)):
-    mcmc = MCMC(kernel, num_warmup=0, num_samples=3 * BLOCK, num_chains=2, chain_method="parallel", progress_bar=False)
-    mcmc.run(jax.random.key(1))
-    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
-    check(draws)
-    assert len(np.intersect1d(draws[0, :, 0], draws[1, :, 0])) < 0.02 * BLOCK
-    assert kernel.diagnostics[-1]["status"] == "converged"
+if sys.argv[2] == "own":
+    kernel = NUMPYRO.DFTKernel(**options)
+else:
+    fit = NUMPYRO.DFT(num_chains=2, **options)
+    fit.run(jax.random.key(0))
+    kernel = NUMPYRO.DFTKernel(fit)
+mcmc = MCMC(kernel, num_warmup=0, num_samples=3 * BLOCK, num_chains=2, chain_method="parallel", progress_bar=False)
+mcmc.run(jax.random.key(1))
+draws = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
+check(draws)
+assert len(np.intersect1d(draws[0, :, 0], draws[1, :, 0])) < 0.02 * BLOCK
+assert kernel.diagnostics[-1]["status"] == "converged"
 print(mcmc.chain_method, jax.local_device_count())
 """
 
 
-def test_numpyro_in_parallel_on_two_devices():
+@pytest.mark.parametrize("own", daily(["own", "fitted"], "own"))
+def test_numpyro_in_parallel_on_two_devices(own):
     """The devices must be there before jax starts: a process of its own."""
     command = [
         sys.executable,
@@ -123,17 +137,24 @@ def test_numpyro_in_parallel_on_two_devices():
         "-c",
         PARALLEL,
         str(Path(__file__).parent),
+        own,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["parallel", "2"], done.stderr[-2000:]
 
 
+PYRO_PAIRS = daily(
+    [(m, o) for m in ("sequential", "parallel") for o in ("own", "fitted")],
+    ("sequential", "fitted"), ("parallel", "own"),
+)  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("own", [True, False], ids=["own", "fitted"])
-@pytest.mark.parametrize("processors", [1, 8], ids=["sequential", "parallel"])
-def test_pyro(processors, own, fitted, monkeypatch):
+@pytest.mark.parametrize(("method", "own"), PYRO_PAIRS)
+def test_pyro(method, own, fitted, monkeypatch):
+    processors = 8 if method == "parallel" else 1
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: processors)
-    kernel = kernel_of(PYRO, own, fitted)
+    kernel = kernel_of(PYRO, own == "own", fitted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="num_chains=.* is more than available_cpu")
         mcmc = PyroMCMC(

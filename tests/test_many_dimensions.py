@@ -11,7 +11,10 @@ from quick import NETWORK
 
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is suspect")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the fit is suspect"),
+    pytest.mark.usefixtures("brief_surrogate"),
+]
 
 D = FULL_RANK_LIMIT + 10
 # Standard deviations from .1 to 10, and means of 3 sds.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS, Y
+from daily import daily
 
 from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.target import Target as JaxTarget
@@ -58,7 +59,7 @@ def errors(draws):
     return np.abs(draws.mean(0) - mean) / sd, np.abs(np.log(draws.std(0) / sd))
 
 
-@pytest.mark.parametrize("train", ["never", "always"])
+@pytest.mark.parametrize("train", daily(["never", "always"], "never"))
 def test_fits_to_minibatches_reach_the_posterior_of_all_data(backend, train):
     options = {
         "precondition_steps": 150,

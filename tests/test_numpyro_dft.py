@@ -149,6 +149,7 @@ def test_bare_potential():
         dft.run(KEY, Y)
 
 
+@pytest.mark.slow  # both parts every day: tests/test_minibatches.py, tests/test_streams.py
 def test_minibatches_are_used_and_budgeted():
     y = np.linspace(-1, 1, 50).astype(np.float32) + 2
 
@@ -178,11 +179,13 @@ def test_init_and_update_are_pure_functions():
     whole, all_losses = dft.fit(KEY, Y)
     assert np.allclose(all_losses, losses, rtol=1e-3, atol=1e-3)
     assert np.allclose(whole.mean, state.mean, atol=1e-4)
-    further, _ = dft.update(whole, Y)
+    further, _ = update(whole, Y)
     assert int(further.step) == int(whole.step) == 60
     drawn = dft.draw(jax.random.key(1), state, 500, Y)
     assert drawn["mu"].shape == (1, 500)
     dft.adopt(state, Y)
+    with pytest.raises(NotFittedError, match="no history"):
+        dft.plot_training()
     mean, sd = posterior(Y)
     assert abs(float(dft.get_samples(4000)["mu"].mean()) - mean) < 5 * sd / 4000**0.5 + 0.1 * sd
 
@@ -273,6 +276,7 @@ def test_thinning_pickling_and_arviz():
     assert not data.sample_stats["diverging"].values.any()
 
 
+@pytest.mark.slow  # every day: tests/test_kernel_modes.py, tests/test_kernel_data.py
 def test_a_fitted_sampler_as_kernel(network):
     mcmc = run_mcmc("sequential", 2, DFTKernel(network))
     check(mcmc, 2)

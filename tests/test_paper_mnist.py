@@ -257,6 +257,10 @@ def test_missing_mnist_says_where_it_comes_from(monkeypatch, tmp_path):
         data.mnist(20)
 
 
+# The small run takes a minute; every day its parts are tested by themselves, above.
+slow = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """A small run through the command line, all methods, on real digits."""
@@ -272,6 +276,7 @@ def quick(tmp_path_factory):
     return folder, first, again
 
 
+@slow
 def test_quick_run_writes_table_page_and_pictures_once(quick):
     folder, first, again = quick
     assert set(first) == {"mnist14.md", "mnist14.csv", "mnist14_samples.png", "mnist14_fid.png"}
@@ -282,6 +287,7 @@ def test_quick_run_writes_table_page_and_pictures_once(quick):
     assert all(image.startswith(b"\x89PNG") for name, image in first.items() if name.endswith("png"))
 
 
+@slow
 def test_quick_run_measures_every_method(quick):
     folder, *_ = quick
     with open(folder / "quick" / "mnist14.csv", encoding="utf-8") as f:
@@ -297,6 +303,7 @@ def test_quick_run_measures_every_method(quick):
     assert all(float(row["fid"]) > 3 * floor for row in rows.values() if row["evaluations"])
 
 
+@slow
 def test_features_tell_digits_from_noise(quick):
     folder, *_ = quick
     path = next((folder / "mnist" / "14-quick").glob("floors-*.json"))
@@ -304,6 +311,7 @@ def test_features_tell_digits_from_noise(quick):
     assert floors["noise"] > 10 * floors["halves"]
 
 
+@slow
 def test_one_step_training_resumes_after_a_kill(quick, monkeypatch, tmp_path):
     from benchmarks.paper.mnist import plan
 

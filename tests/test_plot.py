@@ -1,14 +1,17 @@
-"""The picture of the training: what it shows, for both front doors, and what it refuses."""
+"""The picture of the training: what it shows, for both front doors, and what it refuses.
+
+That an adopted state has no history: tests/test_numpyro_dft.py, which adopts one.
+"""
 
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import jax
 import matplotlib
 import numpy as np
 import pytest
 from backends import BACKENDS, Y
+from daily import daily
 from quick import NETWORK
 
 from pyro_dft import NotFittedError
@@ -18,7 +21,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 
 @pytest.fixture(params=BACKENDS, ids=repr)
@@ -47,6 +50,7 @@ def points(ax):
     return next(line for line in ax.lines if line.get_marker() == ".").get_xydata()
 
 
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[0]), ids=str, indirect=True)
 def test_a_fit_shows_every_loss_with_its_phase(backend):
     dft = backend.fitted(backend.dft(**NETWORK), Y)
     gaussian, network = dft.plot_training()
@@ -80,15 +84,6 @@ def test_without_training_there_is_nothing_to_show(backend, tmp_path):
     loaded = backend.DFT.load(tmp_path / "fit.safetensors", backend.models.known_mean)
     with pytest.raises(NotFittedError, match="no history"):
         loaded.plot_training()
-
-
-def test_an_adopted_state_has_no_history():
-    backend = BACKENDS[1]
-    dft = backend.dft(**NETWORK)
-    y = backend.array(Y)
-    dft.adopt(dft.fit(jax.random.key(0), y)[0], y)
-    with pytest.raises(NotFittedError, match="no history"):
-        dft.plot_training()
 
 
 def test_phases_are_shaded_where_they_were():

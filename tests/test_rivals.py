@@ -15,6 +15,8 @@ from benchmarks import table
 from benchmarks.posteriordb import bars, rivals, seeds
 from benchmarks.references import QUANTILES, Reference
 
+pytestmark = pytest.mark.usefixtures("compiled_programs_stay")
+
 DRAWS = np.random.default_rng(0).normal(size=(4000, 1))
 
 

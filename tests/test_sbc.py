@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from daily import daily
 from numpyro.infer.util import log_density
 
 from benchmarks.sbc import in_numpyro, in_pyro, picture, replicates, report
@@ -174,7 +175,7 @@ class TestReport:
 
 
 class TestCommand:
-    @pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+    @pytest.mark.parametrize("backend", daily(["numpyro", "pyro"], "pyro"))
     def test_one_replicate(self, backend, tmp_path, capsys):
         asked = [
             "--quick",

@@ -15,9 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_dft.engine_jax import random
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:the fit is", "ignore:the data are traced", "ignore:the importance weights are unreliable"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:the fit is", "ignore:the data are traced", "ignore:the importance weights are unreliable"
+    ),
+    pytest.mark.usefixtures("brief_surrogate"),
+]
 
 PYRO, NUMPYRO = BACKENDS
 # All phases, a few steps of each. Without a DFT phase no two candidates are compared, which is done on the same numbers.

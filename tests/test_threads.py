@@ -19,7 +19,7 @@ from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.pyro.batching import map_rows
 from pyro_dft.pyro.evaluation import patched
 
-pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
+pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 WAIT = 120  # seconds; a thread that is still there has met a deadlock
 
 
