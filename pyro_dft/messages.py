@@ -17,14 +17,20 @@ def model_failed(last: str | None, reason: str) -> ModelError:
     return ModelError(f"the model failed {where}: {reason}")
 
 
+def _empty(text: str) -> ModelError:
+    error = ModelError(text)
+    error.nothing_to_infer = True
+    return error
+
+
 def no_latent_sites() -> ModelError:
     """There is nothing random in the model."""
-    return ModelError("the model has no latent sites: there is nothing to infer")
+    return _empty("the model has no latent sites: there is nothing to infer")
 
 
 def only_discrete_sites(sites: Sequence[str]) -> ModelError:
     """Everything that is random would be summed out."""
-    return ModelError(
+    return _empty(
         f"the model has only discrete latent sites {list(sites)}: they can be summed out, but at least one continuous site "
         "must remain"
     )
@@ -32,7 +38,7 @@ def only_discrete_sites(sites: Sequence[str]) -> ModelError:
 
 def no_coordinates(sites: Sequence[str]) -> ModelError:
     """All latent sites are empty."""
-    return ModelError(f"latent sites {list(sites)} have no coordinates: there is nothing to infer")
+    return _empty(f"latent sites {list(sites)} have no coordinates: there is nothing to infer")
 
 
 def inside_subsampled_plate(site: str, plate: str, size: int, subsample_size: int) -> ModelError:

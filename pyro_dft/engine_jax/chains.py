@@ -29,6 +29,7 @@ class _Recorded(NamedTuple):
         probability: Acceptance probabilities, (BLOCK_STEPS, G, P).
         moved: Whether the transition was accepted, (BLOCK_STEPS, G, P).
         diverged: Whether its energy error was beyond `MAX_ENERGY_ERROR`, (BLOCK_STEPS, G, P).
+        kinetic: Kinetic energies that the states end with, (BLOCK_STEPS, G, P).
         nonfinite: Evaluations that were not finite, a scalar.
     """
 
@@ -40,6 +41,7 @@ class _Recorded(NamedTuple):
     probability: Array
     moved: Array
     diverged: Array
+    kinetic: Array
     nonfinite: Array
 
 
@@ -58,7 +60,7 @@ def _block(
     many = jnp.zeros((BLOCK_STEPS + 1, *shape), dtype)
     begin = _Recorded(
         position, jnp.log(step_size), many, wide, many, wide, wide.astype(bool),
-        wide.astype(bool), jnp.zeros((), jnp.int32),
+        wide.astype(bool), wide, jnp.zeros((), jnp.int32),
     )  # fmt: skip
 
     def go(k: Array, now: _Recorded) -> _Recorded:
@@ -66,7 +68,9 @@ def _block(
         noise = transition_noise(random.fold(key, k), shape, dtype)
         length = jnp.where(start, 0.0, jnp.exp(now.log_step))
         count = jnp.where(start, 1, leapfrogs)
-        reached, take, probability, error = transition(spec, data, now.position, scale, length, noise, count)
+        reached, take, probability, error, kinetic = transition(
+            spec, data, now.position, scale, length, noise, count
+        )
         # Robbins and Monro: long moves at first.
         rate = jnp.where(start, 0.0, tune / (1 + 0.3 * k))
         log_step = now.log_step + (rate * (_felt(probability, error, goal) - goal)).astype(dtype)
@@ -79,6 +83,7 @@ def _block(
             now.probability.at[k].set(probability),
             now.moved.at[k].set(take),
             now.diverged.at[k].set(error > MAX_ENERGY_ERROR),
+            now.kinetic.at[k].set(kinetic),
             now.nonfinite + jnp.isinf(reached.log_q).sum(dtype=jnp.int32),
         )
 
@@ -126,5 +131,5 @@ def run_block(
 
     return Block(
         out.position, recorded(out.x), recorded(out.log_q), recorded(out.score), recorded(out.probability), recorded(out.moved),
-        recorded(out.diverged), np.exp(np.asarray(out.log_step)),
+        recorded(out.diverged), recorded(out.kinetic), np.exp(np.asarray(out.log_step)),
     )  # fmt: skip

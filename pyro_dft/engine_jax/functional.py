@@ -22,6 +22,7 @@ from pyro_dft.engine_jax import sampler as sampling
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
 from pyro_dft.judging import drift, moments
+from pyro_dft.recipe.chains import STATISTICS
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
 
@@ -104,6 +105,7 @@ class Refinement(NamedTuple):
         step_size: (C,) leapfrog steps.
         acceptance: (C,).
         diverged: (C, n) draws with a diverging transition on their way from `raw` to `refined`.
+        statistics: (C, n) each; see `pyro_dft.recipe.chains.STATISTICS`.
     """
 
     raw: Array
@@ -114,6 +116,7 @@ class Refinement(NamedTuple):
     step_size: Array
     acceptance: Array
     diverged: Array
+    statistics: dict[str, Array]
 
 
 def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -> FitState:
@@ -282,6 +285,7 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         acceptance: Array
         diverged: Array
         passes: Array
+        statistics: dict[str, Array]
 
     def go(now: _Loop) -> _Loop:
         # By the pass: the first two have the same number of steps, and must not share their noise.
@@ -301,24 +305,29 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         again = ~enough & (steps <= schedule.max_refine_steps)
         return _Loop(
             jnp.where(again, steps, now.steps), again, now.second, moves.position.x, scale, step_size,
-            moves.acceptance.mean(1), now.diverged | (moves.divergences > 0), now.passes + 1,
+            moves.acceptance.mean(1), now.diverged | (moves.divergences > 0), now.passes + 1, _statistics(moves),
         )  # fmt: skip
 
     steps = jnp.asarray(schedule.refine_steps or min(FIRST_STEPS, schedule.max_refine_steps), jnp.int32)
     unknown = jnp.full(c, jnp.nan, raw.dtype)
     never, none = jnp.zeros((c, n), bool), jnp.zeros((), jnp.int32)
-    first = _Loop(steps, jnp.array(True), raw, raw, state.scale, unknown, unknown, never, none)
+    nothing = dict.fromkeys(STATISTICS, jnp.zeros((c, n), raw.dtype))
+    first = _Loop(steps, jnp.array(True), raw, raw, state.scale, unknown, unknown, never, none, nothing)
     last = jax.lax.while_loop(lambda now: now.again, go, first)
     return Refinement(
-        raw, last.first, last.second, last.steps, last.scale, last.step_size, last.acceptance, last.diverged
-    )
+        raw, last.first, last.second, last.steps, last.scale, last.step_size, last.acceptance, last.diverged, last.statistics
+    )  # fmt: skip
+
+
+def _statistics(moves: hmc.Moves) -> dict[str, Array]:
+    return dict(zip(STATISTICS, (moves.acceptance, moves.kinetic), strict=True))
 
 
 def refined(
     schedule: Schedule, mean: Array, scale: Array, generator: Weights, network: Array, data: Any, words: Array, n: int,
     kernel_scale: Array, step_size: Array, steps: Any, leapfrogs: Any,
-) -> tuple[Array, Array]:  # fmt: skip
-    """New draws (C, n, d), refined by `steps` transitions, and which of them had one that diverged, (C, n).
+) -> tuple[Array, Array, dict[str, Array]]:  # fmt: skip
+    """New draws (C, n, d), refined by `steps` transitions, which of them had one that diverged, (C, n), and their statistics.
 
     Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
     """
@@ -329,7 +338,8 @@ def refined(
         schedule.spec, data, raw, kernel_scale, step_size, random.fold(words, 1), jnp.maximum(steps, 1),
         leapfrogs, False,
     )  # fmt: skip
-    return jnp.where(steps > 0, moves.position.x, raw), (steps > 0) & (moves.divergences > 0)
+    x, diverged = jnp.where(steps > 0, moves.position.x, raw), (steps > 0) & (moves.divergences > 0)
+    return x, diverged, _statistics(moves)
 
 
 compiled_start = partial(jax.jit, static_argnums=0)(start)

@@ -6,7 +6,7 @@ leave the posterior invariant, so the draws can only come closer to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Refined:
         stuck: Share of draws that never moved.
         diverged: Draws with such a transition, (C, n).
         log_density_before: None: what a model draws by itself is fixed when it is traced, so that it cannot vary.
+        statistics: See `pyro_dft.recipe.chains.STATISTICS`.
     """
 
     draws: np.ndarray
@@ -45,11 +46,13 @@ class Refined:
     stuck: float
     diverged: np.ndarray
     log_density_before: np.ndarray | None = None
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""
         fewer = {name: getattr(self, name)[:, :count] for name in ("draws", "log_density", "diverged")}
-        return replace(self, **fewer)
+        statistics = {name: value[:, :count] for name, value in self.statistics.items()}
+        return replace(self, **fewer, statistics=statistics)
 
 
 class Position(NamedTuple):
@@ -68,6 +71,7 @@ class Moves(NamedTuple):
         moved: Whether any transition was accepted.
         acceptance: Mean acceptance probability.
         divergences: Transitions with an energy error beyond `MAX_ENERGY_ERROR`.
+        kinetic: Kinetic energy at the end of the last transition.
         nonfinite: Evaluations that were not finite, a scalar.
         step_size: Tuned leapfrog steps, (C,); the given ones where nothing was tuned.
     """
@@ -76,6 +80,7 @@ class Moves(NamedTuple):
     moved: Array
     acceptance: Array
     divergences: Array
+    kinetic: Array
     nonfinite: Array
     step_size: Array
 
@@ -132,7 +137,7 @@ def transition(
     step_size: Array,
     noise: tuple[Array, Array, Array],
     leapfrogs: Any,
-) -> tuple[Position, Array, Array, Array]:
+) -> tuple[Position, Array, Array, Array, Array]:
     """One HMC transition of all points, for given noise.
 
     Args:
@@ -145,7 +150,8 @@ def transition(
         leapfrogs: Gradient steps.
 
     Returns:
-        The new position; who moved, the acceptance probabilities and the energy errors, (C, n) each.
+        The new position; who moved, the acceptance probabilities, the energy errors and the kinetic energies of those momenta
+        that the points end with, (C, n) each.
     """
     stretch, p, accept = noise
     # Steps of different length for each draw: no direction is met with the same phase every time.
@@ -159,14 +165,14 @@ def transition(
         return momentum + 0.5 * eps * projected(scale, score), Position(y, log_y, score)
 
     momentum, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (p, position))
-    before = position.log_q - 0.5 * jnp.square(p).sum(-1)
-    error = before - (proposal.log_q - 0.5 * jnp.square(momentum).sum(-1))
+    at_first, at_last = (0.5 * jnp.square(each).sum(-1) for each in (p, momentum))
+    error = (position.log_q - at_first) - (proposal.log_q - at_last)
     error = jnp.where(jnp.isfinite(proposal.log_q) & ~jnp.isnan(error), error, jnp.inf)
     # A draw outside the support (log density -inf) moves as soon as it finds a way in.
     error = jnp.where(jnp.isinf(position.log_q) & jnp.isfinite(proposal.log_q), -jnp.inf, error)
     probability = jnp.exp(jnp.minimum(-error, 0.0))
     take = accept < probability
-    return _choose(take, proposal, position), take, probability, error
+    return _choose(take, proposal, position), take, probability, error, jnp.where(take, at_last, at_first)
 
 
 def _choose(take: Array, a: Position, b: Position) -> Position:
@@ -196,7 +202,7 @@ def run(
     zeros = jnp.zeros(shape[:2], dtype)
     first = Moves(
         Position(x, jnp.full(shape[:2], -jnp.inf, dtype), jnp.zeros_like(x)),
-        zeros.astype(bool), zeros, zeros, jnp.zeros((), jnp.int32), jnp.zeros_like(step_size),
+        zeros.astype(bool), zeros, zeros, zeros, jnp.zeros((), jnp.int32), jnp.zeros_like(step_size),
     )  # fmt: skip
     adapt_from = steps // 2
 
@@ -206,7 +212,9 @@ def run(
         noise = transition_noise(random.fold(key, k), shape, dtype)
         length = jnp.where(begin, 0.0, jnp.exp(log_step))
         count = jnp.where(begin, 1, leapfrogs)
-        position, take, probability, error = transition(spec, data, now.position, scale, length, noise, count)
+        position, take, probability, error, kinetic = transition(
+            spec, data, now.position, scale, length, noise, count
+        )
         take, weight = take & ~begin, jnp.where(begin, 0.0, 1.0).astype(dtype)
         rate = tune * weight * 1.5 / (1 + 0.3 * (k - 1))
         log_step = log_step + (rate * (probability.mean(1) - TARGET_ACCEPTANCE)).astype(dtype)
@@ -216,6 +224,7 @@ def run(
             now.moved | take,
             now.acceptance + weight * probability / steps,
             now.divergences + weight * (error > MAX_ENERGY_ERROR),
+            kinetic,
             now.nonfinite + jnp.isinf(position.log_q).sum(dtype=jnp.int32),
             now.step_size + averaged.astype(dtype),
         )
@@ -267,6 +276,7 @@ def refine(
     size = _block_size(c, target)
     x, log_q = np.empty_like(draws), np.empty((c, n), draws.dtype)
     moved, acceptance, divergences = np.empty((c, n), bool), np.empty((c, n)), np.empty((c, n))
+    kinetic = np.empty((c, n))
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
         words = rng.integers(2**32, size=2, dtype=np.uint32)
@@ -277,13 +287,14 @@ def refine(
         count = some.stop - some.start
         for whole, part in (
             (x, out.position.x), (log_q, out.position.log_q), (moved, out.moved), (acceptance, out.acceptance),
-            (divergences, out.divergences),
+            (divergences, out.divergences), (kinetic, out.kinetic),
         ):  # fmt: skip
             whole[:, some] = np.asarray(part)[:, :count]
         target.count(c * count * (steps * leapfrog_steps + 1), int(out.nonfinite))
     return Refined(
         x, log_q, acceptance.mean(1), float(divergences.mean()) / max(steps, 1),
         float((~moved).mean()) if steps else 0.0, divergences > 0,
+        statistics={"acceptance_rate": acceptance, "kinetic": kinetic},
     )  # fmt: skip
 
 

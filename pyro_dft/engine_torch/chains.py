@@ -30,7 +30,7 @@ def run_block(
     position = start if isinstance(start, tuple) else (start, *target.evaluate(start))
     kernel = Kernel(target, position, scale, leapfrog_steps, rng)
     log_step = step_size.log()
-    states, densities, scores, probabilities, moved, diverged = [], [], [], [], [], []
+    states, densities, scores, probabilities, moved, diverged, kinetic = [], [], [], [], [], [], []
     for k in range(steps):
         take, probability, error = kernel.transition(log_step.exp())
         # Robbins and Monro: long moves at first.
@@ -41,13 +41,14 @@ def run_block(
         probabilities.append(probability)
         moved.append(take)
         diverged.append(error > MAX_ENERGY_ERROR)
+        kinetic.append(kernel.kinetic)
 
     def recorded(values: list[Tensor]) -> Tensor:
         return torch.stack(values, 2)
 
     return Block(
         (kernel.x, kernel.log_q, kernel.score), recorded(states), recorded(densities), recorded(scores), recorded(probabilities),
-        recorded(moved), recorded(diverged), log_step.exp(),
+        recorded(moved), recorded(diverged), recorded(kinetic), log_step.exp(),
     )  # fmt: skip
 
 

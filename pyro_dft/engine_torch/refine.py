@@ -6,7 +6,7 @@ leave the posterior invariant, so the draws can only come closer to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Refined:
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
         diverged: Draws with such a transition, (C, n).
+        statistics: See `pyro_dft.recipe.chains.STATISTICS`.
     """
 
     draws: Tensor
@@ -40,12 +41,14 @@ class Refined:
     divergence_rate: float
     stuck: float
     diverged: Tensor
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""
         each = ("draws", "log_density", "log_density_before", "diverged")
         fewer = {name: getattr(self, name)[:, :count] for name in each}
-        return replace(self, **fewer)
+        statistics = {name: value[:, :count] for name, value in self.statistics.items()}
+        return replace(self, **fewer, statistics=statistics)
 
 
 def whitening(draws: Tensor, fallback: Tensor) -> Tensor:
@@ -96,6 +99,7 @@ def refine(
     before = kernel.log_q
     moved = torch.zeros(draws.shape[:2], dtype=torch.bool, device=draws.device)
     diverged = torch.zeros_like(moved)
+    probabilities = torch.zeros_like(before)
     acceptance, divergent = (
         torch.zeros_like(step_size),
         torch.zeros((), dtype=torch.float64, device=draws.device),
@@ -104,11 +108,13 @@ def refine(
         take, probability, error = kernel.transition(step_size)
         moved |= take
         acceptance = acceptance + probability.mean(1) / steps
+        probabilities = probabilities + probability / steps
         beyond = error > MAX_ENERGY_ERROR
         diverged |= beyond
         divergent = divergent + beyond.double().mean() / steps
     stuck = float((~moved).double().mean()) if steps else 0.0
-    return Refined(kernel.x, kernel.log_q, before, acceptance, float(divergent), stuck, diverged)
+    statistics = {"acceptance_rate": probabilities, "kinetic": kernel.kinetic}
+    return Refined(kernel.x, kernel.log_q, before, acceptance, float(divergent), stuck, diverged, statistics)
 
 
 @torch.no_grad()
@@ -139,6 +145,9 @@ class Kernel:
         scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates.
         leapfrog_steps: Gradient steps in each transition.
         rng: Generator on the target's device.
+
+    Attributes:
+        kinetic: Kinetic energies (C, n) of the momenta that the points end with.
     """
 
     def __init__(
@@ -147,6 +156,7 @@ class Kernel:
     ):  # fmt: skip
         self.target, self.scale, self.leapfrog_steps, self.rng = target, scale, leapfrog_steps, rng
         self.x, self.log_q, self.score = position
+        self.kinetic = torch.zeros_like(self.log_q)
 
     def transition(self, step_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Moves all; returns who moved, the acceptance probabilities and the energy errors, (C, n) each."""
@@ -163,7 +173,8 @@ class Kernel:
             y = y + eps * coloured(self.scale, momentum)
             log_y, score = self.target.evaluate(y)
             momentum = momentum + 0.5 * eps * projected(self.scale, score)
-        error = (self.log_q - 0.5 * p.square().sum(-1)) - (log_y - 0.5 * momentum.square().sum(-1))
+        at_first, at_last = 0.5 * p.square().sum(-1), 0.5 * momentum.square().sum(-1)
+        error = (self.log_q - at_first) - (log_y - at_last)
         error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)
         # A draw outside the support (log density -inf) moves as soon as it finds a way in.
         error = torch.where(torch.isinf(self.log_q) & torch.isfinite(log_y), -torch.inf, error)
@@ -172,4 +183,5 @@ class Kernel:
         self.x = torch.where(take[..., None], y, x)
         self.score = torch.where(take[..., None], score, self.score)
         self.log_q = torch.where(take, log_y, self.log_q)
+        self.kinetic = torch.where(take, at_last, at_first)
         return take, probability, error

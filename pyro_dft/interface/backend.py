@@ -114,12 +114,20 @@ class Hooks(ABC):
         """Layout of the model's own unconstrained coordinates."""
 
     @abstractmethod
-    def _flagged_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[Any, Any]]:
-        """New draws, in flat blocks that together have `each` for each chain, and which of them diverged on their way."""
+    def _told_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """New draws, in flat blocks that together have `each` for each chain, with what `_kept_told` has of kept ones."""
+
+    def _together(self, blocks: Iterator[tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+        """All blocks of `_told_blocks` as one."""
+        draws, told = zip(*blocks, strict=True)
+        names = told[0]
+        return self._concatenate(draws, axis=1), {
+            name: np.concatenate([part[name] for part in told], 1) for name in names
+        }
 
     def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
         """The draws alone."""
-        return (draws for draws, _ in self._flagged_blocks(each, refine_steps))
+        return (draws for draws, _ in self._told_blocks(each, refine_steps))
 
     @abstractmethod
     def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
@@ -157,6 +165,30 @@ class Hooks(ABC):
         """Which of the kept draws a diverging transition led to, (chains, draws); none where they are not refined."""
         measured = self._fit.measurement
         return self._served(measured.diverged & (self._default_refine_steps() > 0))
+
+    def _kept_told(self) -> dict[str, Any]:
+        """What is known of the transitions that the kept draws come from, NumPy arrays (chains, draws) by name.
+
+        "diverging" always; where draws are refined also those of `pyro_dft.recipe.chains.STATISTICS`, "n_steps" (gradient
+        steps) and "step_size" (of a leapfrog step, in whitened coordinates). An early file has none of these.
+        """
+        measured, told = self._fit.measurement, {"diverging": self._numpy(self._kept_diverged())}
+        if self._default_refine_steps():
+            own = self._with_kernel(measured.statistics, measured.gradients_each)
+            told |= {name: self._served(value) for name, value in own.items()}
+        return told
+
+    def _with_kernel(
+        self, statistics: Mapping[str, Any], gradients: int, samplers: slice = slice(None)
+    ) -> dict[str, np.ndarray]:
+        """Statistics of draws of the measured samplers, with what is one number for all draws of each."""
+        found = {name: self._numpy(value) for name, value in statistics.items()}
+        if not found:
+            return {}
+        shape = next(iter(found.values())).shape
+        step_size = self._numpy(self._fit.measurement.step_size)[samplers]
+        step_size = np.broadcast_to(step_size[:, None], shape)
+        return {**found, "n_steps": np.full(shape, gradients), "step_size": step_size}
 
     def _served(self, draws: Any) -> Any:
         """Draws (chains, n, dim) of the chains from those of the measured samplers, of which a chain can have several."""

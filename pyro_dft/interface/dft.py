@@ -14,18 +14,20 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pyro_dft import messages
 from pyro_dft.errors import FidelityWarning, NotFittedError, SettingsError
 from pyro_dft.evidence import importance
 from pyro_dft.evidence.psis import khat_threshold
 from pyro_dft.export import plot
-from pyro_dft.export.arviz import to_inference_data
-from pyro_dft.interface import memory_check
+from pyro_dft.export.arviz import sample_stats, to_inference_data
+from pyro_dft.interface import memory_check, nuts_options
 from pyro_dft.interface.arguments import copied
 from pyro_dft.interface.training import Training
 from pyro_dft.judging import verdict
 from pyro_dft.judging.summary import Summary, summary_table
-from pyro_dft.models.options import check_options
+from pyro_dft.models.options import check_options, spelt_as_numpyro
 from pyro_dft.settings import Settings, check_count, check_names
 
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
@@ -33,16 +35,6 @@ LIKELIHOOD_LIMIT = 1e8
 
 # Transitions of a fresh draw above which a network that was put off is trained.
 FEW_TRANSITIONS = 16
-
-# Options that users of NUTS, Pyro's or NumPyro's, may still have in their call, and that mean nothing here.
-NUTS_OPTIONS = frozenset(
-    (
-        "adapt_mass_matrix", "adapt_step_size", "dense_mass", "find_heuristic_step_size",
-        "forward_mode_differentiation", "full_mass", "ignore_jit_warnings", "inverse_mass_matrix", "jit_compile",
-        "jit_options", "kinetic_fn", "max_tree_depth", "regularize_mass_matrix", "step_size",
-        "target_accept_prob", "trajectory_length", "use_multinomial_sampling",
-    )
-)  # fmt: skip
 
 
 class Inference(Training):
@@ -68,6 +60,7 @@ class Inference(Training):
         settings: Settings | None = None,
         **overrides: Any,
     ):
+        initial_params, disable_progbar = spelt_as_numpyro(overrides, initial_params, disable_progbar)
         check_options(
             model=model, potential_fn=potential_fn, initial_params=initial_params, transforms=transforms,
             init_strategy=init_strategy, checkpoint=checkpoint, callback=callback, disable_progbar=disable_progbar,
@@ -75,7 +68,7 @@ class Inference(Training):
         check_count("num_chains", num_chains, 1, SettingsError)
         for name, every in (("checkpoint_every", checkpoint_every), ("callback_every", callback_every)):
             check_count(name, every, 1, SettingsError)
-        foreign = sorted(NUTS_OPTIONS & overrides.keys())
+        foreign = sorted(nuts_options.NAMES & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
         # Names of options as well, whichever class of the hierarchy takes them.
@@ -358,9 +351,10 @@ class Inference(Training):
     ) -> Any:
         """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
 
-        Its groups are posterior (chain, draw, plates), sample_stats (log density `lp`, and `diverging`: whether one of the
-        transitions that refined the draw had an energy error over 1000), unconstrained_posterior and observed_data, and the
-        others on request. Attributes hold the library's version, the settings, the training time and the verdict. Draws are
+        Its groups are posterior (chain, draw, plates), sample_stats, unconstrained_posterior and observed_data, and the others on
+        request. sample_stats has the log density `lp` and, of the transitions that a draw comes from, `diverging` (whether one
+        had an energy error over 1000), `acceptance_rate` (mean probability of the last ones), `n_steps` (gradients), `step_size`
+        (in whitened coordinates) and `energy` (potential and kinetic); where draws are served raw, `lp` alone. Attributes hold the library's version, the settings, the training time and the verdict. Draws are
         independent: rank, trace and autocorrelation plots carry no information on mixing.
 
         Args:
@@ -391,17 +385,16 @@ class Inference(Training):
             self._transitions(None)
         report = self.diagnostics()
         with self._session():
-            flat, diverging = self._kept, self._kept_diverged()
+            flat, told = self._kept, self._kept_told()
             if num_samples is not None:
-                blocks = self._flagged_blocks(num_samples, report["refine_steps"])
-                flat, diverging = (self._concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
+                flat, told = self._together(self._told_blocks(num_samples, report["refine_steps"]))
             samples = self._constrain([flat])
             original = self._original(flat)
-            log_density = -self._potential_at(original)
+            log_density = -self._potential_at(original).astype(np.float64)
             groups = self._model_groups(samples, log_likelihood, posterior_predictive, prior)
         return to_inference_data(
             {name: self._numpy(value) for name, value in samples.items()},
-            sample_stats={"lp": log_density, "diverging": self._numpy(diverging)},
+            sample_stats=sample_stats(log_density, told),
             unconstrained_posterior=self._layout().unflatten(original),
             constant_data={name: self._numpy(value) for name, value in (constant_data or {}).items()},
             coords=coords,

@@ -13,7 +13,7 @@ def show_verdict(
     mcmc: type,
     method: str,
     kernel: Callable[[Any], Any],
-    reports: Callable[[Any], Sequence[Mapping[str, Any]]],
+    reports: Callable[[Any], Sequence[Mapping[str, Any] | None]],
 ) -> None:
     """Lets a method that prints a summary print the verdict as well, where the kernel is ours; once for each process.
 
@@ -25,7 +25,7 @@ def show_verdict(
         method: Name of the method.
         kernel: The `DFTKernel` of an instance, or None.
         reports: The diagnostics that belong to the draws of an instance: one for each chain, or one for all; none where the
-            training was traced.
+            training was traced, None where there was nothing to infer.
     """
     plain = getattr(mcmc, method)
 
@@ -39,12 +39,15 @@ def show_verdict(
     setattr(mcmc, method, with_verdict)
 
 
-def verdict_line(reports: Sequence[Mapping[str, Any]]) -> str:
+def verdict_line(reports: Sequence[Mapping[str, Any] | None]) -> str:
     """One line: the worst status, the alarms behind it, and where to read on.
 
     Args:
-        reports: As `Diagnostics`, of each training.
+        reports: As `Diagnostics`, of each training; None where there was nothing to infer.
     """
+    if any(report is None for report in reports):
+        return "DFT: nothing to infer, as there is no continuous latent site"
+    reports = [report for report in reports if report is not None]
     if not reports:
         return (
             "DFT: no verdict, as the training was traced; give MCMC concrete data, or use DFT(...).run(...)"

@@ -14,6 +14,7 @@ from pyro_dft.errors import StorageError, reading
 from pyro_dft.interface import storage
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.layout import Layout
+from pyro_dft.recipe.chains import STATISTICS
 from pyro_dft.recipe.history import part
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.recipe.shapes import Shapes, generator_shapes
@@ -31,6 +32,7 @@ class Restored:
         index: Which of the sets of coordinates it was trained in.
         steps: Transitions that its draws need.
         leapfrog_steps: Gradient steps of each.
+        gradients_each: Gradient steps that made each of the kept draws; 0 where the file does not say.
         objective: What it ended with, for each sampler.
         modes: How often each of several samplers of a chain serves, or None.
         sampler: Its arrays, by name.
@@ -40,6 +42,7 @@ class Restored:
     index: int
     steps: int
     leapfrog_steps: int
+    gradients_each: int
     objective: list[str]
     modes: Modes | None
     sampler: dict[str, np.ndarray]
@@ -78,6 +81,7 @@ def check_sampler(
             if "measured_leapfrogs" in header
             else settings.fixed_leapfrog_steps
         )
+        gradients = _count(header, "measured_gradients_each") if "measured_gradients_each" in header else 0
         objective = [str(name) for name in header["objective"]]
         if steps > most:
             raise ValueError(f"measured_steps is {steps}, above {most}")
@@ -97,6 +101,8 @@ def check_sampler(
         **({} if modes is None else modes.shapes()),
     }
     expected["measured.diverged"] = (chains, count)
+    known_of_draws = [f"measured.{name}" for name in STATISTICS if f"measured.{name}" in arrays]
+    expected |= dict.fromkeys(known_of_draws, (chains, count))
     # Files of early versions have none.
     arrays = {"measured.diverged": np.zeros((chains, count), bool)} | arrays
     generator = [name for name in arrays if name.startswith("generator.")]
@@ -108,7 +114,7 @@ def check_sampler(
     if numbers or len(objective) != chains or not count:
         raise StorageError(f"{path}: its arrays do not make a sampler ({', '.join(numbers) or 'objective'})")
     return Restored(
-        index, steps, leapfrogs, objective, modes,
+        index, steps, leapfrogs, gradients, objective, modes,
         {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))},
         part(arrays, "measured."),
     )  # fmt: skip

@@ -15,6 +15,27 @@ MODEL_ERRORS = (
 )  # fmt: skip
 
 
+def spelt_as_numpyro(options: dict[str, Any], initial_params: Any, disable_progbar: Any) -> tuple[Any, Any]:
+    """Takes `init_params` and `progress_bar`, NumPyro's names, out of options, for `initial_params` and `disable_progbar`.
+
+    Raises:
+        SettingsError: both names of one are given, or the bar is neither on nor off.
+    """
+    for theirs, ours, given in (
+        ("init_params", "initial_params", initial_params is not None),
+        ("progress_bar", "disable_progbar", disable_progbar is not False),
+    ):
+        if theirs in options and given:
+            raise SettingsError(f"{theirs} is another name of {ours}: give one of them")
+    initial_params = options.pop("init_params", initial_params)
+    bar = options.pop("progress_bar", None)
+    if bar is None:
+        return initial_params, disable_progbar
+    if not isinstance(bar, bool):
+        raise SettingsError(f"progress_bar={bar!r}: expected True or False")
+    return initial_params, not bar
+
+
 def check_options(
     *,
     model: Any,

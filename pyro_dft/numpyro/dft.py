@@ -290,12 +290,12 @@ class DFT(PureTraining):
     def _layout(self) -> Layout:
         return self._posteriors[0].layout
 
-    def _flagged_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _told_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         fit, measured = self._fit, self._fit.measurement
 
-        def refined(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def refined(block: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
             if not refine_steps:
-                return block, np.zeros(block.shape[:2], bool)
+                return block, {"diverging": np.zeros(block.shape[:2], bool)}
             moved = refine(
                 self._problems[fit.problem].target,
                 block,
@@ -305,7 +305,8 @@ class DFT(PureTraining):
                 leapfrog_steps=measured.leapfrog_steps,
                 rng=self._rng,
             )
-            return moved.draws, moved.diverged
+            own = self._with_kernel(moved.statistics, refine_steps * measured.leapfrog_steps)
+            return moved.draws, {"diverging": moved.diverged, **own}
 
         if fit.modes is None:
             for block in fit.sampler.blocks(each, self._rng):
@@ -314,8 +315,11 @@ class DFT(PureTraining):
         size = max(1, CHUNK // fit.sampler.chains)
         for start in range(0, each, size):
             needed, rows = fit.modes.rows(min(size, each - start), self._rng)
-            draws, diverged = refined(fit.sampler.draw(needed, self._rng))
-            yield fit.modes.combine(draws, rows), fit.modes.combine(diverged, rows)
+            draws, told = refined(fit.sampler.draw(needed, self._rng))
+            yield (
+                fit.modes.combine(draws, rows),
+                {name: fit.modes.combine(value, rows) for name, value in told.items()},
+            )
 
     def _constrain(self, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
         parts: dict[str, list[np.ndarray]] = {}
@@ -439,6 +443,7 @@ class DFT(PureTraining):
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
         arrays |= {f"measured.{name}": np.asarray(getattr(measured, name)) for name in MEASURED}
+        arrays |= {f"measured.{name}": np.asarray(value) for name, value in measured.statistics.items()}
         if self._fit.modes is not None:
             arrays |= self._fit.modes.to_arrays()
         return arrays, {
@@ -446,6 +451,7 @@ class DFT(PureTraining):
             "objective": self._fit.objective,
             "measured_steps": measured.steps,
             "measured_leapfrogs": measured.leapfrog_steps,
+            "measured_gradients_each": measured.gradients_each,
         }
 
     def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
@@ -469,6 +475,7 @@ class DFT(PureTraining):
             kept,
             content.modes,
             leapfrog_steps=content.leapfrog_steps,
+            gradients_each=content.gradients_each,
         )
 
 

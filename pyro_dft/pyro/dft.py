@@ -352,9 +352,9 @@ class DFT(Inference):
     def _layout(self) -> Layout:
         return self._posteriors[0].layout
 
-    def _flagged_blocks(
+    def _told_blocks(
         self, each: int, refine_steps: int, chains: slice = slice(None)
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         fit, measured = self._fit, self._fit.measurement
         samplers, modes = range(fit.sampler.chains)[chains], fit.modes
         if modes is not None:
@@ -369,7 +369,7 @@ class DFT(Inference):
             if modes is not None:
                 needed, rows = modes.rows(needed, self._host_rng())
             block = fit.sampler.draw(needed, self._rng)[some]
-            diverged = torch.zeros(block.shape[:2], dtype=torch.bool, device=block.device)
+            told: dict[str, Any] = {"diverging": np.zeros(tuple(block.shape[:2]), bool)}
             if refine_steps:
                 moved = refine(
                     self._problems[fit.problem].target,
@@ -380,10 +380,13 @@ class DFT(Inference):
                     leapfrog_steps=measured.leapfrog_steps,
                     rng=self._rng,
                 )
-                block, diverged = moved.draws, moved.diverged
+                block, gradients = moved.draws, refine_steps * measured.leapfrog_steps
+                own = self._with_kernel(moved.statistics, gradients, some)
+                told = {"diverging": self._numpy(moved.diverged), **own}
             if modes is not None and rows is not None:
-                block, diverged = modes.combine(block, rows), modes.combine(diverged, rows)
-            yield block, diverged
+                block = modes.combine(block, rows)
+                told = {name: modes.combine(value, rows) for name, value in told.items()}
+            yield block, told
 
     def _constrain(self, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}
@@ -508,6 +511,7 @@ class DFT(Inference):
         measured = self._fit.measurement
         arrays = self._fit.sampler.to_arrays()
         arrays |= {f"measured.{name}": self._numpy(getattr(measured, name)) for name in MEASURED}
+        arrays |= {f"measured.{name}": self._numpy(value) for name, value in measured.statistics.items()}
         if self._fit.modes is not None:
             arrays |= self._fit.modes.to_arrays()
         return arrays, {
@@ -515,6 +519,7 @@ class DFT(Inference):
             "objective": self._fit.objective,
             "measured_steps": measured.steps,
             "measured_leapfrogs": measured.leapfrog_steps,
+            "measured_gradients_each": measured.gradients_each,
         }
 
     def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
@@ -536,6 +541,7 @@ class DFT(Inference):
             kept,
             content.modes,
             leapfrog_steps=content.leapfrog_steps,
+            gradients_each=content.gradients_each,
         )
 
 

@@ -16,8 +16,10 @@ from torch.distributions.transforms import Transform
 
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.interface import mcmc_verdict
+from pyro_dft.interface.mass_matrix import inverse_mass_matrix
+from pyro_dft.interface.nuts_options import translated
 from pyro_dft.pyro.dft import DFT
-from pyro_dft.pyro.serving import Served
+from pyro_dft.pyro.serving import Served, Still
 
 # Chains get seeds this far apart.
 SEED_STEP = 7919
@@ -34,19 +36,22 @@ class DFTKernel(MCMCKernel):
     ones.
 
     Args:
-        model: A Pyro model. Or a fitted `DFT`, whose sampler is then served without training: chain i gets
+        model: A Pyro model; one without continuous latent sites runs as under NUTS. Or a fitted `DFT`, whose sampler is then served without training: chain i gets
             new draws of its sampler i modulo `num_chains`, and `MCMC.run` takes the data that it was trained
             on, or nothing.
         potential_fn: In place of a model, as for NUTS; initial values come from here or from
             `MCMC(initial_params=...)`.
         initial_params: As for `DFT`. Those of `MCMC`, one set for each chain, take their place.
-        transforms: As for `DFT`.
-        **options: As for `DFT`: settings, `init_strategy`, `max_plate_nesting`, `device`. `num_chains` and
-            `disable_progbar` belong to `MCMC`.
+        *positional: As for Pyro's NUTS, or HMC.
+        **options: As for `DFT`: settings, `transforms`, `init_strategy`, `max_plate_nesting`, `device`; and those of NUTS and
+            HMC, most of which change nothing: docs/migration.md. `num_chains` and `disable_progbar` belong to `MCMC`.
 
     Raises:
         SettingsError: an option belongs to `MCMC`, or a setting is unknown or out of range.
         ModelError: neither a model nor a potential is given, or both.
+
+    Warns:
+        UserWarning: options of NUTS or HMC do not act as they do there.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -65,16 +70,24 @@ class DFTKernel(MCMCKernel):
     def __init__(
         self,
         model: Callable[..., Any] | DFT | None = None,
-        *,
         potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        *positional: Any,
         initial_params: Mapping[str, Tensor] | None = None,
-        transforms: Mapping[str, Transform] | None = None,
         **options: Any,
     ):
-        misplaced = sorted({"num_chains", "disable_progbar"} & options.keys())
+        misplaced = sorted({"num_chains", "disable_progbar", "progress_bar"} & options.keys())
         if misplaced:
             raise SettingsError(f"{misplaced[0]} belongs to MCMC: MCMC(DFTKernel(model), {misplaced[0]}=...)")
         self._fitted = model if isinstance(model, DFT) else None
+        self._mass: Any = False
+        if self._fitted is None:
+            options, self._mass = translated(
+                positional, options, pyro=True, potential=potential_fn is not None, stacklevel=2
+            )
+        elif positional or options or potential_fn is not None or initial_params is not None:
+            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+        initial_params = options.pop("init_params", initial_params)
+        transforms: Mapping[str, Transform] | None = options.pop("transforms", None)
         self.model: Callable[..., Any] | None = model.model if isinstance(model, DFT) else model
         if "checkpoint" in options:
             raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
@@ -87,14 +100,14 @@ class DFTKernel(MCMCKernel):
         if self._fitted is None:
             # A wrong option must fail here and not in a worker. Initial values may still come from MCMC.
             self._new_dft(initial_params or {"any": torch.zeros(())})
-        elif options or any(given is not None for given in (potential_fn, initial_params, transforms)):
-            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
         self._save_params: list[str] | None = None
         self._chains_set_up = 0
         self._warmup_steps = self._calls = 0
         self._divergences: list[int] = []  # draws after the warm-up that a diverging transition led to
+        self._accepted: list[float] = []  # acceptance probabilities on the way to these draws
         self._loss: float | None = None
-        self._served: Served | None = None
+        self._served: Served | Still | None = None
+        self._last: dict[str, Tensor] | None = None
 
     def _new_dft(self, initial_params: Mapping[str, Tensor] | None, **changed: Any) -> DFT:
         options = {**self._options, **changed, "initial_params": initial_params}
@@ -132,13 +145,14 @@ class DFTKernel(MCMCKernel):
         chain = int(name) if in_worker and name.isdigit() else self._chains_set_up
         self._chains_set_up += 1
         self._warmup_steps, self._calls, self._loss = warmup_steps, 0, None
-        self._divergences = []
+        self._divergences, self._accepted = [], []
+        if self.model is None:  # as with NUTS, data that a potential does not read are allowed
+            args, kwargs = (), {}
         if self._fitted is None:
             seed = self._options.get("seed")
             # With one seed for all, the chains would be copies of each other.
-            dft = self._new_dft(self._given, **({} if seed is None else {"seed": seed + SEED_STEP * chain}))
-            dft._begin(args, kwargs)
-            self._served = Served(dft, 0, kept=True)
+            own_seed = {} if seed is None else {"seed": seed + SEED_STEP * chain}
+            self._served = self._set_up(args, kwargs, own_seed)
         else:
             dft = self._fitted
             dft._require_fit()
@@ -149,11 +163,27 @@ class DFTKernel(MCMCKernel):
                 # MCMC seeds its workers apart; and one of its seeds may be that of the training.
                 seeds = np.random.SeedSequence([torch.initial_seed(), SEED_STEP])
                 dft._rng.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        self.transforms = self._served.transforms()
-        latent = list(dft._layout().names)
+        self.transforms, self._last = self._served.transforms(), self._served.start()
+        latent = sorted(self._last)
         unknown = sorted(set(self._save_params or ()) - set(latent))
         if unknown:
             raise ModelError(f"save_params names {unknown}, but the latent sites are {latent}")
+
+    def _set_up(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: dict[str, int]
+    ) -> Served | Still:
+        options = {name: self._options.get(name) for name in ("transforms", "max_plate_nesting")}
+        potential = self._options["potential_fn"]
+        if potential is not None and self._given is not None and not self._given:
+            return Still(None, (), {}, potential, **options)
+        dft = self._new_dft(self._given, **seed)
+        try:
+            dft._begin(args, kwargs)
+        except ModelError as error:
+            if not error.nothing_to_infer or self.model is None:
+                raise
+            return Still(self.model, args, kwargs, None, **options)
+        return Served(dft, 0, kept=True)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -169,49 +199,112 @@ class DFTKernel(MCMCKernel):
         served = self._ready()
         self._calls += 1
         warming = self._calls <= self._warmup_steps
+        if isinstance(served, Still):
+            return params
         if self._fitted is None and not served.dft._trainer.done:
             loss = served.dft._advance(until=self._calls / self._warmup_steps if warming else 1.0)
             self._loss = self._loss if loss is None else loss
         if warming:
             return params
-        draw, diverged = served.next()
-        if diverged:
+        draw, told = served.next()
+        self._last = draw
+        if told["diverging"]:
             self._divergences.append(self._calls - self._warmup_steps - 1)
+        if "acceptance_rate" in told:
+            self._accepted.append(float(told["acceptance_rate"]))
         return draw
 
     def logging(self) -> OrderedDict[str, str]:
         """Phase of the training and the loss of `DFT.step`, for MCMC's progress bar."""
-        phase = self._ready().dft._trainer.phase
+        served = self._ready()
+        phase = "done" if isinstance(served, Still) else served.dft._trainer.phase
         if phase == "done" or self._loss is None:
             return OrderedDict(phase=phase)
         return OrderedDict(phase=phase, loss=f"{self._loss:.3g}")
 
     def diagnostics(self) -> dict[str, Any]:
-        """`DFT.diagnostics` of this chain's sampler, and `divergences`.
+        """`DFT.diagnostics` of this chain's sampler, `divergences` and "acceptance rate".
 
-        These are the draws, numbered from 0, on whose way a refining transition had an energy error over 1000.
+        Divergences are the draws, numbered from 0, on whose way a transition had an energy error over 1000. The rate is the
+        mean acceptance probability of the last transitions on the way to the draws; raw draws have none.
         """
-        return {"divergences": list(self._divergences), "dft": self._ready().dft.diagnostics().to_json()}
+        found: dict[str, Any] = {"divergences": list(self._divergences)}
+        if self._accepted:
+            found["acceptance rate"] = sum(self._accepted) / len(self._accepted)
+        served = self._ready()
+        if isinstance(served, Still):
+            return {**found, "acceptance rate": 1.0}
+        return {**found, "dft": served.dft.diagnostics().to_json()}
+
+    # What users of NUTS ask a kernel for.
+
+    @property
+    def potential_fn(self) -> Callable[[dict[str, Tensor]], Tensor] | None:
+        """The potential of unconstrained values by site; None for a model that is not set up."""
+        given = None if self._fitted is not None else self._options["potential_fn"]
+        if given is not None or self._served is None:
+            return given
+        return self._served.potential_fn if isinstance(self._served, Still) else self._served.potential
+
+    @property
+    def _potential_energy_last(self) -> Tensor:
+        """The potential of the last draw, or of the starting point before the first one."""
+        potential, last = self.potential_fn, self._last
+        if potential is None or last is None:
+            self._ready()
+        assert potential is not None and last is not None
+        with torch.no_grad():
+            return potential(last)
+
+    @property
+    def step_size(self) -> float:
+        """Leapfrog step of the transitions, in coordinates whitened by their mass matrix; a mean over modes."""
+        return float(np.mean(self._fit().dft._numpy(self._fit().dft._fit.measurement.step_size)))
+
+    @property
+    def num_steps(self) -> int:
+        """Leapfrog steps of a transition."""
+        return int(self._fit().dft._fit.measurement.leapfrog_steps)
+
+    @property
+    def inverse_mass_matrix(self) -> dict[tuple[str, ...], Tensor]:
+        """Names of sites -> covariance of the kept draws, unconstrained; variances alone without `full_mass`."""
+        dft = self._fit().dft
+        with dft._session():
+            points = dft._original(dft._kept)
+        blocks = inverse_mass_matrix(points.reshape(-1, points.shape[-1]), dft._layout(), self._mass)
+        return {names: dft._from_numpy(block) for names, block in blocks.items()}
+
+    def clear_cache(self) -> None:
+        """Does nothing: no draw depends on what the kernel remembers of the last one."""
+
+    def _fit(self) -> Served:
+        served = self._ready()
+        if isinstance(served, Still):
+            raise NotFittedError("there is nothing to infer, and no transition was made")
+        if served.dft._fit is None:
+            raise NotFittedError("the sampler is not trained yet: it is during the warm-up")
+        return served
 
     def cleanup(self) -> None:
         """Keeps the sampler: MCMC cleans up twice, before it asks for the transforms."""
 
-    def _ready(self) -> Served:
+    def _ready(self) -> Served | Still:
         if self._served is None:
             raise NotFittedError("the kernel is not set up: run it with pyro.infer.MCMC")
         return self._served
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes and files get the kernel without its training; a fitted DFT goes with it."""
-        return {**self.__dict__, "_served": None}
+        return {**self.__dict__, "_served": None, "_last": None}
 
 
 def _kernel_of(mcmc: Any) -> DFTKernel | None:
     return mcmc.kernel if isinstance(mcmc.kernel, DFTKernel) else None
 
 
-def _reports_of(mcmc: Any) -> list[dict[str, Any]]:
-    return [own["dft"] for own in mcmc._diagnostics if own is not None]
+def _reports_of(mcmc: Any) -> list[dict[str, Any] | None]:
+    return [own.get("dft") for own in mcmc._diagnostics if own is not None]
 
 
 mcmc_verdict.show_verdict(MCMC, "summary", _kernel_of, _reports_of)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
@@ -20,6 +21,41 @@ if TYPE_CHECKING:
 
 # New draws are made in blocks of this many, and served one by one.
 BLOCK = 1000
+
+
+class Still:
+    """What stands in for a sampler where there is no continuous latent number: the one point that there is.
+
+    Pyro's own setup makes it, so that a model runs, or is refused, as under NUTS.
+
+    Args:
+        model: The model, or None.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        potential_fn: In place of a model.
+        options: `transforms` and `max_plate_nesting`, as of NUTS.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        potential_fn: Callable[[dict[str, Tensor]], Tensor] | None,
+        **options: Any,
+    ):
+        self.potential_fn, self._start, self._transforms = potential_fn, {}, options.get("transforms") or {}
+        if model is not None:
+            found = initialize_model(model, args, kwargs, **options)
+            self._start, self.potential_fn, self._transforms = found[:3]
+
+    def transforms(self) -> dict[str, Transform]:
+        """Site name -> transform from constrained to unconstrained values."""
+        return dict(self._transforms)
+
+    def start(self) -> dict[str, Tensor]:
+        """The point: sites without numbers."""
+        return {name: value.clone() for name, value in self._start.items()}
 
 
 class Served:
@@ -43,6 +79,13 @@ class Served:
         own = self.dft._posteriors[0]
         return {name: own.transforms[name] for name in own.transforms.keys() - own.dynamic_sites}
 
+    def potential(self, params: Mapping[str, Tensor]) -> Tensor:
+        """The potential in the model's own unconstrained coordinates, of values by site."""
+        own = self.dft._posteriors[0]
+        parts = [torch.as_tensor(params[name]).reshape(-1) for name in own.layout.names]
+        with self.dft._session():
+            return own.potential(torch.cat(parts).to(own.device, own.dtype))
+
     def start(self) -> dict[str, Tensor]:
         """The first starting point; where there is no training, the first kept draw."""
         dft = self.dft
@@ -53,23 +96,28 @@ class Served:
         # Copies here and below: a hook of MCMC may change what it is given.
         return {name: value[0].clone() for name, value in self._values(point).items()}
 
-    def next(self) -> tuple[dict[str, Tensor], bool]:
-        """One more draw, refined as by default, and whether a transition diverged on its way."""
+    def next(self) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+        """One more draw, refined as by default, and what is known of the transitions on its way."""
         return next(self._draws)
 
-    def _all(self, kept: bool) -> Iterator[tuple[dict[str, Tensor], bool]]:
+    def _all(self, kept: bool) -> Iterator[tuple[dict[str, Tensor], Mapping[str, Any]]]:
         dft, chain = self.dft, slice(self.chain, self.chain + 1)
         dft._require_fit()
-        blocks = iter([(dft._kept[chain], dft._kept_diverged()[chain])] if kept else [])
+        own = {name: value[chain] for name, value in dft._kept_told().items()} if kept else {}
+        blocks = iter([(dft._kept[chain], own)] if kept else [])
         while True:
             with dft._session():
                 block = next(blocks, None)
                 if block is None:
-                    blocks = dft._flagged_blocks(BLOCK, dft._default_refine_steps(), chain)
+                    blocks = dft._told_blocks(BLOCK, dft._default_refine_steps(), chain)
                     block = next(blocks)
                 values = self._values(dft._posterior.original_coordinates(block[0][0]))
-            for i, diverged in enumerate(block[1][0].tolist()):
-                yield {name: value[i].clone() for name, value in values.items()}, diverged
+            told = {name: value[0] for name, value in block[1].items()}
+            for i in range(len(told["diverging"])):
+                yield (
+                    {name: value[i].clone() for name, value in values.items()},
+                    {name: value[i] for name, value in told.items()},
+                )
 
     def _values(self, original: Tensor) -> dict[str, Tensor]:
         """Points (n, d) of the model's own coordinates -> site name -> (n, *shape)."""

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+# Numbers of the transitions that a draw comes from, (C, n) each: the mean acceptance probability of the last of them, one or more,
+# and the kinetic energy that it ends with, in whitened coordinates.
+STATISTICS = ("acceptance_rate", "kinetic")
+
+
 @dataclass(frozen=True)
 class Block:
     """Some transitions of P particles for each of G samplers; native arrays.
@@ -18,6 +23,7 @@ class Block:
         acceptance: Acceptance probabilities, (G, P, T).
         moved: Whether a transition was accepted, (G, P, T).
         diverged: Whether its energy error was beyond `MAX_ENERGY_ERROR`, (G, P, T).
+        kinetic: Kinetic energies that the states end with, (G, P, T).
         step_size: Leapfrog steps, (G,), tuned where that was asked for.
     """
 
@@ -28,4 +34,5 @@ class Block:
     acceptance: Any
     moved: Any
     diverged: Any
+    kinetic: Any
     step_size: Any

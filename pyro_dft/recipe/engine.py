@@ -61,6 +61,7 @@ class Refined(Protocol):
     divergence_rate: float
     stuck: float
     diverged: Any
+    statistics: dict[str, Any]
 
     def first(self, count: int) -> Refined:
         """The same with the first draws of each chain only."""

@@ -86,8 +86,8 @@ class Ensemble:
         scale = particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0))
         return particles.engine.gaussian_sampler(particles.target, means, scale)
 
-    def kept(self, each: int) -> tuple[Any, Any, Any, Any]:
-        """So many states of each sampler's chains: states, those half a window before, log densities, divergences.
+    def kept(self, each: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """So many states of each sampler's chains: states, those half a window before, log densities, divergences, statistics.
 
         States of the first half of the window stand for themselves among those before: the mean over both then is half
         of what the halves differ by. Where a mode serves only some of them, they are in a random order: chain by chain, a light
@@ -108,5 +108,5 @@ class Ensemble:
 
         return (
             some(window.x, index), some(window.x, before), some(window.log_density, index),
-            some(window.divergent, index),
+            some(window.divergent, index), {name: some(own, index) for name, own in window.statistics.items()},
         )  # fmt: skip

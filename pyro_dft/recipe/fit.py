@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.recipe.chains import STATISTICS
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.measure import Measurement, compare
@@ -112,9 +113,10 @@ class FittedTrainer:
         sampler: The sampler.
         objective: What it ended with, for each chain.
         refine_steps: Transitions that its draws need.
-        kept: `raw`, `halfway` and `refined` draws, `scale`, `step_size` and `diverged` of its measurement.
+        kept: `raw`, `halfway` and `refined` draws, `scale`, `step_size` and `diverged` of its measurement, and its statistics.
         modes: Weights of several samplers for each chain, or None.
         leapfrog_steps: Gradient steps of each transition.
+        gradients_each: Gradient steps that made each of the refined draws.
     """
 
     done, phase, total, put_off = True, "done", 0, False
@@ -131,6 +133,7 @@ class FittedTrainer:
         modes: Modes | None = None,
         *,
         leapfrog_steps: int,
+        gradients_each: int = 0,
     ):
         self.problems = list(problems)
         self.history: list[Progress] = []
@@ -139,6 +142,7 @@ class FittedTrainer:
         measurement = Measurement(
             refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
             kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"], leapfrog_steps,
+            statistics={name: kept[name] for name in STATISTICS if name in kept}, gradients_each=gradients_each,
         )  # fmt: skip
         none = np.zeros(0)
         self.fit = Fit(

@@ -9,7 +9,7 @@ where each draw started, and until the gap that this extrapolates to is small (s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,9 @@ class Measurement:
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
             the potential draws random numbers of its own, which jax fixes when it traces the model.
         at_limit: Whether no more transitions were allowed.
+        statistics: Numbers of the transitions that each of `refined` comes from, (C, n) each; see
+            `pyro_dft.recipe.chains.STATISTICS`. None of a file.
+        gradients_each: Gradient steps between `raw`, or the state before, and a draw of `refined`.
     """
 
     steps: int
@@ -84,6 +87,8 @@ class Measurement:
     drift_careful: Drift | None = None
     ensemble: Ensemble | None = None
     at_limit: bool = False
+    statistics: dict[str, Any] = field(default_factory=dict)
+    gradients_each: int = 0
 
     @property
     def trusted(self) -> bool:
@@ -233,6 +238,7 @@ def measure(
         steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
         second.acceptance, second.divergence_rate, second.stuck, diverged, settings.fixed_leapfrog_steps,
         _noise(engine, first.log_density, second.log_density_before), *careful, at_limit=not fixed and 2 * steps > most,
+        statistics=second.statistics, gradients_each=2 * steps * settings.fixed_leapfrog_steps,
     )  # fmt: skip
 
 

@@ -46,13 +46,14 @@ def measure_by_chains(
     """
     ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, budget)
     each = max(10, draws // sampler.chains)
-    refined, halfway, log_density, diverged = ensemble.kept(each)
+    refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
     raw = sampler.draw(each, rng)
     window, drifts = ensemble.window, ensemble.against(raw)
     return Measurement(
         ensemble.transitions(drifts[0], settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
+        statistics=statistics, gradients_each=window.leapfrog_steps,
     )  # fmt: skip
 
 

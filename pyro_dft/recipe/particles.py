@@ -66,6 +66,7 @@ class Window:
         step_size: Its leapfrog step, (G,), native.
         leapfrog_steps: Gradient steps of a transition.
         divergent: Particles' transitions that diverged, (G, P, T).
+        statistics: Numbers of each transition, (G, P, T) each; see `pyro_dft.recipe.chains.STATISTICS`.
     """
 
     x: Any
@@ -77,6 +78,7 @@ class Window:
     step_size: Any
     leapfrog_steps: int
     divergent: Any
+    statistics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -307,12 +309,13 @@ class Particles:
         blocks = self._blocks(start, scale, step_size, length)
         engine = self.engine
         moved = engine.numpy(self._joined(blocks, "moved"))
-        divergent = self._joined(blocks, "diverged")
+        divergent, probability = self._joined(blocks, "diverged"), self._joined(blocks, "acceptance")
+        statistics = {"acceptance_rate": probability, "kinetic": self._joined(blocks, "kinetic")}
         window = Window(
             self._joined(blocks, "x"), self._joined(blocks, "log_density"),
-            engine.numpy(self._joined(blocks, "acceptance")).mean((1, 2)),
+            engine.numpy(probability).mean((1, 2)),
             float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
-            self._leapfrogs(step_size), divergent,
+            self._leapfrogs(step_size), divergent, statistics,
         )  # fmt: skip
         return window, blocks[-1].position
 
@@ -326,6 +329,7 @@ class Particles:
             acceptance=share * window.acceptance + (1 - share) * more.acceptance,
             diverged=share * window.diverged + (1 - share) * more.diverged, stuck=min(window.stuck, more.stuck),
             divergent=join([window.divergent, more.divergent], 2),
+            statistics={name: join([own, more.statistics[name]], 2) for name, own in window.statistics.items()},
         )  # fmt: skip
         return joined, position
 

@@ -1,0 +1,174 @@
+"""What users of the frameworks' own HMC and NUTS have in their call, for a `DFTKernel` in the same place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro_dft import links
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.particles import CAREFUL_ACCEPTANCES, MOST_LEAPFROGS
+from pyro_dft.settings import Settings
+
+# Parameters that follow `model` and `potential_fn`, in their order.
+NUMPYRO_NUTS = (
+    "kinetic_fn", "step_size", "inverse_mass_matrix", "adapt_step_size", "adapt_mass_matrix", "dense_mass",
+    "target_accept_prob", "trajectory_length", "max_tree_depth", "init_strategy", "find_heuristic_step_size",
+    "forward_mode_differentiation", "regularize_mass_matrix",
+)  # fmt: skip
+PYRO_NUTS = (
+    "step_size", "adapt_step_size", "adapt_mass_matrix", "full_mass", "use_multinomial_sampling", "transforms",
+    "max_plate_nesting", "jit_compile", "jit_options", "ignore_jit_warnings", "target_accept_prob",
+    "max_tree_depth", "init_strategy",
+)  # fmt: skip
+PYRO_HMC = (
+    "step_size", "trajectory_length", "num_steps", "adapt_step_size", "adapt_mass_matrix", "full_mass", "transforms",
+    "max_plate_nesting", "jit_compile", "jit_options", "ignore_jit_warnings", "target_accept_prob", "init_strategy",
+)  # fmt: skip
+
+_STEP_SIZE = "the chains find their step size"
+_MASS = f"the chains find it, dense up to {FULL_RANK_LIMIT} parameters"
+_ADAPTED = "the chains always adapt it, and not while they are kept"
+_BY_ITSELF = ""  # done without being asked for: nothing is lost
+# Name -> the default of NUTS and HMC, and what takes the place of another value.
+PLACES: dict[str, tuple[Any, str]] = {
+    "adapt_mass_matrix": (True, _ADAPTED),
+    "adapt_step_size": (True, _ADAPTED),
+    "dense_mass": (False, _MASS),
+    "find_heuristic_step_size": (False, _BY_ITSELF),
+    "forward_mode_differentiation": (False, _BY_ITSELF),
+    "full_mass": (False, _MASS),
+    "ignore_jit_warnings": (False, _BY_ITSELF),
+    "inverse_mass_matrix": (None, _MASS),
+    "jit_compile": (False, _BY_ITSELF),
+    "jit_options": (None, _BY_ITSELF),
+    "kinetic_fn": (None, "momenta are Gaussian"),
+    "max_stepsize": (1e10, _STEP_SIZE),
+    "max_tree_depth": (10, _BY_ITSELF),
+    "min_stepsize": (1e-10, _STEP_SIZE),
+    "regularize_mass_matrix": (True, _BY_ITSELF),
+    "step_size": (1.0, _STEP_SIZE),
+    "target_accept_prob": (
+        TARGET_ACCEPTANCE, f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge",
+    ),
+    "trajectory_length": (None, "as long as takes a draw furthest away, found from the draws; leapfrog_steps fixes it"),
+    "use_multinomial_sampling": (True, "transitions are accepted or not"),
+}  # fmt: skip
+NAMES = frozenset(PLACES)
+# HMC has 2 pi as the default of its trajectories.
+_ALSO_DEFAULT = {"trajectory_length": (2 * math.pi,)}
+# `num_steps` is a setting here, and something else with HMC: a network is never trained for fewer steps than this.
+LEAST_TRAINING = 100
+_SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings)) | {"settings"}
+
+
+def translated(
+    positional: Sequence[Any], keywords: Mapping[str, Any], *, pyro: bool, potential: bool, stacklevel: int
+) -> tuple[dict[str, Any], Any]:
+    """Options of a `DFTKernel` from those that a user of NUTS or HMC may have written, and one warning for the others.
+
+    Args:
+        positional: What follows `model` and `potential_fn`.
+        keywords: By name: options of `DFT`, of NUTS and of HMC.
+        pyro: Whether the order is that of Pyro's, or NumPyro's. Pyro's HMC has a number, or None, in the place where its NUTS
+            has a truth value, and is told by it.
+        potential: Whether there is a potential in place of a model.
+        stacklevel: Of the warning, from the caller.
+
+    Returns:
+        Options of `DFT` alone; and in which form a mass matrix is told: `dense_mass` of NumPyro, `full_mass` of Pyro.
+
+    Raises:
+        TypeError: too many positional arguments, or one of them by name as well.
+
+    Warns:
+        UserWarning: some options are ignored; it lists them all, with what takes their place.
+    """
+    order = NUMPYRO_NUTS
+    if pyro:
+        of_hmc = len(positional) > 1 and not isinstance(positional[1], bool)
+        order = PYRO_HMC if of_hmc else PYRO_NUTS
+    if len(positional) > len(order):
+        raise TypeError(f"DFTKernel takes at most {len(order) + 2} positional arguments")
+    placed = dict(zip(order, positional, strict=False))
+    twice = sorted(placed.keys() & keywords.keys())
+    if twice:
+        raise TypeError(f"DFTKernel got multiple values for {', '.join(twice)}")
+    given = {**placed, **keywords}
+    own = {name: value for name, value in given.items() if name not in PLACES}
+    foreign = {name: value for name, value in given.items() if name in PLACES}
+    ignored = {
+        f"{name}={_short(value)}": PLACES[name][1]
+        for name, value in foreign.items()
+        if PLACES[name][1] and not _is_default(name, value)
+    }
+    if potential and own.get("init_strategy") is not None:
+        del own["init_strategy"]
+        ignored["init_strategy"] = "a potential starts at its initial values"
+    if "num_steps" in own and _is_of_hmc(own, foreign, "num_steps" in placed):
+        steps = own.pop("num_steps")
+        if steps is not None:
+            ignored[f"num_steps={_short(steps)}"] = _leapfrogs(own, steps)
+    limit = None if own.keys() & {"settings", "max_gradients"} else _limit(own, foreign.get("max_tree_depth"))
+    if limit is not None:
+        own["max_gradients"] = limit
+        ignored[f"max_tree_depth={_short(foreign['max_tree_depth'])}"] = (
+            f"max_gradients={limit}, the most that NUTS would take"
+        )
+    if ignored:
+        warnings.warn(_text(ignored), UserWarning, stacklevel=stacklevel + 1)
+    return own, foreign.get("full_mass") or foreign.get("dense_mass") or False
+
+
+def _is_of_hmc(own: Mapping[str, Any], foreign: Mapping[str, Any], placed: bool) -> bool:
+    """Whether `num_steps` means leapfrog steps, and not the training of a network."""
+    settings = (own.keys() & _SETTINGS) - {"num_steps"}
+    if placed or own["num_steps"] is None or bool(foreign) != bool(settings):
+        return placed or own["num_steps"] is None or bool(foreign)
+    value = own["num_steps"]
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < LEAST_TRAINING
+
+
+def _leapfrogs(own: dict[str, Any], steps: Any) -> str:
+    """Sets the leapfrog steps where they are as many as transitions may have; says what was done."""
+    whole = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST_LEAPFROGS
+    if not whole or own.keys() & {"settings", "leapfrog_steps"}:
+        return f"the leapfrog steps of HMC, of which a transition has leapfrog_steps, at most {MOST_LEAPFROGS} by itself"
+    own["leapfrog_steps"] = steps
+    return (
+        f"taken for those of HMC, leapfrog_steps={steps}; for the training of a network write "
+        f"settings=Settings(num_steps={steps})"
+    )
+
+
+def _limit(own: Mapping[str, Any], depth: Any) -> int | None:
+    """Gradients that NUTS would take at most; None where its trees have the default depth, or more.
+
+    A draw takes at most 2^depth - 1 of them, and NUTS warms up for as many draws as it makes.
+    """
+    draws, depth = own.get("num_draws", Settings.num_draws), depth[-1] if isinstance(depth, tuple) else depth
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (draws, depth)):
+        return None
+    return 2 * draws * (2**depth - 1) if 1 <= depth < PLACES["max_tree_depth"][0] else None
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a value is that of NUTS, or of HMC; arrays, which may be traced, never are."""
+    default = PLACES[name][0]
+    if value is None or default is None and value is False:
+        return True
+    plain = isinstance(value, bool | int | float)
+    return plain and any(value == each for each in (default, *_ALSO_DEFAULT.get(name, ())) if each is not None)
+
+
+def _short(value: Any) -> str:
+    plain = isinstance(value, bool | int | float | str | tuple | list) and len(repr(value)) <= 40
+    return repr(value) if plain else "..."
+
+
+def _text(ignored: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{name} ({reason})" for name, reason in ignored.items())
+    return f"options of NUTS and HMC that do not act here as they do there: {listed}. See {links.page('migration')}"
