@@ -44,3 +44,21 @@ def inverse_mass_matrix(
 
 def _columns(layout: Layout, names: Sequence[str]) -> list[int]:
     return [i for name in names for i in range(layout.dim)[layout.slices[name]]]
+
+
+def roots(block: Array) -> tuple[Array, Array]:
+    """Square root S of the inverse of a matrix, or of variances: S S^T is the inverse; and the inverse of S.
+
+    A matrix that has none gives NaN.
+
+    Example:
+        >>> roots(np.array([4.0]))
+        (array([0.5]), array([2.]))
+    """
+    if block.ndim == 1:
+        return 1 / np.sqrt(block), np.sqrt(block)
+    try:
+        factor = np.linalg.cholesky(block)
+    except np.linalg.LinAlgError:
+        return np.full_like(block, np.nan), np.full_like(block, np.nan)
+    return np.linalg.inv(factor).T, factor.T

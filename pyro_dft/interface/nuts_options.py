@@ -54,7 +54,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "target_accept_prob": (
         TARGET_ACCEPTANCE, f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge",
     ),
-    "trajectory_length": (None, "as long as takes a draw furthest away, found from the draws; leapfrog_steps fixes it"),
+    "trajectory_length": (None, "a quarter of a Gaussian's period, longer where chains are slow; leapfrog_steps fixes it"),
     "use_multinomial_sampling": (True, "transitions are accepted or not"),
 }  # fmt: skip
 NAMES = frozenset(PLACES)

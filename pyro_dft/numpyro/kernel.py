@@ -6,6 +6,7 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,18 +18,22 @@ from numpyro.infer.mcmc import MCMC, MCMCKernel
 from pyro_dft import messages
 from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.train import Hyper
-from pyro_dft.errors import FidelityWarning, SettingsError
+from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.arguments import Arguments
+from pyro_dft.interface.nuts_options import translated
 from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.numpyro.dft import DFT
+from pyro_dft.numpyro.fields import check_fields
+from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.serving import DFTState, Trained, advance, fingerprint, states
+from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, states
+from pyro_dft.numpyro.still import StillState, postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
+from pyro_dft.numpyro.traced_state import traced_state
+from pyro_dft.numpyro.trees import Tree, needs_tree
 
-# Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
-BLOCK = 1000
 # Streams of a chain's key: of the draws after its training, and of the choice between the chains of a fit.
 SERVING, CHOICE = 0x5E41, 3
 
@@ -50,15 +55,20 @@ class DFTKernel(MCMCKernel):
     Args:
         model: A NumPyro model. Or a fitted `DFT`, whose sampler is then served without training: chain i gets new draws of
             its sampler i modulo `num_chains` (of a random one with mapped chains), and `MCMC.run` takes the data that it
-            was trained on, or nothing.
-        potential_fn: In place of a model, as for NUTS.
+            was trained on, or nothing. A model without continuous latent sites runs as under NUTS.
+        potential_fn: In place of a model, as for NUTS: a function of any pytree of arrays.
+        *positional: As for NumPyro's NUTS.
         initial_params: As for `DFT`. Those of `MCMC.run(init_params=...)` take their place.
         transforms: As for `DFT`.
-        **options: As for `DFT`: settings, `init_strategy`, `disable_progbar`. `num_chains` belongs to `MCMC`.
+        **options: As for `DFT`: settings, `init_strategy`, `disable_progbar` (without it, there is a bar where `MCMC` has one);
+            and those of NUTS and HMC, most of which change nothing: docs/migration.md. `num_chains` belongs to `MCMC`.
 
     Raises:
         SettingsError: an option belongs to `MCMC`, or a setting is unknown or out of range.
         ModelError: neither a model nor a potential is given, or both.
+
+    Warns:
+        UserWarning: options of NUTS or HMC do not act as they do there.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -81,9 +91,9 @@ class DFTKernel(MCMCKernel):
     def __init__(
         self,
         model: Callable[..., Any] | DFT | None = None,
-        *,
-        potential_fn: Callable[[dict[str, Any]], Any] | None = None,
-        initial_params: Mapping[str, Any] | None = None,
+        potential_fn: Callable[[Any], Any] | None = None,
+        *positional: Any,
+        initial_params: Any = None,
         transforms: Mapping[str, Any] | None = None,
         **options: Any,
     ):
@@ -93,22 +103,59 @@ class DFTKernel(MCMCKernel):
         self._model = model.model if isinstance(model, DFT) else model
         if "checkpoint" in options:
             raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
+        brought = positional or options or any(x is not None for x in (potential_fn, initial_params, transforms))
+        if self._fitted is not None and brought:
+            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+        options, dense = translated(
+            positional, options, pyro=False, potential=potential_fn is not None, stacklevel=2
+        )
+        initial_params = options.pop("init_params", initial_params)
+        self._wanted, self._silent = Wanted(dense=dense), False
         self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
-        self._given = initial_params
+        self._given = self._by_site(initial_params)
         if self._fitted is None:
             # A wrong option must fail here. Initial values may still come from MCMC.
-            self._new_dft(1, initial_params or {"any": np.zeros(())})
-        elif options or any(given is not None for given in (potential_fn, initial_params, transforms)):
-            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+            self._new_dft(1, self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
-        self._diagnostics: list[Diagnostics] = []
+        self._diagnostics: list[Diagnostics | None] = []
         self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training
         self._template: Mapping[str, Any] | None = None
         # MCMC calls `init` again, and so trains again, in each run of a kernel whose `_sample_fn` is None.
         self._sample_fn: str | None = None
 
     def _new_dft(self, chains: int, initial_params: Mapping[str, Any] | None) -> DFT:
-        return DFT(self._model, num_chains=chains, initial_params=initial_params, **self._options)
+        options, potential = dict(self._options), self._options["potential_fn"]
+        if self._wanted.tree is not None and potential is not None:
+            options["potential_fn"] = self._wanted.tree.potential(potential)
+        if self._silent and "progress_bar" not in options:
+            options["disable_progbar"] = True
+        return DFT(self._model, num_chains=chains, initial_params=initial_params, **options)
+
+    def _by_site(self, values: Any) -> Any:
+        """Initial values as a dict by site, whatever the potential takes."""
+        if values is None or self._model is not None or not needs_tree(values):
+            return values
+        tree = Tree.of(values)
+        self._wanted = replace(self._wanted, tree=tree)
+        return tree.sites(values)
+
+    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any) -> None:
+        """What `MCMC.run` is asked for, before it begins.
+
+        Args:
+            extra_fields: Fields of the state that are to be collected.
+            progress_bar: Whether MCMC shows a bar; without it the training shows none either.
+            warmed_up: The state that is gone on from, or None.
+
+        Raises:
+            SettingsError: a state has no such field.
+        """
+        settings = (self._fitted or self._new_dft(1, self._given or {"any": np.zeros(())})).settings
+        refined = settings.refine_steps != 0 and settings.objective != "dft-paper"
+        has = None if warmed_up is None else ("z_grad",) * (getattr(warmed_up, "z_grad", None) is not None)
+        check_fields(extra_fields, refined=refined, known=has)
+        asked = any(name.split(".")[0] == "z_grad" for name in extra_fields)
+        self._wanted, self._silent = replace(self._wanted, gradients=asked), not progress_bar
 
     @property
     def model(self) -> Callable[..., Any] | None:
@@ -125,7 +172,7 @@ class DFTKernel(MCMCKernel):
     @lenient()
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
-    ) -> DFTState:
+    ) -> DFTState | StillState:
         """Trains one chain, or all of them where `rng_key` is a batch of keys.
 
         Raises:
@@ -133,13 +180,25 @@ class DFTKernel(MCMCKernel):
         """
         args, kwargs = self._arguments(model_args, model_kwargs)
         self._sample_fn = "trained"
-        if init_params is not None:
-            self._template = {name: np.zeros(np.shape(v), v.dtype) for name, v in init_params.items()}
+        try:
+            return self._trained(rng_key, self._by_site(init_params), args, kwargs)
+        except ModelError as error:
+            if not error.nothing_to_infer or self._model is None:
+                raise
+            self._diagnostics.append(None)
+            return still_state(self._model, rng_key, _is_single(rng_key), args, kwargs)
+
+    def _trained(
+        self, rng_key: Any, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> DFTState:
+        batch = not _is_single(rng_key)
+        if init_params is not None:  # with a leading axis for the chains where they are trained together
+            shapes = {name: np.shape(value)[batch:] for name, value in init_params.items()}
+            self._template = {name: np.zeros(shapes[name], v.dtype) for name, v in init_params.items()}
         if _traced((args, kwargs)):
             return self._traced_init(rng_key, args, kwargs)
         with eval_context():  # what is computed in here is computed now, whatever is being traced around it
             data = fingerprint((args, kwargs))
-            batch = not _is_single(rng_key)
             if self._fitted is not None:
                 dft = self._checked_fit(args, kwargs)
             else:
@@ -153,7 +212,9 @@ class DFTKernel(MCMCKernel):
             self._known.add(_digest(dft._posteriors_of(args, kwargs)[0]))
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
-        return states(dft, self._chosen(rng_key, dft), keys, data, kept=self._kept(rng_key))
+        return states(
+            dft, self._chosen(rng_key, dft), keys, data, kept=self._kept(rng_key), wanted=self._wanted
+        )
 
     def _train(
         self, rng_key: Any, chains: int, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -200,37 +261,19 @@ class DFTKernel(MCMCKernel):
         self._diagnostics.clear()
         warnings.warn(messages.no_verdict_under_a_trace(), FidelityWarning, stacklevel=4)
         dft = self._new_dft(1, self._start())
-        posterior, target = dft._pure(args, kwargs)
-        schedule = dft._schedule(target)
-        first = dft.init(rng_key, *args, **kwargs)
-        last, _ = functional.rest(schedule, Hyper.of(dft.settings), first, target.data)
-        draws = max(10, min(BLOCK, dft.settings.num_draws))
-        found = functional.finish(schedule, last, target.data, random.fold(random.words(rng_key), 2), draws)
-        raw = schedule.refine_steps == 0
-        steps = (
-            found.steps if schedule.refine_steps is None else jnp.asarray(schedule.refine_steps, jnp.int32)
-        )
-        block = (found.raw if raw else found.refined)[0]
-        diverged = jnp.zeros(len(block), bool) if raw else found.diverged[0]
-        trained = Trained(
-            last.mean, last.scale, last.network.trained, jnp.ones(1), found.scale, found.step_size,
-            jnp.array(True), jnp.zeros((), jnp.int32), steps,
-            jnp.asarray(schedule.leapfrog_steps, jnp.int32),
-        )  # fmt: skip
-        energies = jax.vmap(posterior.potential, in_axes=(0, None))(block, target.data)
-        zero, key = jnp.zeros((), jnp.int32), _next(rng_key)
-        return DFTState(
-            zero, posterior.layout.unflatten(block[0]), energies[0], diverged[0], key, zero, block, energies,
-            diverged, random.words(key), fingerprint((args, kwargs)), trained,
-        )  # fmt: skip
+        return traced_state(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 
     @lenient()
-    def sample(self, state: DFTState, model_args: tuple[Any, ...], model_kwargs: Any) -> DFTState:
+    def sample(
+        self, state: DFTState | StillState, model_args: tuple[Any, ...], model_kwargs: Any
+    ) -> DFTState | StillState:
         """The next draw.
 
         Raises:
             ModelError: the arguments are not those of a training of this kernel.
         """
+        if isinstance(state, StillState):
+            return state._replace(i=state.i + 1)
         args, kwargs = self._arguments(model_args, model_kwargs)
         dft, posteriors = self._read(args, kwargs)
         if _traced((args, kwargs)):
@@ -238,11 +281,19 @@ class DFTKernel(MCMCKernel):
         else:
             with eval_context():
                 data = np.asarray(fingerprint((args, kwargs)))
-        return advance(state, posteriors, dft, data)
+        return advance(state, posteriors, dft, data, self._wanted)
 
     def postprocess_fn(self, args: tuple[Any, ...], kwargs: Any) -> Callable[[Any], Any]:
         """Unconstrained values of one draw -> constrained ones, deterministic sites included."""
-        posterior = self._read(*self._arguments(args, kwargs))[1][0]
+        args, kwargs = self._arguments(args, kwargs)
+        if self._wanted.tree is not None:
+            return lambda z: z
+        try:
+            posterior = self._read(args, kwargs)[1][0]
+        except ModelError as error:
+            if not error.nothing_to_infer or self._model is None:
+                raise
+            return postprocess(self._model, args, kwargs)
 
         def constrain(z: dict[str, Any]) -> dict[str, Any]:
             parts = [jnp.reshape(z[name], -1) for name in posterior.layout.names]
@@ -255,6 +306,8 @@ class DFTKernel(MCMCKernel):
         args, kwargs = tuple(args), dict(kwargs or {})
         if self._fitted is not None and not args and not kwargs:
             return self._fitted._arguments
+        if self._model is None:  # as with NUTS, data that a potential does not read are allowed
+            return (), {}
         return args, kwargs
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[DFT, list[Problem]]:
@@ -275,8 +328,8 @@ class DFTKernel(MCMCKernel):
         return "independent draws"
 
     @property
-    def diagnostics(self) -> list[Diagnostics]:
-        """`DFT.diagnostics` of each training so far; none where chains were trained under a trace."""
+    def diagnostics(self) -> list[Diagnostics | None]:
+        """`DFT.diagnostics` of each training so far; none where chains were trained under a trace, None for nothing to infer."""
         return copy.deepcopy(self._diagnostics)
 
 
@@ -331,9 +384,10 @@ def _kernel_of(mcmc: Any) -> DFTKernel | None:
     return mcmc.sampler if isinstance(mcmc.sampler, DFTKernel) else None
 
 
-def _reports_of(mcmc: Any) -> list[Diagnostics]:
+def _reports_of(mcmc: Any) -> list[Diagnostics | None]:
     own = mcmc.sampler.diagnostics
     return own[-mcmc.num_chains :] if mcmc.chain_method == "sequential" else own[-1:]
 
 
+tell_kernel(MCMC, DFTKernel)
 mcmc_verdict.show_verdict(MCMC, "print_summary", _kernel_of, _reports_of)

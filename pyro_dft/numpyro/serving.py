@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,10 @@ from jax.core import eval_context
 from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.numpyro.dft import DFT
+from pyro_dft.numpyro.fields import AdaptState, mass_matrices
 from pyro_dft.numpyro.problem import Problem
+from pyro_dft.numpyro.trees import Tree
+from pyro_dft.recipe.chains import STATISTICS
 
 _MIX = (0x9E3779B1, 0x85EBCA6B)
 
@@ -51,14 +55,24 @@ class DFTState(NamedTuple):
 
     Attributes:
         i: Calls of `sample` so far.
-        z: The present draw, unconstrained, by site.
+        z: The present draw, unconstrained: a dict by site, or what the potential takes.
         potential_energy: Potential there, in the model's own coordinates.
         diverging: Whether one of the transitions that refined the draw had an energy error over 1000.
         rng_key: Random key of the draws to come. Another one in its place gives other draws from there on.
+        z_grad: Gradient of the potential there; None where it was not asked for.
+        energy: Potential and kinetic energy at the end of the last transition. This, and what follows up to `adapt_state`, is
+            None where draws are served raw.
+        num_steps: Gradient steps of the transitions that made the draw from another one, or from a raw one.
+        accept_prob: Mean acceptance probability of the last of them.
+        mean_accept_prob: Its mean over the draws so far.
+        trajectory_length: Of the last transition: leapfrog steps times their size.
+        adapt_state: See `pyro_dft.numpyro.fields.AdaptState`.
         position: Row of `block` that comes next.
         block: Draws to serve, (rows, d), in the model's own coordinates.
         energies: Potentials there, (rows,).
         diverged: `diverging` of each, (rows,).
+        numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.backend.Hooks`. Empty where there are none.
+        gradients: Gradients of the potential, (rows, d), or None.
         told: Words of the key that `block` goes with, (2,).
         data: Words that the model's arguments are recognised by, (2,).
         trained: The samplers.
@@ -69,13 +83,42 @@ class DFTState(NamedTuple):
     potential_energy: Any
     diverging: Any
     rng_key: Any
+    z_grad: Any
+    energy: Any
+    num_steps: Any
+    accept_prob: Any
+    mean_accept_prob: Any
+    trajectory_length: Any
+    adapt_state: AdaptState | None
     position: Any
     block: Any
     energies: Any
     diverged: Any
+    numbers: dict[str, Any]
+    gradients: Any
     told: Any
     data: Any
     trained: Trained
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a state is to show.
+
+    Attributes:
+        tree: What the potential takes; None for a dict by site.
+        gradients: Whether gradients were asked for.
+        dense: The form of the mass matrix: see `pyro_dft.interface.mass_matrix`.
+    """
+
+    tree: Tree | None = None
+    gradients: bool = False
+    dense: Any = False
+
+    def values(self, problem: Problem, x: Any) -> Any:
+        """Flat points (..., d) as the potential takes them."""
+        sites = problem.layout.unflatten(x)
+        return sites if self.tree is None else self.tree.whole(sites)
 
 
 def chain_axes(state: DFTState) -> DFTState:
@@ -111,7 +154,7 @@ def fingerprint(arguments: Any) -> Any:
     return words
 
 
-def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
+def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Wanted) -> DFTState:
     """States of some chains of a fit, stacked, or of one chain, that serve the kept draws first, or only new ones.
 
     Args:
@@ -120,13 +163,18 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
         keys: The random key of each.
         data: Words of `fingerprint`.
         kept: Whether to begin with the draws that the fit keeps.
+        wanted: What they show.
     """
     fit, own = dft._fit, dft._posteriors[0]
     measured, sampler = fit.measurement, fit.sampler
     chains, modes = dft.num_chains, 1 if fit.modes is None else fit.modes.count
     with eval_context():  # the fit is there already, whatever is being traced around it
         original = dft._original(dft._kept).astype(own.dtype)
-        potential = dft._potential_at(original).astype(own.dtype)
+        log_density, score = dft._problems[0].target.evaluate(original) if wanted.gradients else (None, None)
+        potential = (dft._potential_at(original) if log_density is None else -log_density).astype(own.dtype)
+        told = dft._kept_told()
+        numbers = _numbers(told, own.dtype) if dft._default_refine_steps() else {}
+        mass = mass_matrices(original, own.layout, wanted.dense, wanted.tree is not None, own.dtype)
     generator = sampler.generator
     if generator is None:
         generator = _no_weights(chains * modes, sampler.dim, dft)
@@ -148,12 +196,47 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool) -> DFTState:
     )  # fmt: skip
     block = pick(original)
     energies = pick(potential)
-    diverged = pick(dft._kept_diverged())
+    diverged = pick(told["diverging"])
     position = jnp.asarray(0 if kept else original.shape[1], jnp.int32)
-    return DFTState(
-        jnp.zeros((), jnp.int32), own.layout.unflatten(block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
-        position, block, energies, diverged, random.words(keys), data, trained,
+    gradients = None if score is None else pick(-score)
+    numbers = {name: pick(value) for name, value in numbers.items()}
+    adapted = AdaptState(energies[..., 0], *jax.tree.map(pick, mass)) if numbers else None
+    state = DFTState(
+        jnp.zeros((), jnp.int32), wanted.values(own, block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
+        None, None, None, None, None, None, adapted,
+        position, block, energies, diverged, numbers, gradients, random.words(keys), data, trained,
     )  # fmt: skip
+    return shown(state, 0, own, wanted)
+
+
+def _numbers(told: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """What the transitions of kept draws tell; NaN, in the same form, for those of an early file, which are not served."""
+    shape = told["diverging"].shape
+    found = {name: told.get(name, np.full(shape, np.nan)).astype(dtype) for name in (*STATISTICS, "step_size")}
+    return {**found, "n_steps": told.get("n_steps", np.zeros(shape)).astype(np.int32)}
+
+
+def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
+    """A state with one row of its block in its public fields; `i` calls have been made before."""
+    z = state.block[..., row, :]
+    state = state._replace(
+        z=wanted.values(own, z), potential_energy=state.energies[..., row], diverging=state.diverged[..., row]
+    )
+    if state.gradients is not None:
+        state = state._replace(z_grad=wanted.values(own, state.gradients[..., row, :]))
+    if not state.numbers:
+        return state
+    now = {name: value[..., row] for name, value in state.numbers.items()}
+    before = now["acceptance_rate"] if state.mean_accept_prob is None else state.mean_accept_prob
+    assert state.adapt_state is not None
+    return state._replace(
+        energy=state.potential_energy + now["kinetic"],
+        num_steps=now["n_steps"],
+        accept_prob=now["acceptance_rate"],
+        mean_accept_prob=before + (now["acceptance_rate"] - before) / (state.i + 1).astype(before.dtype),
+        trajectory_length=now["step_size"] * state.trained.leapfrogs,
+        adapt_state=state.adapt_state._replace(step_size=now["step_size"]),
+    )
 
 
 def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
@@ -166,7 +249,7 @@ def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
 
 
-def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any) -> DFTState:
+def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wanted: Wanted) -> DFTState:
     """The next draw: of the block or, where that is used up or the state has another key now, of a new one.
 
     Args:
@@ -175,6 +258,7 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any) -> 
         dft: Holds the settings.
         data: Words of `fingerprint` for these arguments. Where they are not those of the state, its samplers are for other
             data, and the draw is not a number.
+        wanted: What the state shows.
     """
     several = state.block.ndim == 3
     due = (state.position >= state.block.shape[-2]) | (random.words(state.rng_key) != state.told).any()
@@ -186,16 +270,10 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any) -> 
         return jax.vmap(lambda own: _renewed(own, posteriors, dft), in_axes=(axes,), out_axes=axes)(now)
 
     state = jax.lax.cond(any_chain(due), renew, lambda now: now, state)
-    row = state.position
-    known = (state.data == data).all()
-    z = jnp.where(known, state.block[..., row, :], jnp.nan)
-    return state._replace(
-        i=state.i + 1,
-        z=posteriors[0].layout.unflatten(z),
-        potential_energy=state.energies[..., row],
-        diverging=state.diverged[..., row],
-        position=row + 1,
-    )
+    row, known = state.position, (state.data == data).all()
+    state = shown(state, row, posteriors[0], wanted)
+    z = jax.tree.map(lambda value: jnp.where(known, value, jnp.nan), state.z)
+    return state._replace(i=state.i + 1, z=z, position=row + 1)
 
 
 def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
@@ -208,7 +286,7 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
         def new(_: Any) -> Any:
             target = problem.target()
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
-            flat, diverged = functional.refined(
+            flat, diverged, told = functional.refined(
                 dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
                 t.kernel_scale, t.step_size, t.steps, t.leapfrogs,
             )  # fmt: skip
@@ -216,13 +294,21 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
             ends = jnp.cumsum(t.weights)
             mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)
             flat, diverged = (value[mode, jnp.arange(rows)] for value in (flat, diverged))
-            return problem.original_coordinates(flat), diverged
+            told = {name: value[mode, jnp.arange(rows)].astype(own.dtype) for name, value in told.items()}
+            return problem.original_coordinates(flat), diverged, {**told, "step_size": t.step_size[mode]}
 
         return new
 
-    block, diverged = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
+    block, diverged, told = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
+    gradients, numbers = state.gradients, state.numbers
+    if gradients is not None:
+        target = own.target()
+        gradients = -target.spec.evaluate(block[None].astype(own.dtype), target.data)[1][0]
+    if numbers:
+        steps = jnp.full(rows, t.steps * t.leapfrogs, jnp.int32)
+        numbers = {**{name: told[name].astype(own.dtype) for name in told}, "n_steps": steps}
     energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
     return state._replace(
         rng_key=key, told=random.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
-        energies=energies, diverged=diverged,
+        energies=energies, diverged=diverged, numbers=numbers, gradients=gradients,
     )  # fmt: skip
