@@ -35,7 +35,9 @@ class ModelError(_Explained, ValueError):
         give either a model or potential_fn, and not both
     """
 
-    nothing_to_infer = False  # whether that is all: there is no continuous latent number, as `DFTKernel` allows
+    nothing_to_infer = (
+        False  # whether that is all: there is no continuous latent number, as `DFTKernel` allows
+    )
 
 
 class SettingsError(_Explained, ValueError):

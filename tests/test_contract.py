@@ -56,7 +56,7 @@ ONLY = {
     # jax compiles, and may keep what it has compiled; PyTorch has nothing of the kind to keep, and its networks are modules.
     "names": {"pyro": set(), "numpyro": {"enable_compilation_cache", "Network"}},
     # PyTorch trains by changing state, as pyro.infer.SVI.step; jax by pure functions, as numpyro.infer.SVI.
-    "methods": {"pyro": {"step"}, "numpyro": {"init", "update", "fit", "draw", "adopt"}},
+    "methods": {"pyro": {"step"}, "numpyro": {"init", "update", "fit", "draw", "adopt", "print_summary"}},
     "options": {
         # jax places arrays by itself (jax.default_device), and NumPyro knows its plates without being told.
         "pyro": {"device", "max_plate_nesting"},

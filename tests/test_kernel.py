@@ -353,10 +353,6 @@ class TestOptions:
         with pytest.raises(SettingsError, match="belongs to MCMC"):
             DFTKernel(line, **option)
 
-    def test_those_of_nuts_that_mean_nothing(self):
-        with pytest.raises(SettingsError, match="jit_compile: an option of NUTS"):
-            DFTKernel(line, jit_compile=True)
-
     def test_fail_before_any_worker_starts(self):
         with pytest.raises(SettingsError, match="did you mean 'num_steps'"):
             DFTKernel(line, num_step=5)

@@ -24,6 +24,7 @@ from pyro_dft.export import plot
 from pyro_dft.export.arviz import sample_stats, to_inference_data
 from pyro_dft.interface import memory_check, nuts_options
 from pyro_dft.interface.arguments import copied
+from pyro_dft.interface.mcmc_verdict import verdict_line
 from pyro_dft.interface.training import Training
 from pyro_dft.judging import verdict
 from pyro_dft.judging.summary import Summary, summary_table
@@ -298,7 +299,7 @@ class Inference(Training):
         return plot.training(self._trainer.history, axes)
 
     def summary(self, prob: float = 0.9) -> None:
-        """Prints a table of the kept draws, as `MCMC.summary`.
+        """Prints a table of the kept draws, as `MCMC.summary`, and the verdict in a line.
 
         The approximation error of the means stands beside their Monte Carlo error.
 
@@ -314,6 +315,7 @@ class Inference(Training):
             mu  ...
         """
         print(self.summary_table(prob))
+        print(verdict_line([self._report], "diagnostics()"))
 
     def summary_table(self, prob: float = 0.9) -> Summary:
         """The numbers behind `summary`.
@@ -354,8 +356,9 @@ class Inference(Training):
         Its groups are posterior (chain, draw, plates), sample_stats, unconstrained_posterior and observed_data, and the others on
         request. sample_stats has the log density `lp` and, of the transitions that a draw comes from, `diverging` (whether one
         had an energy error over 1000), `acceptance_rate` (mean probability of the last ones), `n_steps` (gradients), `step_size`
-        (in whitened coordinates) and `energy` (potential and kinetic); where draws are served raw, `lp` alone. Attributes hold the library's version, the settings, the training time and the verdict. Draws are
-        independent: rank, trace and autocorrelation plots carry no information on mixing.
+        (in whitened coordinates) and `energy` (potential and kinetic); for raw draws the first two alone. Attributes hold the
+        library's version, the settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation
+        plots carry no information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.

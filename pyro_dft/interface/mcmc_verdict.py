@@ -39,22 +39,25 @@ def show_verdict(
     setattr(mcmc, method, with_verdict)
 
 
-def verdict_line(reports: Sequence[Mapping[str, Any] | None]) -> str:
+def verdict_line(
+    reports: Sequence[Mapping[str, Any] | None], where_more: str = "the kernel's diagnostics"
+) -> str:
     """One line: the worst status, the alarms behind it, and where to read on.
 
     Args:
         reports: As `Diagnostics`, of each training; None where there was nothing to infer.
+        where_more: What says more.
     """
-    if any(report is None for report in reports):
+    known = [report for report in reports if report is not None]
+    if len(known) < len(reports):
         return "DFT: nothing to infer, as there is no continuous latent site"
-    reports = [report for report in reports if report is not None]
-    if not reports:
+    if not known:
         return (
             "DFT: no verdict, as the training was traced; give MCMC concrete data, or use DFT(...).run(...)"
         )
-    worst = max((report["status"] for report in reports), key=_ORDER.index)
-    alarms = list(dict.fromkeys(alarm for report in reports for alarm in report["alarms"]))
+    worst = max((report["status"] for report in known), key=_ORDER.index)
+    alarms = list(dict.fromkeys(alarm for report in known for alarm in report["alarms"]))
     named = f" ({', '.join(alarms)})" if alarms else ""
-    bad = [str(i) for i, report in enumerate(reports) if report["status"] == worst]
-    where = f" in chain {', '.join(bad)} of {len(reports)}" if 1 <= len(bad) < len(reports) else ""
-    return f"DFT: {worst}{where}{named}; the kernel's diagnostics say more"
+    bad = [str(i) for i, report in enumerate(known) if report["status"] == worst]
+    where = f" in chain {', '.join(bad)} of {len(known)}" if 1 <= len(bad) < len(known) else ""
+    return f"DFT: {worst}{where}{named}; {where_more} say more"

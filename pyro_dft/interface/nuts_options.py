@@ -32,6 +32,8 @@ PYRO_HMC = (
 _STEP_SIZE = "the chains find their step size"
 _MASS = f"the chains find it, dense up to {FULL_RANK_LIMIT} parameters"
 _ADAPTED = "the chains always adapt it, and not while they are kept"
+_ACCEPTANCE = f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge"
+_LENGTH = "a quarter of a Gaussian's period, longer where chains are slow; leapfrog_steps fixes it"
 _BY_ITSELF = ""  # done without being asked for: nothing is lost
 # Name -> the default of NUTS and HMC, and what takes the place of another value.
 PLACES: dict[str, tuple[Any, str]] = {
@@ -51,10 +53,8 @@ PLACES: dict[str, tuple[Any, str]] = {
     "min_stepsize": (1e-10, _STEP_SIZE),
     "regularize_mass_matrix": (True, _BY_ITSELF),
     "step_size": (1.0, _STEP_SIZE),
-    "target_accept_prob": (
-        TARGET_ACCEPTANCE, f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge",
-    ),
-    "trajectory_length": (None, "a quarter of a Gaussian's period, longer where chains are slow; leapfrog_steps fixes it"),
+    "target_accept_prob": (TARGET_ACCEPTANCE, _ACCEPTANCE),
+    "trajectory_length": (None, _LENGTH),
     "use_multinomial_sampling": (True, "transitions are accepted or not"),
 }  # fmt: skip
 NAMES = frozenset(PLACES)
@@ -161,7 +161,9 @@ def _is_default(name: str, value: Any) -> bool:
     if value is None or default is None and value is False:
         return True
     plain = isinstance(value, bool | int | float)
-    return plain and any(value == each for each in (default, *_ALSO_DEFAULT.get(name, ())) if each is not None)
+    return plain and any(
+        value == each for each in (default, *_ALSO_DEFAULT.get(name, ())) if each is not None
+    )
 
 
 def _short(value: Any) -> str:

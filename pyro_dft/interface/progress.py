@@ -1,4 +1,4 @@
-"""The progress bar of a fit: phase, loss and speed, as users of MCMC know it."""
+"""The progress bar of a fit: what it does, how far it is, and for how long it has been at work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import os
 from typing import Any, Self
 
 from tqdm.auto import tqdm
+
+# What the phases of a fit's ledger are called; networks by the objective that trains them.
+_WORDS = {
+    "gaussian": "gaussian", "modes": "searching modes", "polish": "gaussian", "refinement": "chains",
+    "selection": "choosing the sampler",
+}  # fmt: skip
+# Iterations differ in cost by factors of thousands: no rate, and no guess of the time that is left.
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class ProgressBar:
@@ -17,8 +25,10 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, *, disable: bool = False):
-        self._bar: Any = tqdm(total=total, disable=disable or "CI" in os.environ, unit="it")
-        self._phase = ""
+        hidden = disable or "CI" in os.environ
+        self._bar: Any = tqdm(
+            total=total, disable=hidden, unit="it", bar_format=_FORMAT, desc="tracing the model"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -32,10 +42,11 @@ class ProgressBar:
         self._bar.total = progress.total  # the plan gets shorter where a phase ends early
         self._bar.set_postfix({loss: f"{progress.loss:.4g}"}, refresh=False)
         self._bar.update(1)
-        if progress.phase != self._phase:
-            self._phase = progress.phase
-            self.status(self._phase)
+
+    def entered(self, phase: str) -> None:
+        """Names the phase of the fit that begins, or goes on."""
+        self.status(_WORDS.get(phase, f"network ({phase})"))
 
     def status(self, text: str) -> None:
         """Says what goes on beside the iterations."""
-        self._bar.set_description(text)
+        self._bar.set_description_str(text)

@@ -82,7 +82,11 @@ class Training(Files):
             self._prepare(args, kwargs)
             self._whole = True
             self._trainer.lazy = self._lazy
-            with self._session(), ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
+            with (
+                self._session(),
+                ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar,
+                self._trainer.announcing(bar.entered),
+            ):
                 try:
                     self._resume()
                     while not self._trainer.done:
@@ -283,7 +287,8 @@ class Training(Files):
         before = self._report["warnings"]
         with exclusive(), self._timed(), self._session():
             self._trainer.take_up()
-            with ProgressBar(self._trainer.total, disable=self.disable_progbar) as bar:
+            bar = ProgressBar(self._trainer.total, disable=self.disable_progbar)
+            with bar, self._trainer.announcing(bar.entered):
                 while not self._trainer.done:
                     bar.update(self._trainer.step())
                 self._measure(self._trainer)

@@ -25,10 +25,10 @@ from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
 from pyro_dft.models.amounts import worth_a_try
 from pyro_dft.numpyro.amounts import fitted as fitted_amounts
 from pyro_dft.numpyro.guide import DrawsGuide
+from pyro_dft.numpyro.habits import Habits
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
-from pyro_dft.numpyro.pure import PureTraining
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import FittedTrainer, Problem
@@ -38,7 +38,7 @@ from pyro_dft.recipe.trainer import Trainer
 LOOKING = 2**31
 
 
-class DFT(PureTraining):
+class DFT(Habits):
     """Neural posterior sampler for NumPyro: trains a network that turns noise into posterior draws.
 
     It is trained by the KL divergence; `objective="dft"` is Denoising Fisher Training (arXiv 2411.01453).

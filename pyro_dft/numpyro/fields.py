@@ -44,7 +44,9 @@ class AdaptState(NamedTuple):
     mass_matrix_sqrt_inv: Any
 
 
-def mass_matrices(points: np.ndarray, layout: Layout, dense: Any, bare: bool, dtype: Any) -> tuple[Any, Any, Any]:
+def mass_matrices(
+    points: np.ndarray, layout: Layout, dense: Any, bare: bool, dtype: Any
+) -> tuple[Any, Any, Any]:
     """The last three of `AdaptState` from the kept draws of each chain, (chains, n, d): a leading axis for the chains."""
     if bare:  # no names that the caller knows
         dense = bool(dense)
@@ -52,7 +54,8 @@ def mass_matrices(points: np.ndarray, layout: Layout, dense: Any, bare: bool, dt
     names = list(found[0])
     whole = {each: [(own[each], *roots(own[each])) for own in found] for each in names}
     three = [
-        {each: np.stack([own[k] for own in parts]).astype(dtype) for each, parts in whole.items()} for k in range(3)
+        {each: np.stack([own[k] for own in parts]).astype(dtype) for each, parts in whole.items()}
+        for k in range(3)
     ]
     first, second, third = (part[names[0]] if bare else part for part in three)
     return first, second, third
@@ -72,7 +75,13 @@ def check_fields(names: Iterable[str], *, refined: bool, known: Collection[str] 
     there = (*ALWAYS, *(REFINED if refined else ()), *(GRADIENTS if known is None else known))
     for name in names:
         own = name.removeprefix("~")
-        if own in there or own == "adapt_state" and refined or own.split(".")[0] in ("z", "z_grad") and own.split(".")[0] in there:
+        if (
+            own in there
+            or own == "adapt_state"
+            and refined
+            or own.split(".")[0] in ("z", "z_grad")
+            and own.split(".")[0] in there
+        ):
             continue
         reason = _MISSING.get(own, "")
         if own in REFINED:

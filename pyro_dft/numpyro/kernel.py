@@ -16,8 +16,7 @@ from jax.core import eval_context
 from numpyro.infer.mcmc import MCMC, MCMCKernel
 
 from pyro_dft import messages
-from pyro_dft.engine_jax import functional, random
-from pyro_dft.engine_jax.train import Hyper
+from pyro_dft.engine_jax import random
 from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.arguments import Arguments
@@ -59,9 +58,8 @@ class DFTKernel(MCMCKernel):
         potential_fn: In place of a model, as for NUTS: a function of any pytree of arrays.
         *positional: As for NumPyro's NUTS.
         initial_params: As for `DFT`. Those of `MCMC.run(init_params=...)` take their place.
-        transforms: As for `DFT`.
-        **options: As for `DFT`: settings, `init_strategy`, `disable_progbar` (without it, there is a bar where `MCMC` has one);
-            and those of NUTS and HMC, most of which change nothing: docs/migration.md. `num_chains` belongs to `MCMC`.
+        **options: As for `DFT`: settings, `transforms`, `init_strategy`, `disable_progbar` (without it, there is a bar where
+            `MCMC` has one); and those of NUTS and HMC, most of which change nothing: docs/migration.md. `num_chains` belongs to `MCMC`.
 
     Raises:
         SettingsError: an option belongs to `MCMC`, or a setting is unknown or out of range.
@@ -94,7 +92,6 @@ class DFTKernel(MCMCKernel):
         potential_fn: Callable[[Any], Any] | None = None,
         *positional: Any,
         initial_params: Any = None,
-        transforms: Mapping[str, Any] | None = None,
         **options: Any,
     ):
         if "num_chains" in options:
@@ -103,7 +100,7 @@ class DFTKernel(MCMCKernel):
         self._model = model.model if isinstance(model, DFT) else model
         if "checkpoint" in options:
             raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
-        brought = positional or options or any(x is not None for x in (potential_fn, initial_params, transforms))
+        brought = positional or options or potential_fn is not None or initial_params is not None
         if self._fitted is not None and brought:
             raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
         options, dense = translated(
@@ -111,7 +108,7 @@ class DFTKernel(MCMCKernel):
         )
         initial_params = options.pop("init_params", initial_params)
         self._wanted, self._silent = Wanted(dense=dense), False
-        self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
+        self._options = {"potential_fn": potential_fn, "transforms": None, **options}
         self._given = self._by_site(initial_params)
         if self._fitted is None:
             # A wrong option must fail here. Initial values may still come from MCMC.

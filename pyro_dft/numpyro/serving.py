@@ -212,7 +212,9 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
 def _numbers(told: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """What the transitions of kept draws tell; NaN, in the same form, for those of an early file, which are not served."""
     shape = told["diverging"].shape
-    found = {name: told.get(name, np.full(shape, np.nan)).astype(dtype) for name in (*STATISTICS, "step_size")}
+    found = {
+        name: told.get(name, np.full(shape, np.nan)).astype(dtype) for name in (*STATISTICS, "step_size")
+    }
     return {**found, "n_steps": told.get("n_steps", np.zeros(shape)).astype(np.int32)}
 
 

@@ -49,7 +49,9 @@ def still_state(
     """
     info = _model_info(model, keys if single else keys[0], args, kwargs).param_info
     lead = () if single else (keys.shape[0],)
-    z, energy = jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *jnp.shape(x))), (info.z, info.potential_energy))
+    z, energy = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (*lead, *jnp.shape(x))), (info.z, info.potential_energy)
+    )
     zero, one = jnp.zeros(lead), jnp.ones(lead)
     none = jnp.zeros(lead, jnp.int32)
     return StillState(

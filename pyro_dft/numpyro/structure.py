@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import numpyro.util
 from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
@@ -146,12 +147,22 @@ def inspect_model(
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
             raise messages.model_failed(done[-1] if done else None, first_line(error)) from error
         _sort_sites(structure, sites, given)
+        if not structure.discrete:
+            _warn_of_missing_plates(sites)
         _check_log_probs(sites)
         return ()
 
     jax.eval_shape(run, jax.random.key(0))
     _check_latents(structure)
     return structure
+
+
+def _warn_of_missing_plates(sites: Any) -> None:
+    """NumPyro's own warning, as under its kernels; versions without the check say nothing."""
+    check = getattr(numpyro.util, "_validate_model", None)
+    arrays = {name: site for name, site in sites.items() if not isinstance(site["value"], list | tuple)}
+    if check is not None:
+        check(arrays, plate_warning="loose")
 
 
 def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -381,8 +381,8 @@ class DFT(Inference):
                     rng=self._rng,
                 )
                 block, gradients = moved.draws, refine_steps * measured.leapfrog_steps
-                own = self._with_kernel(moved.statistics, gradients, some)
-                told = {"diverging": self._numpy(moved.diverged), **own}
+                statistics = self._with_kernel(moved.statistics, gradients, some)
+                told = {"diverging": self._numpy(moved.diverged), **statistics}
             if modes is not None and rows is not None:
                 block = modes.combine(block, rows)
                 told = {name: modes.combine(value, rows) for name, value in told.items()}

@@ -36,7 +36,8 @@ class DFTKernel(MCMCKernel):
     ones.
 
     Args:
-        model: A Pyro model; one without continuous latent sites runs as under NUTS. Or a fitted `DFT`, whose sampler is then served without training: chain i gets
+        model: A Pyro model; one without continuous latent sites runs as under NUTS.
+            Or a fitted `DFT`, whose sampler is then served without training: chain i gets
             new draws of its sampler i modulo `num_chains`, and `MCMC.run` takes the data that it was trained
             on, or nothing.
         potential_fn: In place of a model, as for NUTS; initial values come from here or from
@@ -169,9 +170,7 @@ class DFTKernel(MCMCKernel):
         if unknown:
             raise ModelError(f"save_params names {unknown}, but the latent sites are {latent}")
 
-    def _set_up(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: dict[str, int]
-    ) -> Served | Still:
+    def _set_up(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: dict[str, int]) -> Served | Still:
         options = {name: self._options.get(name) for name in ("transforms", "max_plate_nesting")}
         potential = self._options["potential_fn"]
         if potential is not None and self._given is not None and not self._given:
@@ -252,7 +251,8 @@ class DFTKernel(MCMCKernel):
         potential, last = self.potential_fn, self._last
         if potential is None or last is None:
             self._ready()
-        assert potential is not None and last is not None
+        assert potential is not None
+        assert last is not None
         with torch.no_grad():
             return potential(last)
 
@@ -273,7 +273,7 @@ class DFTKernel(MCMCKernel):
         with dft._session():
             points = dft._original(dft._kept)
         blocks = inverse_mass_matrix(points.reshape(-1, points.shape[-1]), dft._layout(), self._mass)
-        return {names: dft._from_numpy(block) for names, block in blocks.items()}
+        return {names: dft._from_numpy(block.astype(points.dtype)) for names, block in blocks.items()}
 
     def clear_cache(self) -> None:
         """Does nothing: no draw depends on what the kernel remembers of the last one."""

@@ -84,7 +84,9 @@ def uniform_value(site: Mapping[str, Any], radius: float = 2.0) -> Tensor:
     except NotImplementedError:
         return sample
     x = torch.rand(transform.inverse_shape(sample.shape), dtype=sample.dtype, device=sample.device)
-    return transform(x * (2 * radius) - radius)
+    value: Any = transform(x * (2 * radius) - radius)
+    value._pyro_custom_init = False  # nobody chose it: a reparametrisation may replace it without a warning
+    return value
 
 
 def inspect_model(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-
-# Numbers of the transitions that a draw comes from, (C, n) each: the mean acceptance probability of the last of them, one or more,
-# and the kinetic energy that it ends with, in whitened coordinates.
+# Numbers of the transitions that a draw comes from, (C, n) each: the mean acceptance probability of the last of them, one or
+# more, and the kinetic energy that it ends with, in whitened coordinates.
 STATISTICS = ("acceptance_rate", "kinetic")
 
 

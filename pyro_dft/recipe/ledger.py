@@ -14,6 +14,9 @@ class Ledger:
         evaluations: Gradient evaluations of the model so far.
         seconds: Wall seconds by phase that were booked before, as by another process.
         gradients: Gradient evaluations by phase that were booked before.
+
+    Attributes:
+        entered: Called with the name of each phase that begins, or goes on after another one within it.
     """
 
     def __init__(
@@ -26,6 +29,8 @@ class Ledger:
         self._earlier = dict(seconds or {}), dict(gradients or {})
         self._seconds: dict[str, float] = {}
         self._gradients: dict[str, int] = {}
+        self._open: list[str] = []
+        self.entered: Callable[[str], None] = _told_nobody
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -53,14 +58,23 @@ class Ledger:
         """Adds what runs inside to a phase, without what other phases booked meanwhile."""
         start, booked = time.perf_counter(), sum(self._seconds.values())
         count, counted = self._evaluations(), sum(self._gradients.values())
+        self._open.append(name)
+        self.entered(name)
         try:
             yield
         finally:
+            self._open.pop()
+            if self._open:
+                self.entered(self._open[-1])
             others = sum(self._seconds.values()) - booked
             own = time.perf_counter() - start - others
             self._seconds[name] = self._seconds.get(name, 0.0) + own
             others = sum(self._gradients.values()) - counted
             self._gradients[name] = self._gradients.get(name, 0) + self._evaluations() - count - int(others)
+
+
+def _told_nobody(_: str) -> None:
+    """Where nobody watches."""
 
 
 def _sum(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

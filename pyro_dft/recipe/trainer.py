@@ -7,10 +7,11 @@ interrupt can lose.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +156,15 @@ class Trainer:
         if not self._ready:
             self._tell_earlier()
         return self.history[-1]
+
+    @contextlib.contextmanager
+    def announcing(self, entered: Callable[[str], None]) -> Iterator[None]:
+        """Calls `entered` with the name of each phase that begins in here."""
+        before, self._ledger.entered = self._ledger.entered, entered
+        try:
+            yield
+        finally:
+            self._ledger.entered = before
 
     def end(self) -> None:
         """Ends the training here: the sampler trained so far, not measured yet."""
