@@ -59,7 +59,8 @@ class DFTKernel(MCMCKernel):
         *positional: As for NumPyro's NUTS.
         initial_params: As for `DFT`. Those of `MCMC.run(init_params=...)` take their place.
         **options: As for `DFT`: settings, `transforms`, `init_strategy`, `disable_progbar` (without it, there is a bar where
-            `MCMC` has one); and those of NUTS and HMC, most of which change nothing: docs/migration.md. `num_chains` belongs to `MCMC`.
+            `MCMC` has one); and those of NUTS and HMC, most of which change nothing: docs/migration.md. `num_chains`
+            belongs to `MCMC`.
 
     Raises:
         SettingsError: an option belongs to `MCMC`, or a setting is unknown or out of range.
