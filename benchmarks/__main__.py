@@ -24,6 +24,7 @@ COMMANDS = {
     "evidence": "is the evidence right?",
     "cost": "what fits cost against NUTS and others: gradients, CPU seconds, memory, worst errors",
     "objectives": "which objective trains best at equal cost?",
+    "suites": "the frameworks' own tests of MCMC with the kernel swapped",
     "compiled": "what many chains and many data sets cost in NumPyro",
     "million": "what a million draws, or a million rows, cost",
     "baselines": "data and reference of every model: are they there?",

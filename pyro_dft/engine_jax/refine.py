@@ -294,7 +294,7 @@ def refine(
     return Refined(
         x, log_q, acceptance.mean(1), float(divergences.mean()) / max(steps, 1),
         float((~moved).mean()) if steps else 0.0, divergences > 0,
-        statistics={"acceptance_rate": acceptance, "kinetic": kinetic},
+        statistics={"acceptance_rate": acceptance.astype(x.dtype), "kinetic": kinetic.astype(x.dtype)},
     )  # fmt: skip
 
 

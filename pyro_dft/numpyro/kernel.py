@@ -125,8 +125,8 @@ class DFTKernel(MCMCKernel):
         options, potential = dict(self._options), self._options["potential_fn"]
         if self._wanted.tree is not None and potential is not None:
             options["potential_fn"] = self._wanted.tree.potential(potential)
-        if self._silent and "progress_bar" not in options:
-            options["disable_progbar"] = True
+        if self._silent:
+            options = {**options, "progress_bar": False, "disable_progbar": False}
         return DFT(self._model, num_chains=chains, initial_params=initial_params, **options)
 
     def _by_site(self, values: Any) -> Any:

@@ -147,9 +147,9 @@ def inspect_model(
             done = [name for name, site in recorder.trace.items() if site["type"] == "sample"]
             raise messages.model_failed(done[-1] if done else None, first_line(error)) from error
         _sort_sites(structure, sites, given)
+        _check_log_probs(sites)
         if not structure.discrete:
             _warn_of_missing_plates(sites)
-        _check_log_probs(sites)
         return ()
 
     jax.eval_shape(run, jax.random.key(0))
