@@ -1,8 +1,9 @@
 """Do the frameworks' own tests of MCMC pass with the kernel swapped? ``python -m benchmarks.suites FOLDER``.
 
-FOLDER holds a copy of NumPyro's or Pyro's repository (or of its tests); nothing of theirs is kept here. Every test runs in a process of
-its own under a limit of CPU seconds. Finished tests are kept, and a table of those that pass, do not apply (and why) or fail is written to
-benchmarks/results. ``--every 5`` takes each fifth test, ``--only NAME`` those whose id holds it.
+FOLDER holds a copy of NumPyro's or Pyro's repository (or of its tests); nothing of theirs is kept here. Every test runs in a
+process of its own under a limit of CPU seconds. Finished tests are kept, and a table of those that pass, do not apply (and
+why) or fail is written to benchmarks/results. ``--every 5`` takes each fifth of those that apply, ``--only NAME`` those whose
+id holds it.
 """
 
 from __future__ import annotations
@@ -138,7 +139,11 @@ def main(arguments: list[str] | None = None) -> int:
     cells = {
         test: CACHE / backend / f"{hashlib.sha256(test.encode()).hexdigest()[:16]}.json" for test in tests
     }
-    for test in [] if given.table else [test for test in tests if given.only in test][:: given.every]:
+    asked = [test for test in tests if given.only in test]
+    apply = [test for test in asked if not not_applicable(backend, test)][:: given.every]
+    for test in (
+        [] if given.table else [test for test in asked if test in apply or not_applicable(backend, test)]
+    ):
         if cells[test].is_file() and not given.fresh:
             continue
         start = time.perf_counter()

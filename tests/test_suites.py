@@ -1,0 +1,68 @@
+"""The benchmark that runs the frameworks' own tests with the kernel swapped, on a suite of two tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.suites import __main__ as suites
+from benchmarks.suites.reasons import not_applicable
+
+TESTS = """
+import jax
+from numpyro.infer import MCMC, NUTS, SA
+
+def test_swapped():
+    assert NUTS.__module__.startswith("pyro_dft")
+    mcmc = MCMC(NUTS(lambda: None, target_accept_prob=0.9), num_warmup=1, num_samples=2, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    assert mcmc.get_samples() == {"x": "which is wrong"}
+
+def test_without():
+    pass
+
+def test_SA_alone():
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(suites, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(suites, "RESULTS", tmp_path / "results")
+    path = tmp_path / "theirs" / suites.TESTS["numpyro"][0]
+    path.parent.mkdir(parents=True)
+    path.write_text(TESTS)
+    return tmp_path / "theirs"
+
+
+def test_every_test_gets_an_outcome_and_a_reason(folder, tmp_path, capsys):
+    assert suites.main([str(folder)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "passes: 0, does not apply: 2, skipped by itself: 0, over the limit: 0, fails: 1"
+    rows = {
+        row["test"].split("::")[1]: (row["outcome"], row["reason"])
+        for row in (json.loads(path.read_text()) for path in (tmp_path / "cache" / "numpyro").iterdir())
+    }
+    assert rows["test_without"] == ("does not apply", "neither NUTS nor HMC is in it")
+    assert rows["test_SA_alone"] == ("does not apply", "another kernel")
+    outcome, reason = rows["test_swapped"]
+    assert outcome == "fails"
+    assert "which is wrong" in reason
+    table = (tmp_path / "results" / "suites_numpyro.md").read_text()
+    assert "3 of 3 tests were run" in table
+    assert "| fails | 1 |" in table
+
+
+def test_a_folder_of_something_else(tmp_path):
+    with pytest.raises(SystemExit, match="holds neither"):
+        suites.backend_of(tmp_path)
+
+
+def test_reasons_name_no_more_than_they_mean():
+    assert not_applicable("numpyro", "test_mcmc.py::test_beta_bernoulli_x64[SA]") == "another kernel"
+    assert not_applicable("numpyro", "test_mcmc.py::test_beta_bernoulli_x64[DFTKernel0]") == ""
+    assert not_applicable("numpyro", "test_mcmc.py::test_diverging[True-DFTKernel1]") == ""
+    assert not_applicable("numpyro", "test_mcmc.py::test_none_trajectory_length[10]") == ""
+    assert not_applicable("pyro", "test_nuts.py::test_structured_mass") == ""
