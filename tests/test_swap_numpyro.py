@@ -18,6 +18,7 @@ from numpyro.infer import MCMC, NUTS
 
 from pyro_dft import SettingsError
 from pyro_dft.numpyro import DFT, DFTKernel
+from pyro_dft.numpyro.structure import inspect_model
 
 FIELDS = (
     "num_steps", "accept_prob", "mean_accept_prob", "energy", "potential_energy", "diverging", "adapt_state.step_size",
@@ -266,3 +267,5 @@ def test_python_numbers_are_no_float64():
         mcmc = MCMC(DFTKernel(known, **QUICK), num_warmup=0, num_samples=5, progress_bar=False)
         mcmc.run(jax.random.key(0), np.array([1.0, 2.0]), np.float64(1.0), init_params={"x": 0.5})
     assert mcmc.get_samples()["x"].dtype == np.float32
+    substituted = numpyro.handlers.substitute(known, data={"x": 10.0})
+    assert inspect_model(substituted, (1.0,), {}, {}).latent["x"].dtype == np.float32

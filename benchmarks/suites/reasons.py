@@ -12,6 +12,8 @@ REASONS = {
         r"test_diverging\[False": "a leapfrog step of 10 that may not be adapted; here it always is",
         r"test_initial_inverse_mass_matrix": "a mass matrix that may not be adapted; here it always is",
         r"test_none_trajectory_length\[None": "HMC refuses to have no trajectory; here there is always one",
+        r"test_none_trajectory_length\[10": "ten gradients for each draw; a refined draw takes several transitions of ten",
+        r"test_init_strategy_substituted": "a warning of NumPyro's own initialisation, which is not used",
         r"test_chain_jit_args": "other data than those of the warm-up, which need another training, and are refused",
         r"test_fixed_num_steps": "a warning of HMC that it cannot adapt its step size; here it can",
     },
