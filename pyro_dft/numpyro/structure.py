@@ -201,7 +201,9 @@ def _site(name: str, site: Mapping[str, Any]) -> Site:
             frames.append(Frame(frame.name, int(frame.dim), int(frame.size)))
     event_dim = len(site["fn"].event_shape) if site["type"] == "sample" else 0
     known = None if isinstance(value, jax.core.Tracer) else value
-    dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)  # as jax takes Python's numbers
+    dtype = (
+        value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
+    )  # as jax takes Python's numbers
     return Site(name, tuple(np.shape(value)), event_dim, frames, dtype, known)
 
 
