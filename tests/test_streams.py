@@ -40,8 +40,10 @@ def keys(monkeypatch):
         jax.debug.callback(lambda words: seen.append(tuple(np.asarray(words).tolist())), stream)
         return plain(stream, count)
 
+    jax.clear_caches()  # what was compiled before does not record
     monkeypatch.setattr(random, "bits", recorded)
-    return seen
+    yield seen
+    jax.clear_caches()  # and what was compiled here would go on recording
 
 
 def used_once(seen, least):
