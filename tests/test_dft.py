@@ -68,12 +68,13 @@ class TestRun:
         assert abs(float(mu.mean()) - MEAN) < (slack + 4 / 6000**0.5) * SD
         assert abs(float(mu.std()) / SD - 1) < slack + 4 / 12000**0.5
 
-    def test_the_progress_bar_shows_phase_loss_and_speed(self, monkeypatch, capsys):
+    def test_the_progress_bar_shows_phase_and_loss(self, monkeypatch, capsys):
         monkeypatch.delenv("CI", raising=False)
         DFT(known_mean, **NETWORK).run(Y)
         shown = capsys.readouterr().err
-        for text in ("gaussian", "-elbo=", "kl", "dft", "fisher gap=", "it/s", "measuring", "100%"):
+        for text in ("gaussian", "-elbo=", "kl", "dft", "fisher gap=", "measuring", "100%"):
             assert text in shown
+        assert "it/s" not in shown  # iterations of different phases have no common rate
 
     @pytest.mark.parametrize("quiet", ["argument", "environment"])
     def test_the_progress_bar_can_be_hidden(self, monkeypatch, capsys, quiet):

@@ -201,9 +201,9 @@ def _site(name: str, site: Mapping[str, Any]) -> Site:
             frames.append(Frame(frame.name, int(frame.dim), int(frame.size)))
     event_dim = len(site["fn"].event_shape) if site["type"] == "sample" else 0
     known = None if isinstance(value, jax.core.Tracer) else value
-    dtype = (
-        value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
-    )  # as jax takes Python's numbers
+    if not hasattr(value, "dtype"):  # Python's numbers are taken as jax takes them
+        value = jnp.result_type(value) if np.isscalar(value) else np.asarray(value)
+    dtype = np.dtype(value.dtype if hasattr(value, "dtype") else value)
     return Site(name, tuple(np.shape(value)), event_dim, frames, dtype, known)
 
 
