@@ -69,3 +69,26 @@ def root_of(covariance: Array) -> Array:
 def covariance(root: Array, mean: Array) -> Array:
     """The covariance (d, d) of one root (d, d), or the variances (d,) of standard deviations; for its mean (d,)."""
     return root @ root.T if root.ndim > mean.ndim else np.square(root)
+
+
+def adapted(states: Array, root: Array, count: float) -> Array:
+    """A root for states (n, d), from one that was near: their covariance, shrunk to what the root has.
+
+    Args:
+        states: (n, d).
+        root: (d, d) or (d,).
+        count: As many independent states as they are worth; the root counts for d + 2 of them, or for one coordinate by
+            coordinate.
+
+    Returns:
+        The same kind of root; the given one where the covariance cannot be factored.
+    """
+    dim, centred = states.shape[1], states - states.mean(0)
+    if root.ndim == 1:
+        return root * np.sqrt((count * (centred / root).var(0) + 1) / (count + 1))
+    white = np.linalg.solve(root, centred.T)
+    shrunk = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
+    try:
+        return root @ np.linalg.cholesky(np.atleast_2d(shrunk))
+    except np.linalg.LinAlgError:
+        return root

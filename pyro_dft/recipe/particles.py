@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft import roots
 from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe.bank import Bank
@@ -50,6 +51,9 @@ LAST_DIVERGENCES = 0.005
 # Gradients for each draw that is asked for, at most: a window that would pass it, or that would have to go on for so long before
 # it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much.
 BUDGET = 300
+# The same with separate modes, and at most so many of them ahead: chains that are slow there pass from one to another now and
+# then, as often as never, and only independent draws have the weights right.
+MODES_BUDGET, MODES_AHEAD = 100, 30
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Particles:
                 window, start = self._longer(window, *self._window(start, scale, step_size, more))
                 judged = self._judged(window)
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
-            if self._careless(window) and careful:
+            if self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
                 self.acceptance = careful[0]
                 step_size = SMALLER * step_size
             elif judged.restless:
@@ -187,8 +191,17 @@ class Particles:
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
         """Whether the chains would come to enough draws within the budget."""
-        times = self._draws(ENOUGH_DRAWS[-1][1]) / max(judged.effective, 1.0) - 1
-        return self._spent + times * self._cost(window, window.x.shape[2]) <= BUDGET * self._asked
+        enough = self._draws(ENOUGH_DRAWS[-1][1]) if self.modes is None else self._enough
+        ahead = (enough / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
+        return self._spent + ahead <= self._budget and self._may_cost(ahead)
+
+    def _may_cost(self, ahead: float) -> bool:
+        """Whether chains in separate modes may be expected to take so many more gradients."""
+        return self.modes is None or ahead <= MODES_AHEAD * self._asked
+
+    @property
+    def _budget(self) -> float:
+        return (BUDGET if self.modes is None else MODES_BUDGET) * self._asked
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
@@ -258,7 +271,7 @@ class Particles:
     def _affords(self, window: Window, length: int) -> bool:
         """Whether so many more transitions are within the budget."""
         ahead = self._cost(window, length)
-        return self._spent + ahead <= BUDGET * self._asked and self.budget.affords(ahead)
+        return self._spent + ahead <= self._budget and self.budget.affords(ahead)
 
     @property
     def _asked(self) -> float:
@@ -341,24 +354,12 @@ class Particles:
             scale: The present ones.
             share: Successive states are alike: as how much of an independent one each counts.
         """
-        states, roots = self.engine.numpy(x), np.array(self.engine.numpy(scale))
-        dim = self.target.dim
-        for g, own in enumerate(states.reshape(len(states), -1, dim)):
-            centred = own - own.mean(0)
-            count = share * len(own)
-            if roots.ndim == 2:
-                variance = (count * (centred / roots[g]).var(0) + 1) / (count + 1)
-                adapted = roots[g] * np.sqrt(variance)
-            else:
-                white = np.linalg.solve(roots[g], centred.T)
-                covariance = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
-                try:
-                    adapted = roots[g] @ np.linalg.cholesky(np.atleast_2d(covariance))
-                except np.linalg.LinAlgError:
-                    continue
+        states, found = self.engine.numpy(x), np.array(self.engine.numpy(scale))
+        for g, own in enumerate(states.reshape(len(states), -1, self.target.dim)):
+            adapted = roots.adapted(own, found[g], share * len(own))
             if np.isfinite(adapted).all():
-                roots[g] = adapted
-        return self.engine.native(self.target, roots)
+                found[g] = adapted
+        return self.engine.native(self.target, found)
 
     # The verdict
 

@@ -340,7 +340,7 @@ class Trainer:
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
                 # Where chains have failed already, a network's draws need few transitions, or they do not help.
-                most = None if self.gaussian_measured is None else GIVEN_UP_STEPS
+                most = None if self.gaussian_measured is None or fit.modes is not None else GIVEN_UP_STEPS
                 fit.measurement = measure(*given, budget=self.budget, most_steps=most)
             else:
                 fit.measurement = measure_by_chains(*given, budget=self.budget)
