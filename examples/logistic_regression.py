@@ -42,8 +42,9 @@ NUTS_LENGTHS = {
     "pyro": {"chains": 2, "nuts_warmup": 150, "nuts_draws": 250},
     "numpyro": {"chains": 4, "nuts_warmup": 1000, "nuts_draws": 1000},
 }
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-OUTPUTS = {"pyro": IMAGES / "logistic_regression.png", "numpyro": IMAGES / "logistic_regression_numpyro.png"}
+# Not over the pictures of the documentation: a look at the example leaves the repository as it is.
+BUILD = Path(__file__).resolve().parent.parent / "build"
+OUTPUTS = {"pyro": BUILD / "logistic_regression.png", "numpyro": BUILD / "logistic_regression_numpyro.png"}
 
 
 @dataclass
@@ -278,7 +279,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1); tensors this small gain little")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of both methods (0)")
-    parser.add_argument("--output", type=Path, help="where the picture goes (docs/images)")
+    parser.add_argument("--output", type=Path, help="where the picture goes (build)")
     options = parser.parse_args()
     options.output = options.output or OUTPUTS[options.backend]
     for name, value in NUTS_LENGTHS[options.backend].items():
@@ -314,6 +315,7 @@ def main() -> None:
             f"NUTS was cut short. In full, 4 x (1000 + 1000), it needs about {8000 * nuts.more.cpu / DRAWS:.0f} s:\n"
             f'  make demo ARGS="--backend {options.backend} --chains 4 --nuts-warmup 1000 --nuts-draws 1000"'
         )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     picture(framework, nuts, fits, data, options.output)
     print(f"Picture: {options.output}")
 
