@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from backends import BACKENDS
 
+from pyro_dft.recipe.trainer import Trainer
+
 # A brief network and brief surrogates: what is tested is when they are trained.
 QUICK = {"num_steps": 400, "width": 16, "depth": 1, "num_draws": 1000, "seed": 0}
 # Mean and sd of the log of a Gamma(1) variable: minus Euler's constant, pi / sqrt(6).
@@ -83,3 +85,35 @@ def test_what_is_wanted_now_is_trained_now(backend, options, tmp_path):
     dft = skewed(backend, **options)
     backend.run(dft)
     assert dft.diagnostics()["objective"] != "gaussian"
+
+
+def test_limits_count_the_fit_alone(backend):
+    """Draws between the fit and the network are no part of what the fit may cost."""
+    dft = skewed(backend, max_gradients=60_000)
+    backend.run(dft)
+    spent = sum(dft.diagnostics()["phase_gradients"].values())
+    while dft.diagnostics()["gradient_evaluations"] < 60_000:
+        dft.get_samples(2000)
+    raw(dft, 10)
+    after = dft.diagnostics()
+    assert spent < 60_000 < after["gradient_evaluations"]
+    assert after["objective"] == "kl"
+    assert after["cut"] is None
+
+
+def test_an_interrupt_leaves_the_networks_put_off(backend, monkeypatch):
+    dft = skewed(backend)
+    backend.run(dft)
+    kept = np.asarray(dft.get_samples()["a"])
+    with monkeypatch.context() as patch:
+
+        def interrupted(self):
+            raise KeyboardInterrupt
+
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            raw(dft, 10)
+    assert (np.asarray(dft.get_samples()["a"]) == kept).all()
+    assert dft.diagnostics()["objective"] == "gaussian"
+    raw(dft, 10)
+    assert dft.diagnostics()["objective"] == "kl"

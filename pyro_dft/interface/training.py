@@ -286,12 +286,15 @@ class Training(Files):
             return
         before = self._report["warnings"]
         with exclusive(), self._timed(), self._session():
-            self._trainer.take_up()
-            bar = ProgressBar(self._trainer.total, disable=self.disable_progbar)
-            with bar, self._trainer.announcing(bar.entered):
-                while not self._trainer.done:
-                    bar.update(self._trainer.step())
-                self._measure(self._trainer)
+            trainer = self._trainer.branch()  # an interrupt leaves the networks put off
+            trainer.watch = self._trainer.watch
+            trainer.take_up()
+            bar = ProgressBar(trainer.total, disable=self.disable_progbar)
+            with bar, trainer.announcing(bar.entered):
+                while not trainer.done:
+                    bar.update(trainer.step())
+                self._measure(trainer)
+            self._trainer = trainer
         if self._report["warnings"] != before:
             self._warn(stacklevel=4)
 

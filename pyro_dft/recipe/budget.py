@@ -29,11 +29,12 @@ class Budget:
         self._begun = time.perf_counter()
         self.met: str | None = None
         self.reserved = FOR_CHAINS
+        self._elsewhere, self._paused = 0, (0, 0.0)
 
     def over(self) -> bool:
         """Whether the phase that runs must end now."""
         most, seconds = self._settings.max_gradients, self._settings.max_seconds
-        if most is not None and self._evaluations() >= (1 - self.reserved) * most:
+        if most is not None and self._spent >= (1 - self.reserved) * most:
             self.met = "max_gradients"
         elif seconds is not None and self._elapsed >= seconds:
             self.met = "max_seconds"
@@ -57,11 +58,24 @@ class Budget:
         within = 0 if self.met == "max_seconds" else int(min(count, self.left // each))
         return max(least, within)
 
+    def pause(self) -> None:
+        """From here until `go_on`, neither time nor gradients are those of the fit."""
+        self._paused = self._spent, self._elapsed
+
+    def go_on(self) -> None:
+        """Counts on from where `pause` was."""
+        spent, elapsed = self._paused
+        self._elsewhere, self._begun = self._evaluations() - spent, time.perf_counter() - elapsed
+
     @property
     def left(self) -> float:
         """Gradients that may still be evaluated."""
         most = self._settings.max_gradients
-        return math.inf if most is None else max(most - self._evaluations(), 0)
+        return math.inf if most is None else max(most - self._spent, 0)
+
+    @property
+    def _spent(self) -> int:
+        return self._evaluations() - self._elsewhere
 
     @property
     def _elapsed(self) -> float:

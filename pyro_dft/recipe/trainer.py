@@ -194,6 +194,7 @@ class Trainer:
         assert self.fit is not None
         if self.put_off:
             self.put_off = False
+            self.budget.go_on()  # draws since then, and the time until now, are no part of the fit
             self.fit = replace(self.fit, measurement=None, movement=dict(self.fit.movement))
             with self._working():
                 self._start_network()
@@ -262,6 +263,7 @@ class Trainer:
                 return
             self.put_off = self.lazy and s.train == "auto" and measured.complete
             if self.put_off:
+                self.budget.pause()
                 return
             self.fit.measurement = None
         self._start_network()
