@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.drift import alarm_table, false_alarms, power_table, student
-from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, drift
+from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, difference, drift
 from pyro_dft.judging.moments import NEAR
 from pyro_dft.judging.remains import left_over
 from pyro_dft.judging.verdict import drift_entry
@@ -209,6 +209,20 @@ class TestLeftOver:
     def test_right_draws_leave_nothing(self):
         _, error = left_over(*self.chain(0.5, 0.0))
         assert error.max() == 0
+
+    def test_chance_memory_of_few_chains_leaves_nothing_and_true_memory_does(self):
+        """64 chains of 64 states in 100 coordinates, all of whose raw draws were off by one sd; the first one remembers."""
+        rng, d, chains, half = np.random.default_rng(12), 100, 64, 32
+        remembered = np.zeros((chains, 1, d))
+        remembered[:, 0, 0] = np.sqrt(0.8) * rng.normal(size=chains)
+        own = np.sqrt(1 - np.where(np.arange(d) == 0, 0.8, 0.0))
+        first, second = (remembered + own * rng.normal(size=(chains, half, d)) for _ in range(2))
+        refined = drift(first.reshape(-1, d), second.reshape(-1, d), None, half)
+        raw = difference(rng.normal(size=(4000, d)) + 1.0, first.reshape(-1, d), half)
+        size, error = left_over(raw, refined, chains=True)
+        assert size[0].min() > 0.5
+        assert error[0, 1:].max() < 0.03
+        assert error[0, 0] / size[0, 0] == pytest.approx(0.8, abs=0.15)
 
 
 def test_limits_of_the_points_are_wider():
