@@ -1,6 +1,8 @@
-"""Square roots of covariances, in NumPy: matrices (..., d, d), or standard deviations alone (..., d).
+"""Square roots of covariances, in NumPy, of three kinds.
 
-In many dimensions a matrix is not worth its memory. All functions take either, and tell them apart by the number of axes.
+Matrices (..., d, d); in many dimensions, where they are not worth their memory, standard deviations alone (..., d); or
+these and k directions in which the covariance, in units of them, is not one: (..., d, 1 + k). A direction is a column
+as long as the standard deviation along it; the columns are orthogonal. Functions tell the kinds apart by their shapes.
 """
 
 from __future__ import annotations
@@ -12,14 +14,41 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
+# Directions of a root: they cost little beside the model, and one number of them means one compiled program.
+MOST_DIRECTIONS = 64
+# Variances or precisions along a direction in units of the standard deviations: smaller ones are left at one.
+NOTABLE = 2.0
+# States that directions are found from, at most.
+MOST_STATES = 4096
+
+
+def has_directions(root: Any, vectors: int) -> bool:
+    """Whether a root has standard deviations and directions; `vectors` (..., n, d) that it is for have so many axes."""
+    return root.ndim == vectors and root.shape[-1] != root.shape[-2]
+
+
+def stretched(root: Any, z: Any, power: int = 1) -> Any:
+    """Vectors (..., n, d) stretched along the directions of a root (..., d, 1 + k), or what undoes it (`power` is -1).
+
+    With unit directions v and standard deviations r along them the map is I + sum (r - 1) v v^T. For arrays of any library.
+    """
+    columns = root[..., 1:]
+    squares = (columns * columns).sum(-2)
+    along = (z @ columns) * ((squares ** (power / 2) - 1) / squares)[..., None, :]
+    return z + along @ columns.swapaxes(-1, -2)
+
 
 def coloured(root: Array, z: Array) -> Array:
     """The root times each of the vectors (..., n, d)."""
+    if has_directions(root, z.ndim):
+        return stretched(root, z) * root[..., None, :, 0]
     return z @ root.swapaxes(-1, -2) if root.ndim == z.ndim else z * root[..., None, :]
 
 
 def projected(root: Array, s: Array) -> Array:
     """The root's transpose times each of the vectors (..., n, d), such as scores."""
+    if has_directions(root, s.ndim):
+        return stretched(root, s * root[..., None, :, 0])
     return s @ root if root.ndim == s.ndim else s * root[..., None, :]
 
 
@@ -29,6 +58,8 @@ def whitened(root: Array, x: Array) -> Array:
     Raises:
         numpy.linalg.LinAlgError: a matrix is singular.
     """
+    if has_directions(root, x.ndim):
+        return stretched(root, x / root[..., None, :, 0], -1)
     if root.ndim < x.ndim:
         return x / root[..., None, :]
     return np.linalg.solve(root, x.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -36,16 +67,24 @@ def whitened(root: Array, x: Array) -> Array:
 
 def log_det(root: Array, mean: Array) -> Array:
     """Log absolute determinants (...), for means (..., d); -inf where singular."""
-    if root.ndim > mean.ndim:
-        return np.linalg.slogdet(root)[1]
     with np.errstate(divide="ignore", invalid="ignore"):
+        if has_directions(root, mean.ndim + 1):
+            along = 0.5 * np.log(np.square(root[..., 1:]).sum(-2)).sum(-1)
+            return np.log(np.abs(root[..., 0])).sum(-1) + along
+        if root.ndim > mean.ndim:
+            return np.linalg.slogdet(root)[1]
         return np.log(np.abs(root)).sum(-1)
 
 
 def variances(root: Array, mean: Array) -> Array:
-    """Variances (..., d), for means (..., d)."""
+    """Variances (..., d) of matrices or of standard deviations alone, for means (..., d)."""
     squares = np.square(root)
     return squares.sum(-1) if root.ndim > mean.ndim else squares
+
+
+def without_directions(root: Array) -> Array:
+    """Standard deviations (C, d) of roots (C, d) or (C, d, 1 + k); matrices (C, d, d) as they are."""
+    return root[..., 0] if has_directions(root, 3) else root
 
 
 def matrices(root: Array) -> Array:
@@ -92,3 +131,57 @@ def adapted(states: Array, root: Array, count: float) -> Array:
         return root @ np.linalg.cholesky(np.atleast_2d(shrunk))
     except np.linalg.LinAlgError:
         return root
+
+
+def directions(states: Array, scores: Array, sd: Array) -> Array:
+    """The directions in which a density is much narrower or wider than its standard deviations say, (d, k) columns.
+
+    Narrow ones are the leading eigenvectors of the scores' covariance (of a Gaussian its precision), wide ones those of the
+    states', what is left of them. How many are notable is counted on particles that they were not found from, so that chance
+    finds none.
+
+    Args:
+        states: (P, T, d), of P particles.
+        scores: The same of their scores.
+        sd: Standard deviations (d,).
+
+    Returns:
+        (d, 0) where none is notable. Else k is `MOST_DIRECTIONS`, or less where there are few states: narrow, wide, then
+        others of length one, along which nothing is stretched.
+    """
+    thin = max(1, states.shape[0] * states.shape[1] // MOST_STATES)
+    values = [_standard(v[:, ::thin], sd, power) for v, power in ((scores, 1), (states, -1))]
+    most = min(MOST_DIRECTIONS, values[0][::2, :, 0].size // 4, len(sd) // 4)
+    unit, stretch = np.empty((len(sd), 0), np.float32), np.empty(0)
+    for value, power in zip(values, (-0.5, 0.5), strict=True):  # precisions, then variances
+        first, second, whole = (
+            _without(unit, some.reshape(-1, len(sd))) for some in (value[::2], value[1::2], value)
+        )
+        notable = int(((second @ _leading(first, most)).var(0) > NOTABLE).sum())
+        found = _leading(whole, min(notable, most - unit.shape[1]))
+        stretch = np.append(stretch, (whole @ found).var(0) ** power)
+        unit = np.concatenate([unit, found], 1)
+    if not len(stretch):
+        return unit
+    rest = np.random.default_rng(0).normal(size=(len(sd), most - len(stretch)))
+    filled = np.linalg.qr(_without(unit, rest.T).T)[0]
+    return np.concatenate([unit * stretch, filled], 1)
+
+
+def _standard(values: Array, sd: Array, power: int) -> Array:
+    """Centred values (P, T, d) in units of the standard deviations, or of their inverses."""
+    return np.asarray((values - values.mean((0, 1))) * sd**power, np.float32)
+
+
+def _without(vectors: Array, values: Array) -> Array:
+    """Values (n, d) less their parts along orthonormal vectors (d, k)."""
+    return values - (values @ vectors) @ vectors.T
+
+
+def _leading(values: Array, k: int) -> Array:
+    """The k leading right singular vectors (d, k) of values (n, d), by inner products of the shorter sides."""
+    n, d = values.shape
+    if n > d:
+        return np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :k]
+    vectors = values.T @ np.linalg.eigh(values @ values.T)[1][:, ::-1][:, :k]
+    return np.linalg.qr(vectors)[0]

@@ -19,6 +19,7 @@ from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
+from pyro_dft.roots import has_directions
 
 # Draws of one compiled call where the full data are many (the model subsamples them).
 FULL_DATA_ROWS = 32
@@ -88,14 +89,14 @@ class Moves(NamedTuple):
 def whitening(draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
     """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
 
-    Standard deviations (C, d) where `fallback` is no more either.
+    Standard deviations (C, d) where `fallback` is no more either; `fallback` where it has directions.
     """
     n, d = draws.shape[1:]
     factors = np.array(fallback, dtype=float)
     if factors.ndim == 2:
         sd = np.asarray(draws, float).std(1, ddof=1)
         return np.where(np.isfinite(sd) & (sd > 0), sd, factors).astype(draws.dtype)
-    if n < 4 * d:
+    if n < 4 * d or has_directions(fallback, 3):
         return factors.astype(draws.dtype)
     for chain, x in enumerate(np.asarray(draws, float)):
         x = x - x.mean(0)
@@ -117,7 +118,7 @@ def whitening_traced(draws: Array, fallback: Array) -> Array:
     if fallback.ndim == 2:
         sd = draws.std(1, ddof=1)
         return jnp.where(jnp.isfinite(sd) & (sd > 0), sd, fallback).astype(draws.dtype)
-    if n < 4 * d:
+    if n < 4 * d or has_directions(fallback, 3):
         return fallback.astype(draws.dtype)
     x = draws - draws.mean(1, keepdims=True)
     covariance = x.mT @ x / (n - 1)

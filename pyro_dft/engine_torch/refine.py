@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
+from pyro_dft.roots import has_directions
 
 # The step size is tuned on fewer draws where each reads many rows of data.
 FULL_DATA_TUNING_DRAWS = 32
@@ -54,13 +55,13 @@ class Refined:
 def whitening(draws: Tensor, fallback: Tensor) -> Tensor:
     """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
 
-    Standard deviations (C, d) where `fallback` is no more either.
+    Standard deviations (C, d) where `fallback` is no more either; `fallback` where it has directions.
     """
     n, d = draws.shape[1:]
     if fallback.ndim == 2:
         sd = draws.double().std(1)
         return torch.where(torch.isfinite(sd) & (sd > 0), sd, fallback.double()).to(draws.dtype)
-    if n < 4 * d:
+    if n < 4 * d or has_directions(fallback, 3):
         return fallback.to(draws.dtype)
     x = draws.double()
     x = x - x.mean(1, keepdim=True)

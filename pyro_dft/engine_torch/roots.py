@@ -1,15 +1,21 @@
-"""Square roots of covariances, matrices (C, d, d) or standard deviations (C, d), on vectors (C, n, d)."""
+"""Square roots of covariances on vectors (C, n, d): the kinds of `pyro_dft.roots`, for C samplers."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from pyro_dft.roots import has_directions, stretched
+
 
 def coloured(root: Tensor, z: Tensor) -> Tensor:
     """The root times each vector."""
+    if has_directions(root, z.ndim):
+        return stretched(root, z) * root[:, None, :, 0]
     return z * root[:, None] if root.ndim == 2 else z @ root.mT
 
 
 def projected(root: Tensor, s: Tensor) -> Tensor:
     """The root's transpose times each vector, such as a score."""
+    if has_directions(root, s.ndim):
+        return stretched(root, s * root[:, None, :, 0])
     return s * root[:, None] if root.ndim == 2 else s @ root

@@ -20,7 +20,7 @@ class StudentT:
 
     Attributes:
         mean: (d,).
-        root: Square root of its scale matrix, (d, d), any one; or standard deviations (d,).
+        root: Square root of its scale matrix, any of `pyro_dft.roots`.
         freedom: Degrees of freedom.
     """
 
@@ -30,7 +30,12 @@ class StudentT:
 
     @classmethod
     def of_draws(cls, draws: Array, mean: Array, root: Array, freedom: float) -> StudentT:
-        """Mean and covariance of draws (n, d), the latter shrunk as if d + 2 draws were N(mean, root root')."""
+        """Mean and covariance of draws (n, d), the latter shrunk as if d + 2 draws were N(mean, root root').
+
+        Where the root has directions, its covariance is left as it is.
+        """
+        if roots.has_directions(root, 2):
+            return cls(draws.mean(0), root, freedom)
         whitened = roots.whitened(root, draws - mean)
         n, dim = whitened.shape
         if root.ndim == 1:

@@ -15,9 +15,11 @@ from pyro_dft.interface import storage
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.layout import Layout
 from pyro_dft.recipe.chains import STATISTICS
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.history import part
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.recipe.shapes import Shapes, generator_shapes
+from pyro_dft.roots import MOST_DIRECTIONS
 from pyro_dft.settings import Settings
 
 # What a file holds of the measurement, beside the sampler.
@@ -121,9 +123,14 @@ def check_sampler(
 
 
 def _scale_shape(arrays: dict[str, np.ndarray], name: str, chains: int, dim: int) -> tuple[int, ...]:
-    """Matrices, or standard deviations alone."""
+    """Matrices, or standard deviations, alone or with directions: see `pyro_dft.roots`."""
     found = arrays.get(name)
-    return (chains, dim) if found is not None and found.ndim == 2 else (chains, dim, dim)
+    if found is None:
+        return chains, dim, dim
+    if found.ndim == 2:
+        return chains, dim
+    directions = dim > FULL_RANK_LIMIT and 1 < found.shape[-1] <= MOST_DIRECTIONS + 1
+    return chains, dim, found.shape[-1] if directions else dim
 
 
 def _generator(

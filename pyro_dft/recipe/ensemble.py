@@ -9,7 +9,8 @@ import numpy as np
 
 from pyro_dft.judging.drift import Drift, difference
 from pyro_dft.judging.mixing import memory_at
-from pyro_dft.recipe.constants import FIRST_STEPS
+from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
+from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Judged, Particles, Window
 
 # Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
@@ -51,13 +52,15 @@ class Ensemble:
         every = np.concatenate([rows for rows, _ in chosen])
         return [difference(own.reshape(-1, d), flat[every].reshape(-1, d), t), *each]
 
-    def transitions(self, raw: Drift, most: int) -> int:
+    def transitions(self, raw: Drift, draws: Any, most: int) -> int:
         """Transitions of the ensemble's kernel that a fresh draw of a sampler needs: 2, or twice that, and so on.
 
         Args:
             raw: From the sampler's draws to the particles.
+            draws: The sampler's draws, native (G, n, d).
             most: At most so many.
         """
+        settled = self._settled(draws, most)
         size = np.where(raw.significant, np.maximum(np.abs(raw.effects) - raw.standard_errors, 0.0), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
         steps, points = min(FIRST_STEPS, most), self.judged.points
@@ -66,10 +69,37 @@ class Ensemble:
         chains = points.reshape(-1, *points.shape[2:])
         while 2 * steps <= most:
             memory = memory_at(chains, steps) if steps < chains.shape[1] // 2 else np.ones(chains.shape[-1])
-            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
+            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT and steps >= settled:
                 break
             steps *= 2
         return steps
+
+    def _settled(self, draws: Any, most: int) -> int:
+        """Transitions after which log densities of a sampler's draws are those of the particles, of `most` at most.
+
+        In many dimensions draws may be right coordinate by coordinate and wrong together: there alone some of them are moved, as
+        fresh draws would be. Zero elsewhere.
+        """
+        particles, window = self.particles, self.window
+        engine, steps = particles.engine, 0
+        if particles.target.dim <= FULL_RANK_LIMIT:
+            return steps
+        g = window.x.shape[0]
+        goal = engine.numpy(window.log_density).reshape(g, -1)
+        position = draws[:, : particles.count]
+        while steps < most:
+            block = engine.run_block(
+                particles.target, position, window.scale, window.step_size, steps=BLOCK_STEPS,
+                leapfrog_steps=window.leapfrog_steps, tune=0.0, acceptance=particles.acceptance, rng=particles.rng,
+            )  # fmt: skip
+            found, position = engine.numpy(block.log_density), block.position
+            error = found.std(1) / np.sqrt(found.shape[1])
+            far = np.abs(found.mean(1) - goal.mean(1)[:, None]) > 2 * error
+            late = np.flatnonzero(far.any(0))
+            if not len(late) or late[-1] + 1 < BLOCK_STEPS:
+                return steps + (late[-1] + 2 if len(late) else 1)
+            steps += BLOCK_STEPS
+        return most
 
     def entry(self) -> dict[str, Any]:
         """The same as plain numbers."""
@@ -81,10 +111,11 @@ class Ensemble:
 
     def gaussian(self) -> Any:
         """The Gaussian samplers with the moments of the particles."""
-        particles, states = self.particles, self.particles.engine.numpy(self.window.x)
-        means = states.mean((1, 2))
-        scale = particles.engine.numpy(particles.roots(self.window.x, self.window.scale, 1.0))
-        return particles.engine.gaussian_sampler(particles.target, means, scale)
+        particles, window = self.particles, self.window
+        engine, target = particles.engine, particles.target
+        means = engine.numpy(window.x).mean((1, 2))
+        scale = engine.numpy(adapted(engine, target, window.x, window.score, window.scale, share=1.0))
+        return engine.gaussian_sampler(target, means, scale)
 
     def kept(self, each: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """So many states of each sampler's chains: states, those half a window before, log densities, divergences, statistics.

@@ -50,7 +50,7 @@ def measure_by_chains(
     raw = sampler.draw(each, rng)
     window, drifts = ensemble.window, ensemble.against(raw)
     return Measurement(
-        ensemble.transitions(drifts[0], settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
+        ensemble.transitions(drifts[0], raw, settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
         statistics=statistics, gradients_each=window.leapfrog_steps,
@@ -60,10 +60,10 @@ def measure_by_chains(
 def measured_again(
     engine: Engine, measurement: Measurement, sampler: Any, settings: Settings, rng: Any
 ) -> Measurement:
-    """The measurement of another sampler against the same ensemble, at no further evaluation of the model."""
+    """The measurement of another sampler against the same ensemble."""
     ensemble = measurement.ensemble
     assert ensemble is not None
     raw = sampler.draw(measurement.raw.shape[1], rng)
     drifts = ensemble.against(raw)
-    steps = ensemble.transitions(drifts[0], settings.max_refine_steps)
+    steps = ensemble.transitions(drifts[0], raw, settings.max_refine_steps)
     return replace(measurement, steps=steps, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])

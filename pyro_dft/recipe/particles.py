@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft import roots
 from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.judging.mixing import effective_draws
+from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.chains import Block
@@ -63,10 +63,11 @@ class Window:
     Attributes:
         x: (G, P, T, d), native.
         log_density: (G, P, T), native.
+        score: (G, P, T, d), native.
         acceptance: Mean acceptance probability, (G,).
         diverged: Share of transitions that diverged.
         stuck: Share of particles that never moved.
-        scale: Whitening of the kernel, (G, d, d), or (G, d) where it has scales alone, native.
+        scale: Whitening of the kernel, native: see `pyro_dft.roots`.
         step_size: Its leapfrog step, (G,), native.
         leapfrog_steps: Gradient steps of a transition.
         divergent: Particles' transitions that diverged, (G, P, T).
@@ -75,6 +76,7 @@ class Window:
 
     x: Any
     log_density: Any
+    score: Any
     acceptance: np.ndarray
     diverged: float
     stuck: float
@@ -177,7 +179,7 @@ class Particles:
                 return window, replace(judged, complete=not self._careless(window))
             if not self._affords(window, length + TUNING):
                 return window, judged
-            scale = self.roots(window.x, scale)
+            scale = self.metric(window.x, window.score, scale)
 
     def _further(self, window: Window, judged: Judged) -> int:
         """Transitions by which a window goes on: as many as seem to be missing, and at most as many again."""
@@ -219,7 +221,7 @@ class Particles:
                 break
             part = self._blocks(start, scale, step_size, WARM_UP, tune=1.5 if turn < 2 else 1.0)
             start, step_size = self._revived(part[-1]), part[-1].step_size
-            scale = self.roots(self._joined(part, "x"), scale)
+            scale = self.metric(self._joined(part, "x"), self._joined(part, "score"), scale)
             last = self.engine.numpy(part[-1].acceptance)[:, :, -TUNING:].mean((1, 2))
             lost = self.engine.numpy(part[-1].diverged)[:, :, -TUNING:].mean()
             if turn > 0 and lost < LOST and np.abs(last - self.acceptance).max() < TUNED:
@@ -325,7 +327,7 @@ class Particles:
         divergent, probability = self._joined(blocks, "diverged"), self._joined(blocks, "acceptance")
         statistics = {"acceptance_rate": probability, "kinetic": self._joined(blocks, "kinetic")}
         window = Window(
-            self._joined(blocks, "x"), self._joined(blocks, "log_density"),
+            self._joined(blocks, "x"), self._joined(blocks, "log_density"), self._joined(blocks, "score"),
             engine.numpy(probability).mean((1, 2)),
             float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
             self._leapfrogs(step_size), divergent, statistics,
@@ -339,6 +341,7 @@ class Particles:
         share = t / (t + u)
         joined = replace(
             window, x=join([window.x, more.x], 2), log_density=join([window.log_density, more.log_density], 2),
+            score=join([window.score, more.score], 2),
             acceptance=share * window.acceptance + (1 - share) * more.acceptance,
             diverged=share * window.diverged + (1 - share) * more.diverged, stuck=min(window.stuck, more.stuck),
             divergent=join([window.divergent, more.divergent], 2),
@@ -346,20 +349,9 @@ class Particles:
         )  # fmt: skip
         return joined, position
 
-    def roots(self, x: Any, scale: Any, share: float = 0.25) -> Any:
-        """Square roots (G, d, d), or (G, d), of covariances from states (G, P, T, d), shrunk to the present ones.
-
-        Args:
-            x: States.
-            scale: The present ones.
-            share: Successive states are alike: as how much of an independent one each counts.
-        """
-        states, found = self.engine.numpy(x), np.array(self.engine.numpy(scale))
-        for g, own in enumerate(states.reshape(len(states), -1, self.target.dim)):
-            adapted = roots.adapted(own, found[g], share * len(own))
-            if np.isfinite(adapted).all():
-                found[g] = adapted
-        return self.engine.native(self.target, found)
+    def metric(self, x: Any, score: Any, scale: Any) -> Any:
+        """See `pyro_dft.recipe.metric.adapted`."""
+        return metric.adapted(self.engine, self.target, x, score, scale)
 
     # The verdict
 
