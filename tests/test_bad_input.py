@@ -311,7 +311,7 @@ class TestInterrupt:
         """Where each phase begins in an undisturbed run."""
         dft = DFT(known_mean, disable_progbar=True, **self.PLAN)
         dft.run(Y)
-        names = [progress.phase for progress in dft._fit.history]
+        names = [progress.phase for progress in dft.parts.fit.history]
         return {name: names.index(name) for name in ("gaussian", "kl", "dft")}, len(names)
 
     def test_in_each_phase_the_sampler_trained_so_far_is_kept(self, monkeypatch):

@@ -90,33 +90,33 @@ def test_own_networks_are_what_is_trained(backend):
     )
     backend.run(dft)
     z = backend.array(np.zeros((1, 2)))
-    found = np.asarray(dft._numpy(dft.generator(z)))[0]
+    found = np.asarray(dft.parts.backend.arrays.numpy(dft.generator(z)))[0]
     # A batch of 256 draws has a mean within .06; the average that Adam makes of them is better by about two.
     assert np.abs(found - CENTRE).max() < 0.06
-    draws = dft._numpy(dft.get_samples(20_000, refine_steps=0)["a"])
+    draws = dft.parts.backend.arrays.numpy(dft.get_samples(20_000, refine_steps=0)["a"])
     # Means within 4 standard errors beside that, sd within 4 of its own.
     assert np.abs(draws.mean(0) - found).max() < 4 * (1 + NOISE**2) ** 0.5 / 20_000**0.5
     assert np.abs(draws.std(0) / (1 + NOISE**2) ** 0.5 - 1).max() < 4 / 40_000**0.5
-    assert {entry.phase for entry in dft._fit.history} == {"kl"}
+    assert {entry.phase for entry in dft.parts.fit.history} == {"kl"}
 
 
 @pytest.mark.parametrize("chains", [1, 2])
 def test_files_and_copies_keep_own_networks(backend, tmp_path, chains):
     dft = gaussian(backend, **NETS[backend.name], **SHORT, num_chains=chains)
     backend.run(dft)
-    kept = dft._numpy(dft.get_samples()["a"])
+    kept = dft.parts.backend.arrays.numpy(dft.get_samples()["a"])
     path = tmp_path / "own.safetensors"
     dft.save(path)
     like = {"potential_fn": dft.potential_fn, "initial_params": dft.initial_params}
     own = {"generator": NETS[backend.name]["generator"]}
     loaded = backend.DFT.load(path, **like, options=own)
-    assert np.array_equal(loaded._numpy(loaded.get_samples()["a"]), kept)
+    assert np.array_equal(loaded.parts.backend.arrays.numpy(loaded.get_samples()["a"]), kept)
     z = backend.array(np.ones((3, 2)))
     before, after = (made if chains > 1 else [made] for made in (dft.generator, loaded.generator))
     for one, two in zip(before, after, strict=True):
-        assert np.array_equal(dft._numpy(one(z)), dft._numpy(two(z)))
+        assert np.array_equal(dft.parts.backend.arrays.numpy(one(z)), dft.parts.backend.arrays.numpy(two(z)))
     copied = copy.deepcopy(dft)
-    assert np.array_equal(copied._numpy(copied.get_samples()["a"]), kept)
+    assert np.array_equal(copied.parts.backend.arrays.numpy(copied.get_samples()["a"]), kept)
     with pytest.raises(StorageError, match="give it, load"):
         backend.DFT.load(path, **like)
 
@@ -125,7 +125,7 @@ def test_chains_have_networks_of_their_own(backend):
     dft = gaussian(backend, **NETS[backend.name], **SHORT, num_chains=2)
     backend.run(dft)
     z = backend.array(np.zeros((1, 2)))
-    first, second = (dft._numpy(one(z)) for one in dft.generator)
+    first, second = (dft.parts.backend.arrays.numpy(one(z)) for one in dft.generator)
     assert not np.array_equal(first, second)
 
 
@@ -177,10 +177,18 @@ def test_trained_networks_can_be_given_on(backend):
     backend.run(second)
     x = backend.array(np.ones((3, 2)))
     # Adam moves by its rate at most.
-    assert np.allclose(first._numpy(first.generator(x)), second._numpy(second.generator(x)), atol=1e-6)
+    assert np.allclose(
+        first.parts.backend.arrays.numpy(first.generator(x)),
+        second.parts.backend.arrays.numpy(second.generator(x)),
+        atol=1e-6,
+    )
     other = gaussian(backend, **NETS[backend.name], **{**SHORT, "objective": "dft-paper"})
     backend.run(other)
-    assert not np.allclose(first._numpy(first.generator(x)), other._numpy(other.generator(x)), atol=1e-3)
+    assert not np.allclose(
+        first.parts.backend.arrays.numpy(first.generator(x)),
+        other.parts.backend.arrays.numpy(other.generator(x)),
+        atol=1e-3,
+    )
 
 
 # Noise levels
@@ -216,7 +224,7 @@ def mixture(backend, **options):
 def test_noise_levels_find_modes_and_their_weights(backend):
     dft = mixture(backend, **LEVELS)
     backend.run(dft)
-    right = (dft._numpy(dft.get_samples(20_000)["a"])[:, 0] > 0).mean()
+    right = (dft.parts.backend.arrays.numpy(dft.get_samples(20_000)["a"])[:, 0] > 0).mean()
     # Monte Carlo error .003; the rest is what training leaves. At one noise level of .1 the weights are not seen at all.
     assert abs(right - 0.7) < 0.05
 
@@ -234,7 +242,7 @@ def test_own_score_network_is_told_the_noise(backend):
     own = {"score_network": NETS[backend.name]["score_network"]}
     dft = mixture(backend, **own, **{**LEVELS, "num_steps": 5})
     backend.run(dft)
-    assert np.isfinite(dft._numpy(dft.get_samples(100)["a"])).all()
+    assert np.isfinite(dft.parts.backend.arrays.numpy(dft.get_samples(100)["a"])).all()
 
 
 @pytest.mark.parametrize(
@@ -316,9 +324,12 @@ def test_a_killed_training_goes_on_to_the_same_end(backend, monkeypatch, tmp_pat
     assert path.exists()
     again = start(backend, CHECKPOINTED[which](backend, checkpoint=path))
     for name, value in whole.get_samples().items():
-        assert np.array_equal(whole._numpy(value), again._numpy(again.get_samples()[name]))
-    assert [(p.step, p.phase, p.loss) for p in again._fit.history] == [
-        (p.step, p.phase, p.loss) for p in whole._fit.history
+        assert np.array_equal(
+            whole.parts.backend.arrays.numpy(value),
+            again.parts.backend.arrays.numpy(again.get_samples()[name]),
+        )
+    assert [(p.step, p.phase, p.loss) for p in again.parts.fit.history] == [
+        (p.step, p.phase, p.loss) for p in whole.parts.fit.history
     ]
     assert not path.exists()
 

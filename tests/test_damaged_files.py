@@ -157,9 +157,9 @@ def prepared(backend, path, sd=10.0, rows=FIVE, **options):
     """A training that no step has been made of, and its checkpoint."""
     options = {"seed": 0, "checkpoint": path, "checkpoint_every": 5, "num_steps": 100, **TINY, **options}
     dft = backend.DFT(normal(backend, sd=sd), disable_progbar=True, **options)
-    dft._words = (0, 0)  # the key of NumPyro's `run`
-    dft._prepare((backend.array(rows),), {})
-    dft._resume()
+    dft.parts.backend.words = (0, 0)  # the key of NumPyro's `run`
+    dft.parts.training.prepare((backend.array(rows),), {})
+    dft.parts.training.resume()
     return dft
 
 
@@ -239,19 +239,21 @@ def test_no_header_of_a_checkpoint_does_anything_but_resume_or_be_refused(tmp_pa
     net = {"precondition": "never", "train": "always", "width": 4, "depth": 1, "batch_size": 8}
     own = prepared(BACKENDS[0], path, **net)
     for _ in range(7):
-        own._trainer.step()
-    own._checkpoint.after_step(own._trainer)
+        own.parts.training.trainer.step()
+    own.parts.training.checkpoint.after_step(own.parts.training.trainer)
     arrays, header = content(path)
     assert header["network_steps"] == 7
     refused = []
     for _ in range(150):
         storage.save(path, arrays, damaged(header, rng))
-        refused.append(loads_or_refuses(lambda: own._checkpoint.resume(own._trainer)))
+        refused.append(
+            loads_or_refuses(lambda: own.parts.training.checkpoint.resume(own.parts.training.trainer))
+        )
     assert 75 < sum(refused) < 150
     for name in ("network.mean", "network.generator.shift", "network.generator_adam.0.exp_avg", "losses"):
         storage.save(path, arrays | {name: arrays[name][..., None]}, header)
         with pytest.raises(StorageError, match="checkpoint cannot be used"):
-            own._checkpoint.resume(own._trainer)
+            own.parts.training.checkpoint.resume(own.parts.training.trainer)
 
 
 def test_headers_of_checkpoints_are_read_with_care(backend, tmp_path):

@@ -382,10 +382,10 @@ class TestFiles:
         loaded = DFT.load(tmp_path / "fit", known_mean)
         assert loaded.num_chains == 3
         assert equal(loaded.get_samples(), chains.get_samples())
-        state = chains._rng.get_state()
-        loaded._rng.set_state(state)
+        state = chains.parts.backend.rng.get_state()
+        loaded.parts.backend.rng.set_state(state)
         new = loaded.get_samples(10, refine_steps=0)
-        chains._rng.set_state(state)
+        chains.parts.backend.rng.set_state(state)
         assert equal(new, chains.get_samples(10, refine_steps=0))
 
     def test_non_centred_samplers(self, tmp_path):

@@ -55,7 +55,7 @@ def right(draws):
 
 def test_no_matrices_are_held(fitted):
     dft, *_ = fitted
-    fit = dft._fit
+    fit = dft.parts.fit
     assert fit.sampler.scale.shape == (1, D)
     assert fit.measurement.scale.shape == (1, D)
     assert fit.optima.scale.ndim == 2

@@ -120,10 +120,10 @@ def trace_of(model, settings):
         start = {"a": torch.zeros(1 if model == "modes" else 2)}
         dft = DFT(potential_fn=function, initial_params=start, disable_progbar=True, **settings)
         dft.run()
-    losses = [(entry.phase, entry.loss) for entry in dft._trainer.history]
+    losses = [(entry.phase, entry.loss) for entry in dft.parts.training.trainer.history]
     kept = {name: value.tolist() for name, value in dft.get_samples().items()}
     report = {k: v for k, v in dft.diagnostics().to_json().items() if "seconds" not in k}
-    traced = [problem.target._full.trace for problem in dft._problems]
+    traced = [problem.target._full.trace for problem in dft.parts.backend.problems]
     return losses, kept, report, dft.get_samples(5)[next(iter(kept))].tolist(), traced
 
 

@@ -72,8 +72,8 @@ class Bench:
 
         dft, args = self.subject.dft(num_chains=self.seeds, **BRIEF)
         dft.run(jax.random.key(self.first), *args)
-        self.fitted, self.problem = dft._fit.sampler, dft._problems[dft._fit.problem]
-        self.posterior = dft._posteriors[dft._fit.problem]
+        self.fitted, self.problem = dft.parts.fit.sampler, dft.parts.backend.problems[dft.parts.fit.problem]
+        self.posterior = dft.parts.posterior
         self.reference = self.subject.reference()
 
     def train(self, variant: Variant) -> Trained:

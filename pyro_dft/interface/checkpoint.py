@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pyro_dft import messages
-from pyro_dft.errors import StorageError
+from pyro_dft.errors import StorageError, warn
 from pyro_dft.interface import storage
 from pyro_dft.interface.recognition import Portrait, unlike
 from pyro_dft.recipe.history import taking_up
@@ -98,7 +97,7 @@ class Checkpoint:
             storage.save(self.path, arrays, header | self.owner | {"kind": KIND, "check": check})
         except OSError as error:
             if not self._warned:
-                warnings.warn(messages.checkpoint_not_written(self.path, error), RuntimeWarning, stacklevel=4)
+                warn(messages.checkpoint_not_written(self.path, error), RuntimeWarning)
             self._warned = True
 
     def remove(self) -> None:
@@ -112,7 +111,7 @@ class Checkpoint:
         except FileNotFoundError:
             return
         except OSError as error:
-            warnings.warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning, stacklevel=5)
+            warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning)
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

@@ -207,7 +207,7 @@ class DFTKernel(MCMCKernel):
                 key = rng_key[0] if batch else rng_key
                 dft = self._train(key, len(rng_key) if batch else 1, given, args, kwargs)
             self._diagnostics.append(dft.diagnostics())
-            self._known.add(_digest(dft._posteriors_of(args, kwargs)[0]))
+            self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
         return states(
@@ -229,8 +229,8 @@ class DFTKernel(MCMCKernel):
     def _checked_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFT:
         dft = self._fitted
         assert dft is not None
-        dft._require_fit()
-        own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
+        dft.parts.training.trained()
+        own, other = dft.parts.backend.posteriors[0], dft.parts.backend.posteriors_of(args, kwargs)[0]
         if _digest(own) != _digest(other) and not _alike(dft, own, other, (args, kwargs)):
             raise messages.other_data(True)
         return dft
@@ -303,7 +303,7 @@ class DFTKernel(MCMCKernel):
     def _arguments(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = tuple(args), dict(kwargs or {})
         if self._fitted is not None and not args and not kwargs:
-            return self._fitted._arguments
+            return self._fitted.parts.training.arguments
         if self._model is None:  # as with NUTS, data that a potential does not read are allowed
             return (), {}
         return args, kwargs
@@ -311,7 +311,7 @@ class DFTKernel(MCMCKernel):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[DFT, list[Problem]]:
         """The model with these arguments, in all coordinates."""
         dft = self._fitted or self._new_dft(1, self._start())
-        posteriors = dft._posteriors_of(args, kwargs)
+        posteriors = dft.parts.backend.posteriors_of(args, kwargs)
         if self._known and not _traced((args, kwargs)):
             with eval_context():
                 if _digest(posteriors[0]) not in self._known:
@@ -364,7 +364,9 @@ def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool
     """Whether two potentials are one that was written differently, such as with whole numbers for floats."""
     if own.layout != other.layout or own.potential == other.potential:
         return False
-    points = dft._original(dft._kept)[0, :CHECK_POINTS]
+    training, backend = dft.parts.training, dft.parts.backend
+    result = training.trained()
+    points = backend.original(result.fit.problem, result.kept)[0, :CHECK_POINTS]
 
     def portrait(problem: Problem) -> Portrait:
         target = problem.target()
@@ -372,9 +374,9 @@ def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool
         def potential(x: np.ndarray) -> np.ndarray:
             return -target.evaluate(x.astype(problem.dtype))[0]
 
-        return Portrait.with_rounding(points, potential, problem.site_terms, dft._precision())
+        return Portrait.with_rounding(points, potential, problem.site_terms, backend.precision)
 
-    sums = dft._fingerprints(dft._arguments), dft._fingerprints(arguments)
+    sums = backend.fingerprints(training.arguments), backend.fingerprints(arguments)
     return not unlike(portrait(own), portrait(other), sums)[0]
 
 

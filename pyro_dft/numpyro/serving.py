@@ -71,7 +71,8 @@ class DFTState(NamedTuple):
         block: Draws to serve, (rows, d), in the model's own coordinates.
         energies: Potentials there, (rows,).
         diverged: `diverging` of each, (rows,).
-        numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.backend.Hooks`. Empty where there are none.
+        numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.result.Result.statistics`. Empty where
+            there are none.
         gradients: Gradients of the potential, (rows, d), or None.
         told: Words of the key that `block` goes with, (2,).
         data: Words that the model's arguments are recognised by, (2,).
@@ -165,15 +166,19 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         kept: Whether to begin with the draws that the fit keeps.
         wanted: What they show.
     """
-    fit, own = dft._fit, dft._posteriors[0]
-    measured, sampler = fit.measurement, fit.sampler
+    result, backend = dft.parts.training.trained(), dft.parts.backend
+    fit, own, measured, sampler = result.fit, backend.posteriors[0], result.measurement, result.fit.sampler
     chains, modes = dft.num_chains, 1 if fit.modes is None else fit.modes.count
     with eval_context():  # the fit is there already, whatever is being traced around it
-        original = dft._original(dft._kept).astype(own.dtype)
-        log_density, score = dft._problems[0].target.evaluate(original) if wanted.gradients else (None, None)
-        potential = (dft._potential_at(original) if log_density is None else -log_density).astype(own.dtype)
-        told = dft._kept_told()
-        numbers = _numbers(told, own.dtype) if dft._default_refine_steps() else {}
+        original = backend.original(fit.problem, result.kept).astype(own.dtype)
+        log_density, score = (
+            backend.problems[0].target.evaluate(original) if wanted.gradients else (None, None)
+        )
+        potential = (backend.potential_at(original) if log_density is None else -log_density).astype(
+            own.dtype
+        )
+        told = result.statistics()
+        numbers = _numbers(told, own.dtype) if result.refine_steps else {}
         mass = mass_matrices(original, own.layout, wanted.dense, wanted.tree is not None, own.dtype)
     generator = sampler.generator
     if generator is None:
@@ -191,7 +196,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
         of_chains(measured.scale), of_chains(measured.step_size), jnp.asarray(sampler.generator is not None),
-        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(dft._default_refine_steps(), jnp.int32),
+        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(result.refine_steps, jnp.int32),
         jnp.asarray(measured.leapfrog_steps, jnp.int32),
     )  # fmt: skip
     block = pick(original)
@@ -243,8 +248,8 @@ def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
 
 def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
     """Arrays in the shapes of a generator that is not used: both kinds of sampler have the same state."""
-    size, dtype = (dft.settings.width, dft.settings.depth), dft._posteriors[0].dtype
-    own = dft._networks(dim).generator
+    size, dtype = (dft.settings.width, dft.settings.depth), dft.parts.backend.posteriors[0].dtype
+    own = dft.parts.backend.networks(dim).generator
     like = jax.eval_shape(
         lambda words: init_generator(words, samplers, dim, *size, 1.0, dtype, own), np.zeros(2, np.uint32)
     )
@@ -289,7 +294,7 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
             target = problem.target()
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
             flat, diverged, told = functional.refined(
-                dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
+                dft.parts.backend.programs.schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
                 t.kernel_scale, t.step_size, t.steps, t.leapfrogs,
             )  # fmt: skip
             unit = random.uniform(random.fold(words, 2), (rows,), np.float32)

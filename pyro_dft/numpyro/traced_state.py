@@ -29,8 +29,8 @@ def traced_state(
         args: Arguments of the model.
         kwargs: Keyword arguments of the model.
     """
-    posterior, target = dft._pure(args, kwargs)
-    schedule = dft._schedule(target)
+    posterior, target = dft.parts.backend.programs.read(args, kwargs)
+    schedule = dft.parts.backend.programs.schedule(target)
     first = dft.init(rng_key, *args, **kwargs)
     last, _ = functional.rest(schedule, Hyper.of(dft.settings), first, target.data)
     draws = max(10, min(BLOCK, dft.settings.num_draws))

@@ -69,7 +69,7 @@ def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nd
 
     def passes() -> float:
         # Without minibatches each evaluation reads all rows.
-        cost = dft._evaluations()
+        cost = dft.parts.backend.evaluations()
         return cost["data_rows"] / rows if settings["batch"] else float(cost["gradient_evaluations"])
 
     def look(_: Any, draw: Callable[[int], Mapping[str, Any]]) -> None:
