@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module("pyro_dft.pyro"), name)
     except ModuleNotFoundError as error:
-        if error.name in ("torch", "pyro"):
+        if (error.name or "").split(".")[0] in ("torch", "pyro"):
             raise ImportError(f"pyro_dft.{name} needs Pyro: pip install 'pyro-dft[pyro]'") from error
         raise
 

@@ -79,7 +79,7 @@ def loads_or_refuses(action):
 def test_no_header_does_anything_but_load_or_be_refused(backend, tmp_path):
     fitted(backend).save(tmp_path / "fit")
     arrays, header = content(tmp_path / "fit")
-    layouts, settings = [fitted(backend)._layout()], fitted(backend).settings
+    layouts, settings = [fitted(backend).parts.backend.layout], fitted(backend).settings
     rng = np.random.default_rng(1)
 
     def check(changed):
@@ -166,8 +166,8 @@ def prepared(backend, path, sd=10.0, rows=FIVE, **options):
 def test_a_checkpoint_of_another_prior_is_refused(backend, tmp_path):
     """Five rows: the starts are far out, where the likelihood is large."""
     path = tmp_path / "training"
-    prepared(backend, path)._checkpoint.after_step(Half())
-    assert prepared(backend, path)._trainer._resumed is not None
+    prepared(backend, path).parts.training.checkpoint.after_step(Half())
+    assert prepared(backend, path).parts.training.trainer._resumed is not None
     for options in ({"sd": 11.0}, {"rows": FIVE + np.float32(1e-3)}, {"rows": FIVE[:4]}):
         with pytest.raises(StorageError, match="of another model, or of other data"):
             prepared(backend, path, **options)
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_prior_is_refused(backend, tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_is_told_once(backend, tmp_path, monkeypatch):
     path = tmp_path / "training"
-    own = prepared(backend, path)._checkpoint
+    own = prepared(backend, path).parts.training.checkpoint
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -258,7 +258,7 @@ def test_no_header_of_a_checkpoint_does_anything_but_resume_or_be_refused(tmp_pa
 
 def test_headers_of_checkpoints_are_read_with_care(backend, tmp_path):
     path, rng = tmp_path / "training", np.random.default_rng(3)
-    own, half = prepared(backend, path)._checkpoint, Half()
+    own, half = prepared(backend, path).parts.training.checkpoint, Half()
     own.after_step(half)
     arrays, header = content(path)
     for change in (

@@ -13,7 +13,7 @@ from quick import GAUSSIAN, NETWORK
 
 from pyro_dft import DFT, Settings, SettingsError
 from pyro_dft.engine_jax.functional import Schedule
-from pyro_dft.engine_jax.train import Hyper, Plan
+from pyro_dft.engine_jax.step import Hyper, Plan
 from pyro_dft.interface import memory_check
 
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]

@@ -17,7 +17,8 @@ from benchmarks.references import QUANTILES, Reference
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.train import NetworkTrainer, Plan
+from pyro_dft.engine_jax.step import Plan
+from pyro_dft.engine_jax.train import NetworkTrainer
 from pyro_dft.recipe.measure import compare
 from pyro_dft.recipe.selection import SELECTION_DRAWS, SELECTION_STEPS
 from pyro_dft.settings import Settings

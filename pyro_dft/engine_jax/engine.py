@@ -11,9 +11,10 @@ import numpy as np
 from pyro_dft.engine_jax.chains import run_block
 from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
+from pyro_dft.engine_jax.step import NO_NETWORKS, OwnNetworks
 from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import NO_NETWORKS, NetworkTrainer, OwnNetworks
+from pyro_dft.engine_jax.train import NetworkTrainer
 from pyro_dft.settings import Settings
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Self
 
 from pyro_dft.interface import restoring, storage
-from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.parts import Parts
 from pyro_dft.settings import check_count
 
@@ -17,7 +16,6 @@ class Copying:
     """Save, load, copy, and what random numbers a copy draws by."""
 
     parts: Parts
-    backend_type: type[Backend]
 
     def save(self, path: str | os.PathLike[str], *, data: bool = True) -> None:
         """Writes the trained sampler to a safetensors file with a JSON header (no pickle).
@@ -133,6 +131,7 @@ class Copying:
         """A copy, or another process, gets the trained sampler as a file does, and no unfinished training."""
         training = self.parts.training
         return {
+            "backend": type(self.parts.backend),
             "options": replace(self.parts.options, callback=None),
             "arguments": training.arguments,
             "failure": training.failure,
@@ -143,7 +142,7 @@ class Copying:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.parts = Parts.of(self.backend_type(state["options"]))
+        self.parts = Parts.of(state["backend"](state["options"]))
         training = self.parts.training
         training.arguments, training.failure = state["arguments"], state["failure"]
         training.seconds, training.cpu_seconds = state["seconds"]

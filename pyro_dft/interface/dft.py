@@ -15,6 +15,7 @@ from pyro_dft.errors import SettingsError
 from pyro_dft.evidence.importance import ImportanceResult
 from pyro_dft.interface import nuts_options
 from pyro_dft.interface.arguments import copied
+from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.copying import Copying
 from pyro_dft.interface.options import Option, Options
 from pyro_dft.interface.parts import Parts
@@ -28,8 +29,9 @@ class Inference(Reporting, Copying):
 
     Attributes:
         parts: What it is made of.
-        backend_type: The front door.
     """
+
+    _backend: type[Backend]  # the front door
 
     model = Option()
     potential_fn = Option()
@@ -90,16 +92,16 @@ class Inference(Reporting, Copying):
             raise SettingsError(
                 'noise_mode="levels" and smoothed_potential_fn, beside potential_fn, need each other'
             )
-        if checkpoint is not None and self.backend_type.needs_seed and settings.seed is None:
+        if checkpoint is not None and self._backend.needs_seed and settings.seed is None:
             raise SettingsError(
                 "checkpoint: give a seed as well, by which a later run goes on with the same training"
             )
         given = Options(
-            settings, model, potential_fn, copied(initial_params, self.backend_type.arrays.copied), dict(transforms or {}),
+            settings, model, potential_fn, copied(initial_params, self._backend.arrays.copied), dict(transforms or {}),
             smoothed_potential_fn, generator, score_network, int(num_chains), init_strategy, checkpoint,
             checkpoint_every, callback, callback_every, disable_progbar,
         )  # fmt: skip
-        self.parts = Parts.of(self.backend_type(given))
+        self.parts = Parts.of(self._backend(given))
 
     # Training
 

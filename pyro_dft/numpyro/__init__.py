@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name in ("jax", "numpyro", "optax"):
+        if (error.name or "").split(".")[0] in ("jax", "numpyro", "optax"):
             raise ImportError(
                 f"pyro_dft.numpyro.{name} needs NumPyro: pip install 'pyro-dft[numpyro]'"
             ) from error

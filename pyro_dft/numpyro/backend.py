@@ -13,8 +13,8 @@ import numpy as np
 from pyro_dft.engine_jax.custom import Own
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.step import OwnNetworks
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import OwnNetworks
 from pyro_dft.errors import ModelError
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive

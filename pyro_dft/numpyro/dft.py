@@ -72,7 +72,7 @@ class DFT(PureFunctions, Inference):
         'converged'
     """
 
-    backend_type = NumPyroBackend
+    _backend = NumPyroBackend
 
     def run(self, rng_key: Any, *args: Any, **kwargs: Any) -> None:
         """Trains the sampler for the posterior given the model's arguments, from the start.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from numpyro.infer.mcmc import MCMC, MCMCKernel
 
 from pyro_dft import messages
 from pyro_dft.engine_jax import random
-from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
+from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.arguments import Arguments
 from pyro_dft.interface.nuts_options import translated
@@ -257,7 +256,7 @@ class DFTKernel(MCMCKernel):
         if not _is_single(rng_key):
             raise messages.batch_of_traced_keys()
         self._diagnostics.clear()
-        warnings.warn(messages.no_verdict_under_a_trace(), FidelityWarning, stacklevel=4)
+        warn(messages.no_verdict_under_a_trace(), FidelityWarning)
         dft = self._new_dft(1, self._start())
         return traced_state(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 

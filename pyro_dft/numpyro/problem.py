@@ -140,11 +140,12 @@ class Problem:
         return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
 
     def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
-        """Flat points -> values of the sites, as the model sees them.
+        """Flat points -> values of latent sites and, if asked for, deterministic ones.
 
         Args:
             x: Points of shape (n, d).
-            include_deterministic: Also return ``numpyro.deterministic`` sites.
+            include_deterministic: Also return ``numpyro.deterministic`` sites and sites that a reparametrisation
+                made deterministic. Those that depend on discrete sites have no single value and are left out.
 
         Returns:
             Name -> array of shape (n, *site shape).
@@ -157,7 +158,10 @@ class Problem:
         return {name: jnp.asarray(value)[0] for name, value in rows.items()}
 
     def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
-        """The inverse of :meth:`constrain`; entries that are no latent sites are ignored.
+        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape).
 
         Returns:
             Points of shape (n, d).
@@ -186,7 +190,7 @@ class Problem:
         return checked
 
     def original_coordinates(self, x: Any) -> Any:
-        """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
+        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
         return x
 
     def folded(self, x: np.ndarray) -> np.ndarray:
@@ -194,11 +198,17 @@ class Problem:
         return x
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Latent sites that :meth:`noncentered` could treat."""
+        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
         return ()
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> Problem:
-        """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
+        """The same posterior with standardised coordinates for ``sites``.
+
+        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale taken
+        from the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
+
+        Args:
+            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
 
         Raises:
             ModelError: One of the sites is not a candidate.
@@ -223,19 +233,50 @@ class Problem:
         return {}
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Pointwise log-likelihood of the full data by observed site."""
+        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
+
+        Terms of ``numpyro.factor`` belong to no datum and are not included. Models with discrete sites have none
+        here: :meth:`without_likelihood` names the sites that are left out.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> array of shape (n, *batch shape of the site).
+
+        Raises:
+            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the log-likelihood"))
 
     def posterior_predictive(self, samples: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Replicated data by observed site, one replicate per draw."""
+        """New data in the shape of the old, one replicate per draw.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+            rng: Source of randomness.
+
+        Returns:
+            Name of an observed site -> array of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the posterior predictive distribution"))
 
     def prior_predictive(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws of every site from the prior."""
+        """Draws of latent, discrete, deterministic and observed sites from the prior, n of each.
+
+        Raises:
+            ModelError: A prior is improper.
+        """
         raise ModelError(self._needs_model("the prior predictive distribution"))
 
     def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site, for ArviZ."""
+        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
+
+        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
+        """
         return {}
 
     @staticmethod

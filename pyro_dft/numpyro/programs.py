@@ -9,8 +9,8 @@ import jax
 from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.sampler import draw
+from pyro_dft.engine_jax.step import Hyper
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import Hyper
 from pyro_dft.interface.arguments import unchanged
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.numpyro.problem import Problem as Posterior

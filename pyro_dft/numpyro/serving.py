@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import eval_context
 
 from pyro_dft.engine_jax import functional, random
+from pyro_dft.engine_jax.functional import Trained
 from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState, mass_matrices
@@ -20,34 +21,6 @@ from pyro_dft.numpyro.trees import Tree
 from pyro_dft.recipe.chains import STATISTICS
 
 _MIX = (0x9E3779B1, 0x85EBCA6B)
-
-
-class Trained(NamedTuple):
-    """The samplers of one chain, one for each of K separate modes, and what refines their draws.
-
-    Attributes:
-        mean: (K, d).
-        scale: (K, d, d), or (K, d).
-        generator: Weights, (K, ...) each.
-        weights: (K,) how often each of them serves.
-        kernel_scale: (K, d, d), or (K, d), whitening of the transitions.
-        step_size: (K,) leapfrog steps.
-        network: Whether the generator is used, or the Gaussian alone.
-        coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
-        steps: Transitions that a draw gets.
-        leapfrogs: Gradient steps of each.
-    """
-
-    mean: Any
-    scale: Any
-    generator: Weights
-    weights: Any
-    kernel_scale: Any
-    step_size: Any
-    network: Any
-    coordinates: Any
-    steps: Any
-    leapfrogs: Any
 
 
 class DFTState(NamedTuple):
@@ -293,10 +266,8 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
         def new(_: Any) -> Any:
             target = problem.target()
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
-            flat, diverged, told = functional.refined(
-                dft.parts.backend.programs.schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
-                t.kernel_scale, t.step_size, t.steps, t.leapfrogs,
-            )  # fmt: skip
+            schedule = dft.parts.backend.programs.schedule(target)
+            flat, diverged, told = functional.refined(schedule, t, target.data, words, rows)
             unit = random.uniform(random.fold(words, 2), (rows,), np.float32)
             ends = jnp.cumsum(t.weights)
             mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)

@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from pyro_dft.engine_jax import functional, random
-from pyro_dft.engine_jax.train import Hyper
+from pyro_dft.engine_jax.functional import Trained
+from pyro_dft.engine_jax.step import Hyper
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState
-from pyro_dft.numpyro.serving import DFTState, Trained, Wanted, fingerprint, shown
+from pyro_dft.numpyro.serving import DFTState, Wanted, fingerprint, shown
 
 # Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
 BLOCK = 1000

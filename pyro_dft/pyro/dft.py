@@ -77,7 +77,7 @@ class DFT(Inference):
         'converged'
     """
 
-    backend_type = PyroBackend
+    _backend = PyroBackend
     device = Option()
     max_plate_nesting = Option()
 

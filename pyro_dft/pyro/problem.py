@@ -211,11 +211,12 @@ class Problem:
         return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
 
     def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
-        """Flat points -> values of the sites, as the model sees them.
+        """Flat points -> values of latent sites and, if asked for, deterministic ones.
 
         Args:
             x: Points of shape (n, d).
-            include_deterministic: Also return ``pyro.deterministic`` sites.
+            include_deterministic: Also return ``pyro.deterministic`` sites and sites that a reparametrisation
+                made deterministic. Those that depend on enumerated sites have no single value: left out.
 
         Returns:
             Name -> tensor of shape (n, *site shape).
@@ -223,7 +224,10 @@ class Problem:
         raise NotImplementedError
 
     def unconstrain(self, samples: Mapping[str, Any]) -> Tensor:
-        """The inverse of :meth:`constrain`; entries that are no latent sites are ignored.
+        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape).
 
         Returns:
             Points of shape (n, d).
@@ -254,7 +258,7 @@ class Problem:
         return checked
 
     def original_coordinates(self, x: Tensor) -> Tensor:
-        """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
+        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
         return x
 
     def folded(self, x: np.ndarray) -> np.ndarray:
@@ -262,11 +266,17 @@ class Problem:
         return x
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Latent sites that :meth:`noncentered` could treat."""
+        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
         return ()
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> Problem:
-        """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
+        """The same posterior with standardised coordinates for ``sites``.
+
+        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale from
+        the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
+
+        Args:
+            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
 
         Raises:
             ModelError: One of the sites is not a candidate.
@@ -291,19 +301,52 @@ class Problem:
         return {}
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Pointwise log-likelihood of the full data by observed site."""
+        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
+
+        Terms of ``pyro.factor`` belong to no datum and are not included. Discrete sites are summed out where
+        each datum has its own; :meth:`without_likelihood` names the sites where that is impossible, which are
+        left out here.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> tensor of shape (n, *batch shape of the site).
+
+        Raises:
+            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the log-likelihood"))
 
     def posterior_predictive(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Replicated data by observed site, one replicate per draw."""
+        """New data in the shape of the old, one replicate per draw.
+
+        Discrete sites are drawn from their posterior given the draw and the data.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> tensor of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the posterior predictive distribution"))
 
     def prior_predictive(self, n: int) -> dict[str, Tensor]:
-        """Draws of every site from the prior."""
+        """Draws n values of latent, discrete, deterministic and observed sites from the prior.
+
+        Raises:
+            ModelError: A prior is improper.
+        """
         raise ModelError(self._needs_model("the prior predictive distribution"))
 
     def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site, for ArviZ."""
+        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
+
+        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
+        """
         return {}
 
     @staticmethod
