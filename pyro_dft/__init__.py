@@ -18,6 +18,7 @@ from pyro_dft.errors import (
     SettingsError,
     StorageError,
 )
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _PYRO = ("DFT", "DFTKernel")
 __all__ = [
     "DFT",
     "DFTKernel",
+    "Experimental",
     "FidelityWarning",
     "ModelError",
     "NotFittedError",

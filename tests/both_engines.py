@@ -7,6 +7,7 @@ import torch
 from pyro_dft.engine_torch import train as torch_train
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.engine_torch.target import Target as TorchTarget
+from pyro_dft.experimental import grouped
 from pyro_dft.settings import Settings
 
 C, B, D = 2, 12, 3
@@ -45,7 +46,9 @@ def close(a, b):
 
 def torch_trainer(phase, distance="squared", averaging=0.0):
     objective = "auto" if phase in ("kl", "dft") else phase
-    settings = Settings(**SETTINGS, objective=objective, distance=distance, averaging=averaging)
+    settings = Settings(
+        **grouped({**SETTINGS, "objective": objective, "distance": distance, "averaging": averaging})
+    )
     scale = numbers(C, D, D, seed=3) * 0.3 + np.eye(D)
     sampler = TorchSampler(torch.as_tensor(numbers(C, D, seed=4)), torch.as_tensor(scale))
     rng = torch.Generator().manual_seed(0)

@@ -7,12 +7,13 @@ import torch
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
-SMALL = {"num_steps": 60, "dft_fraction": 0.2, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
-         "num_draws": 400, "max_refine_steps": 4}  # fmt: skip
+SMALL = grouped({"num_steps": 60, "dft_fraction": 0.2, "width": 16, "batch_size": 32, "restarts": 2, "precondition_steps": 60,
+         "num_draws": 400, "max_refine_steps": 4})  # fmt: skip
 
 
 def gaussian(x):
@@ -77,7 +78,7 @@ def trainers(dtype, device):
 
     def make(potential, *, chains=1, d=2, seed=0, points=None, **settings):
         share = {} if settings.get("objective", "auto") == "auto" else {"dft_fraction": 0.0}
-        options = Settings(**{**SMALL, **share, **settings})
+        options = Settings(**grouped({**SMALL, **share, **settings}))
         target = Target(potential, d, dtype=dtype, device=device)
         if points is None:
             points = starts(chains, options.restarts, d, dtype, device)

@@ -191,7 +191,7 @@ class TestSettings:
         "wrong",
         [
             {"num_steps": 0}, {"num_steps": 1.5}, {"num_steps": True}, {"objective": "vi"}, {"noise": -1.0},
-            {"noise": float("nan")}, {"refine_steps": -1}, {"dft_fraction": 2.0}, {"averaging": 1.0}, {"seed": 1.5},
+            {"noise": float("nan")}, {"refine_steps": -1}, {"seed": 1.5},
             {"num_chains": 0}, {"num_chains": 1.5}, {"num_draws": 1},
         ],
     )  # fmt: skip

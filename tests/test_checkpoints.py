@@ -12,6 +12,7 @@ from daily import daily
 from own_networks import NETS, PLAIN, gaussian
 
 from pyro_dft import SettingsError, StorageError
+from pyro_dft.experimental import grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
@@ -62,10 +63,10 @@ PHASES = {
 
 CHECKPOINTED = {
     "potential": lambda b, **k: gaussian(
-        b, **NETS[b.name], **{**PLAIN, **PHASES, "checkpoint_every": 50, **k}
+        b, **NETS[b.name], **grouped({**PLAIN, **PHASES, "checkpoint_every": 50, **k})
     ),
     "averaged": lambda b, **k: CHECKPOINTED["potential"](b, **{"averaging": 0.95, **k}),
-    "minibatched": lambda b, **k: b.dft("minibatched", **{**PHASES, "checkpoint_every": 50, **k}),
+    "minibatched": lambda b, **k: b.dft("minibatched", **grouped({**PHASES, "checkpoint_every": 50, **k})),
 }
 
 

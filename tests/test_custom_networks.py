@@ -16,6 +16,7 @@ from own_networks import CENTRE, NETS, NOISE, PLAIN, Linear, Shift, gaussian
 
 import pyro_dft.numpyro
 from pyro_dft import SettingsError, StorageError
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -120,7 +121,9 @@ def test_trained_networks_can_be_given_on(backend):
     first = gaussian(backend, **NETS[backend.name], **SHORT)
     backend.run(first)
     own = {"generator": first.generator, "score_network": first.score_network}
-    second = gaussian(backend, **own, **{**SHORT, "objective": "dft-paper", "dft_learning_rate": 1e-9})
+    second = gaussian(
+        backend, **own, **grouped({**SHORT, "objective": "dft-paper", "dft_learning_rate": 1e-9})
+    )
     backend.run(second)
     x = backend.array(np.ones((3, 2)))
     # Adam moves by its rate at most.
@@ -143,9 +146,9 @@ def test_trained_networks_can_be_given_on(backend):
 MODES, SHARES = np.array([[-3.0, 0.0], [3.0, 0.0]], np.float32), np.array([0.3, 0.7], np.float32)
 
 
-LEVELS = {
+LEVELS = grouped({
     **PLAIN, "objective": "kl", "noise_mode": "levels", "noise": 0.1, "noise_start": 5.0, "num_steps": 800, "refine_steps": 0,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def mixture(backend, **options):
@@ -197,9 +200,12 @@ def test_own_score_network_is_told_the_noise(backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise_mode": "levels", "precondition": "never"}, "need each other"),
+        (grouped({"noise_mode": "levels", "precondition": "never"}), "need each other"),
         ({"smoothed_potential_fn": lambda z, sigma: 0.0}, "need each other"),
-        ({"noise_mode": "levels", "smoothed_potential_fn": lambda z, s: 0.0}, 'needs precondition="never"'),
+        (
+            grouped({"noise_mode": "levels", "smoothed_potential_fn": lambda z, s: 0.0}),
+            'needs precondition="never"',
+        ),
         ({"precondition": "never", "train": "never"}, "nothing to draw from"),
     ],
 )

@@ -26,6 +26,7 @@ from quick import (
 )
 
 from pyro_dft import DFT, FidelityWarning, ModelError
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging.verdict import Diagnostics
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
@@ -84,9 +85,13 @@ class TestRun:
         assert mean_error(dft.get_samples()["mu"], known_mean_posterior(Y + 10)[0]) < 4
         assert dft.diagnostics()["gradient_evaluations"] < 2 * first
 
-    @pytest.mark.parametrize("objective", ["dft-paper", "kl", "fisher-partial"])
+    @pytest.mark.parametrize("objective", ["dft-paper", "kl", "dft"])
     def test_every_objective_runs_and_is_named(self, objective):
-        dft = DFT(known_mean, disable_progbar=True, **NETWORK | {"objective": objective, "dft_fraction": 0.0})
+        dft = DFT(
+            known_mean,
+            disable_progbar=True,
+            **NETWORK | {"objective": objective, "experimental": Experimental()},
+        )
         dft.run(Y)
         report = dft.diagnostics()
         assert report["objective"] == objective

@@ -24,6 +24,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.train import NetworkTrainer, Trained
 from pyro_dft.errors import SettingsError
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging.optima import distinct_optima
 from pyro_dft.judging.rhat import rhat
 from pyro_dft.settings import Settings
@@ -169,7 +170,7 @@ def test_dft_alone(trainer):
 
 def test_a_share_of_dft_belongs_to_the_recipe():
     with pytest.raises(SettingsError, match='objective="auto"'):
-        Settings(objective="dft", dft_fraction=0.2)
+        Settings(objective="dft", experimental=Experimental(dft_fraction=0.2))
 
 
 @pytest.mark.parametrize("objective", ["kl", "auto"])

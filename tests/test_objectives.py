@@ -19,6 +19,7 @@ from pyro_dft.engine_torch.objectives import Distance
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 SETTINGS = 20
@@ -342,7 +343,13 @@ def trainer_gradients(problem: Affine, phase: str, **settings) -> tuple[Tensor, 
     )
     sampler = Sampler(mean.expand(chains, d), scale.expand(chains, d, d))
     # A knee far out makes the bounded KL force the plain one.
-    options = Settings(noise_mode="learned", batch_size=500, width=2, depth=1, huber_scale=1e6, **settings)
+    options = Settings(
+        batch_size=500,
+        width=2,
+        depth=1,
+        **settings,
+        experimental=Experimental(noise_mode="learned", huber_scale=1e6),
+    )
     trainer = NetworkTrainer(target, sampler, options, rng)
     generator = trainer.generator
     with torch.no_grad():

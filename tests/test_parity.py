@@ -30,6 +30,7 @@ from pyro_dft.engine_torch import refine as torch_refine
 from pyro_dft.engine_torch import train as torch_train
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.engine_torch.target import Target as TorchTarget
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.natural_gradient import State
 from pyro_dft.settings import Settings
 
@@ -88,14 +89,14 @@ def test_a_training_step_agrees(phase, averaging, distance, feed):
     generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
     average = weights_of(trainer.average) if averaging else ()
     target, hyper = jax_target(), jax_step.Hyper(*(float(v) for v in jax_step.Hyper.of(settings)))
-    hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.dft_learning_rate,
-                           score_learning_rate=settings.score_learning_rate,
-                           settle_fraction=settings.settle_fraction)  # fmt: skip
+    hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.experimental.dft_learning_rate,
+                           score_learning_rate=settings.experimental.score_learning_rate,
+                           settle_fraction=settings.experimental.settle_fraction)  # fmt: skip
     noise = numbers(2, 2, C, B, D, seed=2)  # score step, generator step; z, eps
     at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))
 
     # The losses and their gradients.
-    distance_of = jax_objectives.Distance(distance, settings.huber_scale)
+    distance_of = jax_objectives.Distance(distance, settings.experimental.huber_scale)
 
     def generator_loss(weights):
         return jax_step.generator_loss(
@@ -157,7 +158,15 @@ def test_gradients_at_noise_levels_agree(phase, feed):
         return jax_potential(x, data) / (1 + sigma**2)
 
     settings = Settings(
-        **SETTINGS, objective=phase, precondition="never", noise_mode="levels", noise_start=2.0
+        **grouped(
+            {
+                **SETTINGS,
+                "objective": phase,
+                "precondition": "never",
+                "noise_mode": "levels",
+                "noise_start": 2.0,
+            }
+        )
     )
     sampler = TorchSampler(
         torch.as_tensor(numbers(C, D, seed=4)), torch.eye(D, dtype=torch.float64).expand(C, D, D)
@@ -177,9 +186,9 @@ def test_gradients_at_noise_levels_agree(phase, feed):
     feed(z, eps, share)
     trainer._generator_step(phase, 0.0, B)
     spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", smoothed_potential=jax_smoothed).spec
-    level = jnp.asarray(settings.noise * (settings.noise_start / settings.noise) ** share)
+    level = jnp.asarray(settings.noise * (settings.experimental.noise_start / settings.noise) ** share)
     at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))
-    distance = jax_objectives.Distance("squared", settings.huber_scale)
+    distance = jax_objectives.Distance("squared", settings.experimental.huber_scale)
 
     def loss(weights):
         return jax_step.generator_loss(

@@ -15,6 +15,7 @@ from pyro_dft.engine_jax import step as jax_step
 from pyro_dft.engine_torch import objectives as torch_objectives
 from pyro_dft.engine_torch import train as torch_train
 from pyro_dft.engine_torch.networks import LevelScoreNetwork
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 
@@ -127,7 +128,7 @@ def test_score_networks_of_levels_agree():
 @pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper", "fisher-partial"])
 def test_learning_rates(phase, settle, done):
     """Written out once more; both engines have these."""
-    settings = Settings(settle_fraction=settle)
+    settings = Settings(experimental=Experimental(settle_fraction=settle))
 
     def cosine(share):
         return 0.5 * (1 + np.cos(np.pi * share))

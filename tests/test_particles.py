@@ -120,7 +120,7 @@ def trained(backend, fits):
         start = {"x": backend.array(np.zeros(3))}
         fits[backend, "network"] = dft = backend.potential(
             gamma_and_line, initial_params=start, train="always", refine_steps=None, restarts=6, precondition_steps=300,
-            num_draws=4000, num_steps=600, width=48, batch_size=64, dft_fraction=0.0,
+            num_draws=4000, num_steps=600, width=48, batch_size=64,
         )  # fmt: skip
         backend.run(dft)
     return fits[backend, "network"]

@@ -19,6 +19,7 @@ from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.step import Plan
 from pyro_dft.engine_jax.train import NetworkTrainer
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.measure import compare
 from pyro_dft.recipe.selection import SELECTION_DRAWS, SELECTION_STEPS
 from pyro_dft.settings import Settings
@@ -79,7 +80,7 @@ class Bench:
 
     def train(self, variant: Variant) -> Trained:
         """All stages of a variant."""
-        settings = Settings(**{**BASE, **variant.settings})
+        settings = Settings(**grouped({**BASE, **variant.settings}))
         shared = {k: v for k, v in variant.settings.items() if k not in AFTER_KL}
         now: Trained | None = None
         done: list[Stage] = []

@@ -59,10 +59,14 @@ class Schedule:
         cls, spec: TargetSpec, settings: Settings, networks: training.OwnNetworks = training.NO_NETWORKS
     ) -> Schedule:
         """The schedule that settings ask for, with the networks that the user brings."""
-        last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "auto" else 0
+        last = (
+            round(settings.num_steps * settings.experimental.dft_fraction)
+            if settings.objective == "auto"
+            else 0
+        )
         paper = settings.objective == "dft-paper"
         return cls(
-            spec, training.Plan.of(settings, networks), settings.objective,
+            spec, training.Plan.of(settings, networks), settings.phase,
             settings.precondition_steps if settings.preconditioned else 0,
             settings.num_steps - last, last, settings.fixed_leapfrog_steps, 0 if paper else settings.refine_steps,
             settings.max_refine_steps,

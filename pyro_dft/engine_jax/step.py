@@ -25,6 +25,7 @@ from pyro_dft.engine_jax.target import (
     whitened_score,
     whitened_score_differentiable,
 )
+from pyro_dft.experimental import NAMES
 from pyro_dft.recipe.constants import (
     GENERATOR_BETAS,
     MAX_GRADIENT_NORM,
@@ -69,7 +70,7 @@ class Plan:
     def of(cls, settings: Settings, networks: OwnNetworks = NO_NETWORKS) -> Plan:
         """The part of the settings that belongs here, and the networks that the user brings."""
         names = cls.__dataclass_fields__.keys() - {"warm", "generator", "score_network"}
-        own = {name: getattr(settings, name) for name in names}
+        own = {name: _value(settings, name) for name in names}
         return cls(**own, warm=settings.objective == "auto", **networks._asdict())
 
     @property
@@ -100,7 +101,7 @@ class Hyper(NamedTuple):
     @classmethod
     def of(cls, settings: Settings) -> Hyper:
         """The part of the settings that belongs here."""
-        return cls(*(np.float32(getattr(settings, name)) for name in cls._fields))
+        return cls(*(np.float32(_value(settings, name)) for name in cls._fields))
 
 
 class Whitened(NamedTuple):
@@ -131,6 +132,10 @@ class Noise(NamedTuple):
     z: Any
     eps: Any
     level: Any = None
+
+
+def _value(settings: Settings, name: str) -> Any:
+    return getattr(settings.experimental if name in NAMES else settings, name)
 
 
 class NetworkState(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from pyro_dft import messages
-from pyro_dft.errors import StorageError, warn
+from pyro_dft.errors import SettingsError, StorageError, warn
 from pyro_dft.interface import storage
 from pyro_dft.interface.recognition import Portrait, unlike
 from pyro_dft.recipe.history import taking_up
+from pyro_dft.settings import Settings
 
 KIND = "training"
 
@@ -54,7 +55,8 @@ class Checkpoint:
         if not os.path.exists(self.path):
             return
         arrays, header = storage.load(self.path)
-        different = [key for key, value in self.owner.items() if header.get(key) != value]
+        kept = {**header, "settings": _in_present_form(header.get("settings"))}
+        different = [key for key, value in self.owner.items() if kept.get(key) != value]
         if header.get("kind") != KIND or different:
             raise StorageError(
                 f"{self.path}: not a checkpoint of this training ({', '.join(different) or 'kind'} "
@@ -112,6 +114,14 @@ class Checkpoint:
             return
         except OSError as error:
             warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning)
+
+
+def _in_present_form(settings: Any) -> Any:
+    """Settings of a file as this version writes them; what are none, as they are."""
+    try:
+        return Settings.from_json(settings).to_json()
+    except (SettingsError, TypeError, ValueError, AttributeError):
+        return settings
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

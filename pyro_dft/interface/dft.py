@@ -87,7 +87,7 @@ class Inference(Reporting, Copying):
             )
         settings = settings or Settings.from_kwargs(**overrides)
         settings.check_use()
-        levels = settings.noise_mode == "levels"
+        levels = settings.experimental.noise_mode == "levels"
         if levels != (smoothed_potential_fn is not None) or (levels and potential_fn is None):
             raise SettingsError(
                 'noise_mode="levels" and smoothed_potential_fn, beside potential_fn, need each other'

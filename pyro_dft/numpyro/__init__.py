@@ -14,6 +14,7 @@ from pyro_dft.errors import (
     SettingsError,
     StorageError,
 )
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _MODULES = {
 __all__ = [
     "DFT",
     "DFTKernel",
+    "Experimental",
     "FidelityWarning",
     "ModelError",
     "Network",

@@ -164,7 +164,7 @@ class NumPyroBackend(Backend):
         """See the base class; checked once for each dimension."""
         if self._checked_networks is None or self._checked_networks[0] != dim:
             generator, score_network = self.options.generator, self.options.score_network
-            levels = self.options.settings.noise_mode == "levels"
+            levels = self.options.settings.experimental.noise_mode == "levels"
             own = OwnNetworks(
                 None if generator is None else Own(generator, "generator", dim),
                 None if score_network is None else Own(score_network, "score_network", dim, levels),

@@ -30,8 +30,8 @@ class DFT(PureFunctions, Inference):
             `potential_fn` they are required, and give names and shapes.
         transforms: Name -> transform from constrained to unconstrained values, for `potential_fn` or to override those
             of a model.
-        smoothed_potential_fn: For `noise_mode="levels"`, beside `potential_fn`: called with the dict and a noise level sigma,
-            minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
+        smoothed_potential_fn: For `Experimental(noise_mode="levels")`, beside `potential_fn`: called with the dict and a noise
+            level sigma, minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
             denoising model gives it. Training at many levels finds far modes and their weights.
         generator: A network of your own in place of the default one: anything with methods `init(key, x)` and `apply(params,
             x)`, such as a `flax.linen.Module`, or `pyro_dft.numpyro.Network(init, apply)`. It maps standard normal latent

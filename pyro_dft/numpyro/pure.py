@@ -144,7 +144,7 @@ class PureFunctions:
         backend = self.parts.backend
         backend.words = tuple(int(word) for word in np.asarray(state.key))
         with backend.as_pure():
-            fit = fit_of(state, self.parts.options.settings.objective)
+            fit = fit_of(state, self.parts.options.settings.phase)
             self.parts.training.take_over(args, kwargs, fit)
 
 

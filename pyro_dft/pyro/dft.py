@@ -30,8 +30,8 @@ class DFT(Inference):
             chain. With `potential_fn` they are required, and give names and shapes.
         transforms: Name -> transform from constrained to unconstrained values, for `potential_fn` or to
             override those of a model.
-        smoothed_potential_fn: For `noise_mode="levels"`, beside `potential_fn`: called with the dict and a noise level sigma,
-            minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
+        smoothed_potential_fn: For `Experimental(noise_mode="levels")`, beside `potential_fn`: called with the dict and a noise
+            level sigma, minus the log density of the unconstrained values with noise N(0, sigma^2 I) added, as a diffusion or
             denoising model gives it. Training at many levels finds far modes and their weights.
         generator: A network of your own in place of the default one: a `torch.nn.Module` (copied), or a function without
             arguments that makes one, for each chain. It maps standard normal latent points (n, d) to points (n, d), flat and
