@@ -177,10 +177,10 @@ class TestGetSamples:
         assert not equal(fitted.get_samples(200), fitted.get_samples(200))
 
     def test_chains_share_any_number_of_draws_evenly(self, chains, monkeypatch):
-        def marked(each, refine_steps):
-            yield torch.arange(3.0)[:, None, None].expand(3, each, 1)
+        def marked(backend, fit, each, refine_steps, *, rng):
+            yield torch.arange(3.0)[:, None, None].expand(3, each, 1), {}
 
-        monkeypatch.setattr(chains, "_blocks", marked)
+        monkeypatch.setattr("pyro_dft.interface.drawing.told_blocks", marked)
         for count in (1, 2, 4, 6, 8):
             served = torch.bincount(chains.get_samples(count)["mu"].long(), minlength=3)
             assert int(served.sum()) == count

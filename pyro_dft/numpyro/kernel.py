@@ -27,7 +27,7 @@ from pyro_dft.numpyro.fields import check_fields
 from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, states
-from pyro_dft.numpyro.still import StillState, postprocess, still_state
+from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state
 from pyro_dft.numpyro.trees import Tree, needs_tree
@@ -169,7 +169,7 @@ class DFTKernel(MCMCKernel):
     @lenient()
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
-    ) -> DFTState | StillState:
+    ) -> DFTState:
         """Trains one chain, or all of them where `rng_key` is a batch of keys.
 
         Raises:
@@ -261,15 +261,13 @@ class DFTKernel(MCMCKernel):
         return traced_state(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 
     @lenient()
-    def sample(
-        self, state: DFTState | StillState, model_args: tuple[Any, ...], model_kwargs: Any
-    ) -> DFTState | StillState:
+    def sample(self, state: DFTState, model_args: tuple[Any, ...], model_kwargs: Any) -> DFTState:
         """The next draw.
 
         Raises:
             ModelError: the arguments are not those of a training of this kernel.
         """
-        if isinstance(state, StillState):
+        if state.trained is None:  # nothing to infer
             return state._replace(i=state.i + 1)
         args, kwargs = self._arguments(model_args, model_kwargs)
         dft, posteriors = self._read(args, kwargs)

@@ -26,6 +26,8 @@ _MIX = (0x9E3779B1, 0x85EBCA6B)
 class DFTState(NamedTuple):
     """State of the kernel.
 
+    Where there is nothing to infer, it is the one point that there is: nothing from `position` on.
+
     Attributes:
         i: Calls of `sample` so far.
         z: The present draw, unconstrained: a dict by site, or what the potential takes.
@@ -64,15 +66,15 @@ class DFTState(NamedTuple):
     mean_accept_prob: Any
     trajectory_length: Any
     adapt_state: AdaptState | None
-    position: Any
-    block: Any
-    energies: Any
-    diverged: Any
-    numbers: dict[str, Any]
-    gradients: Any
-    told: Any
-    data: Any
-    trained: Trained
+    position: Any = None
+    block: Any = None
+    energies: Any = None
+    diverged: Any = None
+    numbers: dict[str, Any] | None = None
+    gradients: Any = None
+    told: Any = None
+    data: Any = None
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
         state = state._replace(z_grad=wanted.values(own, state.gradients[..., row, :]))
     if not state.numbers:
         return state
+    assert state.trained is not None
     now = {name: value[..., row] for name, value in state.numbers.items()}
     before = now["acceptance_rate"] if state.mean_accept_prob is None else state.mean_accept_prob
     assert state.adapt_state is not None
@@ -259,6 +262,7 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wan
 def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
     """The same chain with a block of new draws."""
     own, t, rows = posteriors[0], state.trained, len(state.block)
+    assert t is not None
     key, now = jax.random.split(state.rng_key)
     words = random.words(now)
 
