@@ -24,6 +24,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.models.registry import BENCHMARKS  # noqa: E402
+from pyro_dft.experimental import grouped  # noqa: E402
 
 STORE = Path(__file__).resolve().parent / ".cache" / "fingerprint.json"
 MODELS = (
@@ -51,7 +52,7 @@ def fingerprint(framework: str, model: str, options: dict[str, Any]) -> str:
 
         pyro.set_rng_seed(0)
         function, args = case.pyro()
-        dft: Any = DFT(function, seed=1, disable_progbar=True, **options)
+        dft: Any = DFT(function, seed=1, disable_progbar=True, **grouped(options))
         dft.run(*args)
     else:
         import jax
@@ -59,7 +60,7 @@ def fingerprint(framework: str, model: str, options: dict[str, Any]) -> str:
         from pyro_dft.numpyro import DFT as NumPyroDFT
 
         function, args = case.numpyro()
-        dft = NumPyroDFT(function, disable_progbar=True, **options)
+        dft = NumPyroDFT(function, disable_progbar=True, **grouped(options))
         dft.run(jax.random.key(1), *args)
     digest = hashlib.sha256()
     for draws in (dft.get_samples(), dft.get_samples(50), dft.get_samples(50, refine_steps=0)):

@@ -30,6 +30,8 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from pyro_dft.experimental import grouped
+
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = 10
 BACKENDS = ("pyro", "numpyro")
@@ -99,9 +101,8 @@ def fit(backend: str, rows: int, objective: str) -> dict[str, Any]:
 
 
 def _regression(backend: str, x: np.ndarray, y: np.ndarray, objective: str) -> tuple[Any, Any]:
-    settings = {**SHORT, "objective": objective, "train": "always", "disable_progbar": True}
-    if objective == "dft":
-        settings["dft_fraction"] = 0.5
+    phases = {"objective": "auto", "dft_fraction": 0.5} if objective == "dft" else {"objective": objective}
+    settings = grouped({**SHORT, **phases, "train": "always", "disable_progbar": True})
     ppl: Any
     if backend == "pyro":
         import pyro as ppl

@@ -18,6 +18,7 @@ from pyro_dft.errors import (
     SettingsError,
     StorageError,
 )
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _PYRO = ("DFT", "DFTKernel")
 __all__ = [
     "DFT",
     "DFTKernel",
+    "Experimental",
     "FidelityWarning",
     "ModelError",
     "NotFittedError",
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module("pyro_dft.pyro"), name)
     except ModuleNotFoundError as error:
-        if error.name in ("torch", "pyro"):
+        if (error.name or "").split(".")[0] in ("torch", "pyro"):
             raise ImportError(f"pyro_dft.{name} needs Pyro: pip install 'pyro-dft[pyro]'") from error
         raise
 

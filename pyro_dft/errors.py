@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 
 from pyro_dft import links
@@ -108,6 +110,19 @@ class PerformanceWarning(UserWarning):
         ...     warnings.simplefilter("ignore", PerformanceWarning)
         ...     number = len(dft.get_samples()["mu"])  # dft.run(...) in your code
     """
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warns at the line of the user's own call: the innermost one outside this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
+
+
+def _is_ours(module: str) -> bool:
+    # A function with a context manager for a decorator is called by that one's module.
+    return module == "contextlib" or module.split(".")[0] == "pyro_dft"
 
 
 def first_line(error: BaseException) -> str:

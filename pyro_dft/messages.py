@@ -321,3 +321,11 @@ def checkpoint_not_removed(path: Any, reason: Exception) -> str:
         f"{path}: the training is complete, but its checkpoint could not be removed ({type(reason).__name__}: {reason}); "
         "remove it, or the next run takes it up"
     )
+
+
+def enumerated_minibatches() -> str:
+    """Discrete sites are summed out, and the data are subsampled (NumPyro)."""
+    return (
+        "the model sums out discrete sites and subsamples its data: training reads all rows, as minibatches of such a model "
+        "are biased"
+    )

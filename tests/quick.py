@@ -10,6 +10,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 
+from pyro_dft.experimental import Experimental
+
 # The preconditioner alone: a full fit with everything but a network.
 GAUSSIAN = {
     "train": "never", "compile": "never", "precondition_steps": 40, "restarts": 2, "refine_steps": 2,
@@ -17,7 +19,8 @@ GAUSSIAN = {
 }  # fmt: skip
 # Both phases of the network on top of it.
 NETWORK = {
-    **GAUSSIAN, "train": "always", "num_steps": 20, "dft_fraction": 0.2, "width": 8, "depth": 1, "batch_size": 16,
+    **GAUSSIAN, "train": "always", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16,
+    "experimental": Experimental(dft_fraction=0.2),
 }  # fmt: skip
 
 

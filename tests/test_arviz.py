@@ -15,7 +15,7 @@ from quick import GAUSSIAN, known_mean, line, line_data, schools, schools_data
 
 import pyro_dft
 from pyro_dft import DFT, ModelError
-from pyro_dft.interface.dft import LIKELIHOOD_LIMIT
+from pyro_dft.interface.inference_data import LIKELIHOOD_LIMIT
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -113,7 +113,7 @@ class TestGroups:
 
     def test_diverging_is_what_the_transitions_did(self, eight, full):
         assert full.sample_stats["diverging"].shape == (2, 200)
-        flags = eight._numpy(eight._kept_diverged())
+        flags = eight.parts.backend.arrays.numpy(eight.parts.result.statistics()["diverging"])
         np.testing.assert_array_equal(full.sample_stats["diverging"], flags)
 
     def test_data(self, full):
@@ -239,7 +239,7 @@ class TestModelsOfManyKinds:
 
     def test_large_likelihoods_on_request_only(self, monkeypatch):
         dft = fit(line, *line_data())
-        monkeypatch.setattr("pyro_dft.pyro.dft.LIKELIHOOD_LIMIT", 200 * 20 - 1)
+        monkeypatch.setattr("pyro_dft.interface.inference_data.LIKELIHOOD_LIMIT", 200 * 20 - 1)
         assert "log_likelihood" not in groups_of(dft.to_inference_data())
         assert "log_likelihood" in groups_of(dft.to_inference_data(199))
         assert "log_likelihood" in groups_of(dft.to_inference_data(log_likelihood=True))

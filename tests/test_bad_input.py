@@ -191,7 +191,7 @@ class TestSettings:
         "wrong",
         [
             {"num_steps": 0}, {"num_steps": 1.5}, {"num_steps": True}, {"objective": "vi"}, {"noise": -1.0},
-            {"noise": float("nan")}, {"refine_steps": -1}, {"dft_fraction": 2.0}, {"averaging": 1.0}, {"seed": 1.5},
+            {"noise": float("nan")}, {"refine_steps": -1}, {"seed": 1.5},
             {"num_chains": 0}, {"num_chains": 1.5}, {"num_draws": 1},
         ],
     )  # fmt: skip
@@ -311,7 +311,7 @@ class TestInterrupt:
         """Where each phase begins in an undisturbed run."""
         dft = DFT(known_mean, disable_progbar=True, **self.PLAN)
         dft.run(Y)
-        names = [progress.phase for progress in dft._fit.history]
+        names = [progress.phase for progress in dft.parts.fit.history]
         return {name: names.index(name) for name in ("gaussian", "kl", "dft")}, len(names)
 
     def test_in_each_phase_the_sampler_trained_so_far_is_kept(self, monkeypatch):

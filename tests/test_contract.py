@@ -106,6 +106,7 @@ def test_dft_has_the_same_methods_and_properties():
     for backend, own in zip(BACKENDS, found, strict=True):
         assert methods[backend.name] <= own.keys()
         assert {name for name in extra if hasattr(backend.dft(), name)} == methods[backend.name]
+    extra = extra.union(*ONLY["options"].values())
     one, two = ({name: own[name] for name in own.keys() - extra} for own in found)
     assert one == two
     keyed = [{name for name in one if takes_key(getattr(backend.DFT, name))} for backend in BACKENDS]
@@ -275,10 +276,12 @@ def test_files_of_one_framework_load_in_the_other(name, writer, reader, fit, tmp
 
     read = hand_over(written, reader)
     back = hand_over(read, writer)
-    noise = np.random.default_rng(0).normal(size=(2, written.num_chains, 30, written._layout().dim))
+    noise = np.random.default_rng(0).normal(
+        size=(2, written.num_chains, 30, written.parts.backend.layout.dim)
+    )
     draws, kept = [], []
     for dft, backend in ((written, writer), (read, reader), (back, writer)):
-        draws.append(np.asarray(dft._fit.sampler.transport(*map(backend.array, noise))))
+        draws.append(np.asarray(dft.parts.fit.sampler.transport(*map(backend.array, noise))))
         kept.append({site: np.asarray(value) for site, value in dft.get_samples().items()})
         assert dft.get_samples(5, refine_steps=0)[next(iter(kept[0]))].shape[0] == 5
         assert dft.diagnostics().to_json()["optima"] == written.diagnostics().to_json()["optima"]
@@ -319,6 +322,6 @@ def test_a_start_without_a_gradient_gives_way_to_points_around_it(backend):
         restarts=1,
     )
     backend.fitted(dft)
-    radii = np.linalg.norm(dft._numpy(dft.get_samples(refine_steps=20)["a"]), axis=1)
+    radii = np.linalg.norm(dft.parts.backend.arrays.numpy(dft.get_samples(refine_steps=20)["a"]), axis=1)
     # On the ring r ~ N(3, .35^2), all but a few thousandths between 2 and 4.
     assert ((radii > 1.9) & (radii < 4.1)).mean() > 0.9

@@ -171,10 +171,19 @@ def test_steps_see_a_buffer_that_was_filled_anew():
     assert abs(mean - exact) < 4 * (0.01 + len(Y)) ** -0.5 / 200**0.5
     pure = NUMPYRO.dft("known_mean")
     buffer = Y.copy()
-    assert pure._pure((buffer,), {})[0] is pure._pure((buffer,), {})[0]
-    before = pure._pure((buffer,), {})[1].evaluate(np.ones((1, 1), np.float32))[0]
+    assert (
+        pure.parts.backend.programs.read((buffer,), {})[0]
+        is pure.parts.backend.programs.read((buffer,), {})[0]
+    )
+    before = pure.parts.backend.programs.read((buffer,), {})[1].evaluate(np.ones((1, 1), np.float32))[0]
     buffer += 10
-    assert abs(pure._pure((buffer,), {})[1].evaluate(np.ones((1, 1), np.float32))[0] - before) > 100
+    assert (
+        abs(
+            pure.parts.backend.programs.read((buffer,), {})[1].evaluate(np.ones((1, 1), np.float32))[0]
+            - before
+        )
+        > 100
+    )
 
 
 def test_initial_params(backend):
@@ -193,7 +202,7 @@ def test_trained_networks():
 
     def draws():
         noise = torch.zeros(1, 4, 1)
-        return fit._fit.sampler.transport(noise, noise)
+        return fit.parts.fit.sampler.transport(noise, noise)
 
     before = draws()
     with torch.no_grad():

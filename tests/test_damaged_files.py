@@ -79,7 +79,7 @@ def loads_or_refuses(action):
 def test_no_header_does_anything_but_load_or_be_refused(backend, tmp_path):
     fitted(backend).save(tmp_path / "fit")
     arrays, header = content(tmp_path / "fit")
-    layouts, settings = [fitted(backend)._layout()], fitted(backend).settings
+    layouts, settings = [fitted(backend).parts.backend.layout], fitted(backend).settings
     rng = np.random.default_rng(1)
 
     def check(changed):
@@ -157,17 +157,17 @@ def prepared(backend, path, sd=10.0, rows=FIVE, **options):
     """A training that no step has been made of, and its checkpoint."""
     options = {"seed": 0, "checkpoint": path, "checkpoint_every": 5, "num_steps": 100, **TINY, **options}
     dft = backend.DFT(normal(backend, sd=sd), disable_progbar=True, **options)
-    dft._words = (0, 0)  # the key of NumPyro's `run`
-    dft._prepare((backend.array(rows),), {})
-    dft._resume()
+    dft.parts.backend.words = (0, 0)  # the key of NumPyro's `run`
+    dft.parts.training.prepare((backend.array(rows),), {})
+    dft.parts.training.resume()
     return dft
 
 
 def test_a_checkpoint_of_another_prior_is_refused(backend, tmp_path):
     """Five rows: the starts are far out, where the likelihood is large."""
     path = tmp_path / "training"
-    prepared(backend, path)._checkpoint.after_step(Half())
-    assert prepared(backend, path)._trainer._resumed is not None
+    prepared(backend, path).parts.training.checkpoint.after_step(Half())
+    assert prepared(backend, path).parts.training.trainer._resumed is not None
     for options in ({"sd": 11.0}, {"rows": FIVE + np.float32(1e-3)}, {"rows": FIVE[:4]}):
         with pytest.raises(StorageError, match="of another model, or of other data"):
             prepared(backend, path, **options)
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_prior_is_refused(backend, tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_is_told_once(backend, tmp_path, monkeypatch):
     path = tmp_path / "training"
-    own = prepared(backend, path)._checkpoint
+    own = prepared(backend, path).parts.training.checkpoint
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -239,24 +239,26 @@ def test_no_header_of_a_checkpoint_does_anything_but_resume_or_be_refused(tmp_pa
     net = {"precondition": "never", "train": "always", "width": 4, "depth": 1, "batch_size": 8}
     own = prepared(BACKENDS[0], path, **net)
     for _ in range(7):
-        own._trainer.step()
-    own._checkpoint.after_step(own._trainer)
+        own.parts.training.trainer.step()
+    own.parts.training.checkpoint.after_step(own.parts.training.trainer)
     arrays, header = content(path)
     assert header["network_steps"] == 7
     refused = []
     for _ in range(150):
         storage.save(path, arrays, damaged(header, rng))
-        refused.append(loads_or_refuses(lambda: own._checkpoint.resume(own._trainer)))
+        refused.append(
+            loads_or_refuses(lambda: own.parts.training.checkpoint.resume(own.parts.training.trainer))
+        )
     assert 75 < sum(refused) < 150
     for name in ("network.mean", "network.generator.shift", "network.generator_adam.0.exp_avg", "losses"):
         storage.save(path, arrays | {name: arrays[name][..., None]}, header)
         with pytest.raises(StorageError, match="checkpoint cannot be used"):
-            own._checkpoint.resume(own._trainer)
+            own.parts.training.checkpoint.resume(own.parts.training.trainer)
 
 
 def test_headers_of_checkpoints_are_read_with_care(backend, tmp_path):
     path, rng = tmp_path / "training", np.random.default_rng(3)
-    own, half = prepared(backend, path)._checkpoint, Half()
+    own, half = prepared(backend, path).parts.training.checkpoint, Half()
     own.after_step(half)
     arrays, header = content(path)
     for change in (

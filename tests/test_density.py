@@ -152,7 +152,7 @@ def test_k_hat_is_that_of_arviz(backend, fit, monkeypatch):
 def test_a_narrow_sampler_is_not_reliable(backend, fit, tmp_path, monkeypatch):
     fit(backend, "conjugate").save(tmp_path / "fit")
     dft = backend.DFT.load(tmp_path / "fit", backend.models.known_mean, disable_progbar=True)
-    sampler, measured = dft._fit.sampler, dft._fit.measurement
+    sampler, measured = dft.parts.fit.sampler, dft.parts.fit.measurement
     sampler.scale = sampler.scale / 50
     measured.refined = sampler.mean[:, None] + (measured.refined - sampler.mean[:, None]) / 50
     with pytest.warns(FidelityWarning, match=r"importance weights are unreliable: k-hat is .*, above 0\.70"):

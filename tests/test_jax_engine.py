@@ -12,6 +12,7 @@ from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import Target, uses_lapack, whitened_score_differentiable
 from pyro_dft.errors import ModelError
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussian_fit import GaussianFitter
@@ -20,10 +21,10 @@ from pyro_dft.settings import Settings
 
 COVARIANCE = np.array([[1.0, 0.6], [0.6, 2.0]])
 MEAN = np.array([1.0, -2.0])
-SMALL = {
+SMALL = grouped({
     "num_steps": 60, "dft_fraction": 0.2, "precondition_steps": 40, "restarts": 2, "width": 8, "depth": 1, "batch_size": 16,
     "num_draws": 400, "refine_steps": 2,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def gaussian(x, data):
@@ -235,8 +236,8 @@ def test_whitening_falls_back_where_there_are_few_draws():
     "objective", daily(["auto", "dft", "dft-paper", "kl", "fisher-partial"], "auto", "dft-paper")
 )
 def test_every_objective_trains(objective):
-    share = SMALL["dft_fraction"] if objective == "auto" else 0.0
-    settings = Settings(**SMALL | {"dft_fraction": share}, objective=objective, train="always")
+    share = 0.2 if objective == "auto" else 0.0
+    settings = Settings(**grouped(SMALL | {"dft_fraction": share, "objective": objective, "train": "always"}))
     trainer, fit = trained(settings)
     phases = {p.phase for p in trainer.history}
     assert phases - {"gaussian"} == ({"kl", "dft"} if objective == "auto" else {objective})
@@ -248,7 +249,16 @@ def test_every_objective_trains(objective):
 @pytest.mark.parametrize("mode", ["annealed", "learned"])
 def test_noise_modes(mode):
     settings = Settings(
-        **SMALL | {"dft_fraction": 0.0}, objective="kl", train="always", noise_mode=mode, noise_start=0.4
+        **grouped(
+            SMALL
+            | {
+                "dft_fraction": 0.0,
+                "objective": "kl",
+                "train": "always",
+                "noise_mode": mode,
+                "noise_start": 0.4,
+            }
+        )
     )
     _, fit = trained(settings)
     sigma = np.exp(np.asarray(fit.sampler.generator["log_sigma"]))
@@ -266,7 +276,7 @@ def test_gate_stops_at_a_gaussian_that_is_right():
 
 
 def test_chains_are_independent_of_each_other():
-    settings = Settings(**SMALL | {"dft_fraction": 0.0}, objective="kl", train="always")
+    settings = Settings(**grouped(SMALL | {"dft_fraction": 0.0, "objective": "kl", "train": "always"}))
     target = gaussian_target()
     rng = np.random.default_rng(0)
     sampler = Sampler(

@@ -16,6 +16,7 @@ from pyro.infer.mcmc.api import StreamingMCMC
 from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior, line, line_data, mean_error
 
 from pyro_dft import DFT, DFTKernel, ModelError, NotFittedError, SettingsError
+from pyro_dft.pyro.backend import PyroBackend
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
@@ -50,7 +51,7 @@ def parallel(monkeypatch):
 def trainings(monkeypatch):
     """Iterations that each training in this process has made so far, one entry for each training."""
     made = []
-    begin, step = DFT._start, "pyro_dft.recipe.trainer.Trainer.step"
+    begin, step = PyroBackend.start, "pyro_dft.recipe.trainer.Trainer.step"
 
     def start(self):
         made.append(0)
@@ -64,7 +65,7 @@ def trainings(monkeypatch):
         made[-1] += 1
         return original(self)
 
-    monkeypatch.setattr(DFT, "_start", start)
+    monkeypatch.setattr(PyroBackend, "start", start)
     monkeypatch.setattr(step, counted)
     return made
 
@@ -75,9 +76,9 @@ def fitted():
     dft = DFT(known_mean, num_chains=2, disable_progbar=True, **GAUSSIAN | {"seed": 1})
     dft.run(Y)
     shift = torch.tensor([[[0.0]], [[100.0]]])
-    dft._fit.sampler.mean += shift[:, 0]
-    dft._kept = dft._kept + shift
-    dft._fit.measurement.steps = 0
+    dft.parts.fit.sampler.mean += shift[:, 0]
+    dft.parts.result.kept = dft.parts.result.kept + shift
+    dft.parts.fit.measurement.steps = 0
     object.__setattr__(dft.settings, "refine_steps", 0)
     return dft
 

@@ -9,6 +9,7 @@ import pytest
 from backends import BACKENDS
 from quick import NETWORK
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 
 pytestmark = [
@@ -55,7 +56,7 @@ def right(draws):
 
 def test_no_matrices_are_held(fitted):
     dft, *_ = fitted
-    fit = dft._fit
+    fit = dft.parts.fit
     assert fit.sampler.scale.shape == (1, D)
     assert fit.measurement.scale.shape == (1, D)
     assert fit.optima.scale.ndim == 2
@@ -92,7 +93,8 @@ def test_a_network_can_be_trained(backend):
     sd = backend.array(SD)
     dft = backend.dft(
         None, potential_fn=lambda sites: 0.5 * ((sites["a"] / sd) ** 2).sum(),
-        initial_params={"a": backend.array(np.zeros(D))}, **{**NETWORK, "num_draws": 200, "num_steps": 3, "dft_fraction": 0.0},
+        initial_params={"a": backend.array(np.zeros(D))}, **{**NETWORK, "num_draws": 200, "num_steps": 3,
+                                                                          "experimental": Experimental()},
     )  # fmt: skip
     backend.run(dft)
     assert np.isfinite(np.asarray(dft.get_samples(50, refine_steps=0)["a"])).all()

@@ -26,15 +26,15 @@ def backend(request):
 def size_of(backend, dft):
     """What each point takes on the full data, after the first probe."""
     if backend.name == "numpyro":
-        return dft._problems[0].target.spec.size
-    return dft._problems[0].target._full.cost.size
+        return dft.parts.backend.problems[0].target.spec.size
+    return dft.parts.backend.problems[0].target._full.cost.size
 
 
 def set_up(backend, model, *args):
     dft = backend.DFT(model, seed=0)
     if backend.name == "numpyro":
-        dft._words = (0, 0)
-    dft._begin(args, {})
+        dft.parts.backend.words = (0, 0)
+    dft.parts.training.begin(args, {})
     return dft
 
 
@@ -91,12 +91,17 @@ def test_matrices_that_a_model_makes_count_too(backend):
 def test_draws_are_mapped_in_blocks_that_memory_allows(backend, monkeypatch):
     """The same likelihoods, whether one row of draws is affordable at a time or all of them."""
     dft = backend.fitted(backend.dft("hierarchy"), np.arange(8.0))
-    posterior, samples = dft._posteriors[0], dft.get_samples(20, refine_steps=0)
+    posterior, samples = dft.parts.backend.posteriors[0], dft.get_samples(20, refine_steps=0)
     whole = posterior.log_likelihood(samples)
     monkeypatch.setattr("pyro_dft.recipe.memory.CPU_BYTES", 2_000)
     parts = posterior.log_likelihood(samples)
     for name, values in whole.items():
-        np.testing.assert_allclose(dft._numpy(parts[name]), dft._numpy(values), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            dft.parts.backend.arrays.numpy(parts[name]),
+            dft.parts.backend.arrays.numpy(values),
+            rtol=1e-5,
+            atol=1e-6,
+        )
 
 
 def test_backward_passes_are_the_same_where_nothing_is_kept(monkeypatch):
@@ -146,11 +151,11 @@ def test_no_choice_depends_on_a_clock(monkeypatch):
 
     def chosen():
         dft = set_up(pyro, rows_model(pyro), pyro.array(x), pyro.array(x[:, 0]))
-        full = dft._problems[0].target._full
+        full = dft.parts.backend.problems[0].target._full
         with torch.no_grad():
             for _ in range(5):
-                full(dft._problems[0].starts[0])
-        threads = dft._trainer.engine.thread_count(dft._problems[0], 128)
+                full(dft.parts.backend.problems[0].starts[0])
+        threads = dft.parts.training.trainer.engine.thread_count(dft.parts.backend.problems[0], 128)
         return full.chunk, full.trace, sorted(full._graphs), threads
 
     expected = chosen()

@@ -70,7 +70,7 @@ def test_fits_to_minibatches_reach_the_posterior_of_all_data(backend, train):
     }
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train=train, **options)
     backend.run(dft, *map(backend.array, data()))
-    draws = dft._numpy(dft.get_samples(20_000, refine_steps=0)["slopes"])
+    draws = dft.parts.backend.arrays.numpy(dft.get_samples(20_000, refine_steps=0)["slopes"])
     mean, log_sd = errors(draws)
     # Monte Carlo errors of .007 and .005; the rest is what is left of a minibatch's noise, which for one draw is 22 sds.
     assert mean.max() < 0.15
@@ -88,7 +88,7 @@ def test_without_the_full_data_the_noise_stays(backend):
     }
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
     backend.run(dft, *map(backend.array, data()))
-    mean, _ = errors(dft._numpy(dft.get_samples(20_000, refine_steps=0)["slopes"]))
+    mean, _ = errors(dft.parts.backend.arrays.numpy(dft.get_samples(20_000, refine_steps=0)["slopes"]))
     assert mean.max() > 0.15
 
 
@@ -98,7 +98,7 @@ def test_data_rows_count_minibatches_and_full_data_apart(backend):
     rows = {}
 
     def look(progress, draw):
-        rows.setdefault(progress.step, dft._evaluations())
+        rows.setdefault(progress.step, dft.parts.backend.evaluations())
 
     dft.callback, dft.callback_every = look, 1
     backend.run(dft, *map(backend.array, data()))

@@ -381,12 +381,12 @@ def test_amounts_are_small_where_the_data_say_much(where):
 def test_a_saved_sampler_finds_its_coordinates_again(tmp_path, monkeypatch):
     fit = DFT(two_hierarchies(numpyro), train="never", num_draws=200, precondition_steps=50, num_chains=1)
     fit.run(jax.random.key(0), Y, 2 * Y)
-    assert fit._amounts
-    assert len(fit._posteriors) == 3
+    assert fit.parts.backend.amounts
+    assert len(fit.parts.backend.posteriors) == 3
     fit.save(tmp_path / "fit")
     monkeypatch.setattr(numpyro_front, "fitted_amounts", None)  # nothing is fitted again
     other = DFT.load(tmp_path / "fit", two_hierarchies(numpyro))
-    assert other._posterior.layout == fit._posterior.layout
+    assert other.parts.posterior.layout == fit.parts.posterior.layout
     again = other.get_samples()
     for name, value in fit.get_samples().items():
         assert np.allclose(value, again[name], rtol=1e-6, atol=1e-6)

@@ -116,7 +116,7 @@ def test_files(which, request, tmp_path):
     dft.save(path)
     loaded = DFT.load(path, known_mean)
     assert np.array_equal(loaded.get_samples()["mu"], dft.get_samples()["mu"])
-    one, two = dft._fit.sampler, loaded._fit.sampler
+    one, two = dft.parts.fit.sampler, loaded.parts.fit.sampler
     z, eps = np.random.default_rng(0).normal(size=(2, dft.num_chains, 9, 1)).astype(np.float32)
     assert np.array_equal(one.transport(z, eps), two.transport(z, eps))
     assert loaded.get_samples(9)["mu"].shape == (9,)

@@ -1,40 +1,38 @@
 """Both engines compute the same thing: same weights and same noise, in float64, to 1e-10."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from both_engines import (
+    SETTINGS,
+    TOLERANCE,
+    B,
+    C,
+    D,
+    close,
+    numbers,
+    torch_potential,
+    torch_target,
+    torch_trainer,
+    weights_of,
+)
 from daily import daily
 
-from pyro_dft.engine_jax import networks as jax_networks
 from pyro_dft.engine_jax import objectives as jax_objectives
 from pyro_dft.engine_jax import precondition as jax_precondition
 from pyro_dft.engine_jax import refine as jax_refine
-from pyro_dft.engine_jax import train as jax_train
+from pyro_dft.engine_jax import step as jax_step
 from pyro_dft.engine_jax.sampler import Sampler as JaxSampler
 from pyro_dft.engine_jax.target import Target as JaxTarget
-from pyro_dft.engine_torch import objectives as torch_objectives
 from pyro_dft.engine_torch import refine as torch_refine
 from pyro_dft.engine_torch import train as torch_train
-from pyro_dft.engine_torch.networks import LevelScoreNetwork
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.engine_torch.target import Target as TorchTarget
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.natural_gradient import State
 from pyro_dft.settings import Settings
-
-C, B, D = 2, 12, 3
-SETTINGS = {
-    "width": 7,
-    "depth": 2,
-    "batch_size": B,
-    "final_batch_factor": 1,
-    "score_steps": 1,
-    "compile": "never",
-}
-TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
 
 @pytest.fixture(autouse=True)
@@ -43,30 +41,12 @@ def _double():
         yield
 
 
-def torch_potential(x):
-    return 0.5 * x[0] ** 2 + 2 * (x[1] - x[0] ** 2) ** 2 + torch.cos(x[2]) + 0.25 * x[2] ** 4
-
-
 def jax_potential(x, data):
     return 0.5 * x[0] ** 2 + 2 * (x[1] - x[0] ** 2) ** 2 + jnp.cos(x[2]) + 0.25 * x[2] ** 4
 
 
 def jax_target(hvp="exact"):
     return JaxTarget(jax_potential, D, dtype=np.float64, hvp=hvp)
-
-
-def torch_target():
-    return TorchTarget(torch_potential, D, dtype=torch.float64, trace=False)
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def close(a, b):
-    a = a.detach().numpy() if isinstance(a, torch.Tensor) else np.asarray(a)
-    b = b.detach().numpy() if isinstance(b, torch.Tensor) else np.asarray(b)
-    return a.shape == b.shape and np.allclose(a, b, **TOLERANCE)
 
 
 @pytest.fixture
@@ -89,159 +69,14 @@ def feed(monkeypatch):
     return start
 
 
-def torch_trainer(phase, distance="squared", averaging=0.0):
-    objective = "auto" if phase in ("kl", "dft") else phase
-    settings = Settings(**SETTINGS, objective=objective, distance=distance, averaging=averaging)
-    scale = numbers(C, D, D, seed=3) * 0.3 + np.eye(D)
-    sampler = TorchSampler(torch.as_tensor(numbers(C, D, seed=4)), torch.as_tensor(scale))
-    rng = torch.Generator().manual_seed(0)
-    trainer = torch_train.NetworkTrainer(torch_target(), sampler, settings, rng)
-    with torch.no_grad():  # weights away from the special start
-        for k, p in enumerate([*trainer.generator.parameters(), *trainer.score_network.parameters()]):
-            p.add_(0.1 * torch.as_tensor(numbers(*p.shape, seed=10 + k)))
-    return trainer, settings
-
-
-def weights_of(module):
-    return {k: jnp.asarray(v.detach().numpy()) for k, v in module.state_dict().items()}
-
-
-def test_networks_agree():
-    trainer, _ = torch_trainer("kl")
-    z = numbers(C, B, D, seed=1)
-    generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
-    assert {k: v.shape for k, v in generator.items()} == jax_networks.generator_shapes(C, D, 7, 2)
-    assert close(trainer.generator(torch.as_tensor(z)), jax_networks.generate(generator, z))
-    sigma = trainer.generator.sigma
-    assert close(sigma, jax_networks.sigma(generator))
-    assert close(
-        trainer.score_network(torch.as_tensor(z), sigma),
-        jax_networks.score(score, z, jax_networks.sigma(generator)),
-    )
-
-
-FORMULAS = {
-    "denoising": (3, ()),
-    "denoising_weighted": (3, ()),
-    "fisher_full": (4, ("distance",)),
-    "fisher_full_two_minibatches": (5, ()),
-    "fisher_partial": (1, ("distance",)),
-    "kl": (2, ("distance",)),
-    "kl_levels": (3, ("distance",)),
-    "fisher_gap": (4, ()),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "distance"),
-    [
-        (name, distance)
-        for name, (_, extra) in sorted(FORMULAS.items())
-        for distance in (("squared", "pseudo-huber") if extra else ("squared",))
-    ],
-)
-def test_objectives_and_their_gradients_agree(name, distance):
-    count, extra = FORMULAS[name]
-    arrays = [numbers(C, B, D, seed=k) for k in range(count)]
-    if name in (
-        "denoising",
-        "denoising_weighted",
-        "fisher_full",
-        "fisher_full_two_minibatches",
-        "fisher_gap",
-        "kl_levels",
-    ):
-        arrays[-1] = np.exp(0.3 * numbers(C, 1, D, seed=9))  # sigma
-    options = [("distance", distance)] if extra else []
-    one = [torch_objectives.Distance(distance, 2.0) for _ in options]
-    two = [jax_objectives.Distance(distance, 2.0) for _ in options]
-    inputs = [torch.as_tensor(a).requires_grad_() for a in arrays]
-    value = getattr(torch_objectives, name)(*inputs, *one)
-    gradients = torch.autograd.grad(value.sum(), inputs, allow_unused=True)
-
-    def function(*own):
-        return getattr(jax_objectives, name)(*own, *two)
-
-    assert close(value, function(*map(jnp.asarray, arrays)))
-    found = jax.grad(lambda *own: function(*own).sum(), argnums=tuple(range(count)))(
-        *map(jnp.asarray, arrays)
-    )
-    for a, b in zip(gradients, found, strict=True):
-        assert close(torch.zeros(b.shape, dtype=torch.float64) if a is None else a, b)
-
-
-@pytest.mark.parametrize("name", ["denoising", "fisher_full", "fisher_partial", "fisher_gap"])
-def test_levels_are_weighted_alike(name):
-    """A weight for each point, which multiplies what that point adds."""
-    count, extra = FORMULAS[name]
-    arrays = [numbers(C, B, D, seed=k) for k in range(count)]
-    if name != "fisher_partial":
-        arrays[-1] = np.exp(0.3 * numbers(C, B, 1, seed=9))
-    weight = np.exp(numbers(C, B, seed=8))
-    one = torch_objectives.Distance("pseudo-huber", 2.0)
-    two = jax_objectives.Distance("pseudo-huber", 2.0)
-    left = [torch.as_tensor(a) for a in arrays] + ([one] if extra else [])
-    right = [jnp.asarray(a) for a in arrays] + ([two] if extra else [])
-    weighted = getattr(torch_objectives, name)(*left, weight=torch.as_tensor(weight))
-    assert close(weighted, getattr(jax_objectives, name)(*right, weight=jnp.asarray(weight)))
-    # By hand: the same function of one point at a time.
-    each = [
-        getattr(torch_objectives, name)(
-            *(v[:, i : i + 1] if isinstance(v, torch.Tensor) else v for v in left)
-        )
-        for i in range(B)
-    ]
-    assert close(weighted, (torch.stack(each, 1) * torch.as_tensor(weight)).mean(1))
-
-
-def test_score_networks_of_levels_agree():
-    rng = torch.Generator().manual_seed(0)
-    network = LevelScoreNetwork(C, D, 7, 2, rng=rng, dtype=torch.float64)
-    x, sigma = numbers(C, B, D, seed=1), np.exp(numbers(C, B, 1, seed=2))
-    found = jax_networks.score(weights_of(network), x, jnp.asarray(sigma), levels=True)
-    assert close(network(torch.as_tensor(x), torch.as_tensor(sigma)), found)
-    started = jax_networks.init_mlp(jnp.zeros(2, jnp.uint32), C, D, 7, 2, np.float64, 1)
-    assert {k: v.shape for k, v in started.items()} == {k: v.shape for k, v in weights_of(network).items()}
-
-
-@pytest.mark.parametrize("done", [0.0, 0.4, 0.79, 0.8, 0.9, 0.999])
-@pytest.mark.parametrize("settle", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("phase", ["kl", "dft", "dft-paper", "fisher-partial"])
-def test_learning_rates(phase, settle, done):
-    """Written out once more; both engines have these."""
-    settings = Settings(settle_fraction=settle)
-
-    def cosine(share):
-        return 0.5 * (1 + np.cos(np.pi * share))
-
-    if phase == "kl" and done >= 1 - settle and settle > 0:
-        share = (done - 1 + settle) / settle
-        expected = 1e-4 * (0.01 + 0.99 * cosine(share)), 9e-4 * (0.05 + 0.95 * cosine(share))
-    elif phase == "kl":
-        share = done / (1 - settle)
-        expected = 3e-3 * (0.01 + 0.99 * cosine(share)), 3e-3 * (0.05 + 0.95 * cosine(share))
-    else:
-        factor = 0.3 if phase == "dft" else 1.0
-        expected = factor * 3e-4 * (0.1 + 0.9 * cosine(done)), factor * 3e-3 * (0.05 + 0.95 * cosine(done))
-    assert torch_train.rates(phase, settings, done) == pytest.approx(expected, rel=1e-9)
-    if phase == "dft":  # alone, it has no trained networks to follow
-        alone = [rate / factor for rate in expected]
-        only = replace(settings, objective="dft")
-        assert torch_train.rates(phase, only, done) == pytest.approx(alone, rel=1e-9)
-        assert [float(r) for r in jax_train.rates(phase, jax_train.Hyper.of(only), done)] == pytest.approx(
-            alone, rel=1e-6
-        )
-        assert not jax_train.Plan.of(only).after_kl(phase)
-    hyper = jax_train.Hyper(*(float(getattr(settings, name)) for name in jax_train.Hyper._fields))
-    assert [float(r) for r in jax_train.rates(phase, hyper, done, after_kl=phase == "dft")] == pytest.approx(
-        expected, rel=1e-9
-    )
-
-
 PHASES = [
     *((phase, 0.0) for phase in ("kl", "dft", "dft-paper", "fisher-partial")), ("kl", 0.1), ("dft", 0.9),
 ]  # fmt: skip
+
+
 STEPS = [(*one, distance) for one in PHASES for distance in ("squared", "pseudo-huber")]
+
+
 OTHER_DISTANCE = ("dft", 0.0, "pseudo-huber")
 
 
@@ -253,19 +88,19 @@ def test_a_training_step_agrees(phase, averaging, distance, feed):
     trainer, settings = torch_trainer(phase, distance, averaging)
     generator, score = weights_of(trainer.generator), weights_of(trainer.score_network)
     average = weights_of(trainer.average) if averaging else ()
-    target, hyper = jax_target(), jax_train.Hyper(*(float(v) for v in jax_train.Hyper.of(settings)))
-    hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.dft_learning_rate,
-                           score_learning_rate=settings.score_learning_rate,
-                           settle_fraction=settings.settle_fraction)  # fmt: skip
+    target, hyper = jax_target(), jax_step.Hyper(*(float(v) for v in jax_step.Hyper.of(settings)))
+    hyper = hyper._replace(learning_rate=settings.learning_rate, dft_learning_rate=settings.experimental.dft_learning_rate,
+                           score_learning_rate=settings.experimental.score_learning_rate,
+                           settle_fraction=settings.experimental.settle_fraction)  # fmt: skip
     noise = numbers(2, 2, C, B, D, seed=2)  # score step, generator step; z, eps
-    mean, scale = (jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale))
+    at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))
 
     # The losses and their gradients.
-    distance_of = jax_objectives.Distance(distance, settings.huber_scale)
+    distance_of = jax_objectives.Distance(distance, settings.experimental.huber_scale)
 
     def generator_loss(weights):
-        return jax_train.generator_loss(
-            target.spec, phase, distance_of, (), mean, scale, weights, score, noise[1, 0], noise[1, 1], None
+        return jax_step.generator_loss(
+            target.spec, phase, distance_of, at, weights, score, jax_step.Noise(noise[1, 0], noise[1, 1]), None
         )[0].sum()  # fmt: skip
 
     seen = []
@@ -273,9 +108,9 @@ def test_a_training_step_agrees(phase, averaging, distance, feed):
         weights.apply = lambda gradients, rate, own=weights.apply: (
             seen.append(gradients) or own(gradients, rate)
         )
-    score_gradient = jax.grad(lambda w: jax_train.score_loss(w, generator, noise[0, 0], noise[0, 1]).sum())(
-        score
-    )
+    score_gradient = jax.grad(
+        lambda w: jax_step.score_loss(w, generator, jax_step.Noise(noise[0, 0], noise[0, 1])).sum()
+    )(score)
     feed(noise[0, 0], noise[0, 1], noise[1, 0], noise[1, 1])
     done = 0.25
     loss = trainer.step(phase, done)
@@ -283,19 +118,17 @@ def test_a_training_step_agrees(phase, averaging, distance, feed):
         assert close(gradient, score_gradient[name])
 
     # The whole step: Adam, clipping, learning rates.
-    plan = jax_train.Plan.of(settings)
-    state = jax_train.NetworkState(
-        generator, score, jax_train.GENERATOR_ADAM.init(generator), jax_train.SCORE_ADAM.init(score),
+    plan = jax_step.Plan.of(settings)
+    state = jax_step.NetworkState(
+        generator, score, jax_step.GENERATOR_ADAM.init(generator), jax_step.SCORE_ADAM.init(score),
         jnp.full(C, jnp.nan), jnp.zeros((), jnp.int32), average,
     )  # fmt: skip
-    original = jax_train.random.normal
-    jax_train.random.normal = lambda *_: jnp.asarray(noise[::-1])  # first the generator's, then the score's
+    original = jax_step.random.normal
+    jax_step.random.normal = lambda *_: jnp.asarray(noise[::-1])  # first the generator's, then the score's
     try:
-        state, gap = jax_train.step(
-            target.spec, plan, phase, (), mean, scale, state, hyper, done, jnp.zeros(2, jnp.uint32)
-        )
+        state, gap = jax_step.step(target.spec, plan, phase, at, state, hyper, done, jnp.zeros(2, jnp.uint32))
     finally:
-        jax_train.random.normal = original
+        jax_step.random.normal = original
     assert np.allclose(loss, float(gap), **TOLERANCE)
     for name, value in trainer.generator.state_dict().items():
         assert close(value, state.generator[name]), name
@@ -325,7 +158,15 @@ def test_gradients_at_noise_levels_agree(phase, feed):
         return jax_potential(x, data) / (1 + sigma**2)
 
     settings = Settings(
-        **SETTINGS, objective=phase, precondition="never", noise_mode="levels", noise_start=2.0
+        **grouped(
+            {
+                **SETTINGS,
+                "objective": phase,
+                "precondition": "never",
+                "noise_mode": "levels",
+                "noise_start": 2.0,
+            }
+        )
     )
     sampler = TorchSampler(
         torch.as_tensor(numbers(C, D, seed=4)), torch.eye(D, dtype=torch.float64).expand(C, D, D)
@@ -345,13 +186,13 @@ def test_gradients_at_noise_levels_agree(phase, feed):
     feed(z, eps, share)
     trainer._generator_step(phase, 0.0, B)
     spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", smoothed_potential=jax_smoothed).spec
-    level = jnp.asarray(settings.noise * (settings.noise_start / settings.noise) ** share)
-    mean, scale = (jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale))
-    distance = jax_objectives.Distance("squared", settings.huber_scale)
+    level = jnp.asarray(settings.noise * (settings.experimental.noise_start / settings.noise) ** share)
+    at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))
+    distance = jax_objectives.Distance("squared", settings.experimental.huber_scale)
 
     def loss(weights):
-        return jax_train.generator_loss(
-            spec, phase, distance, (), mean, scale, weights, score, z, eps, None, level
+        return jax_step.generator_loss(
+            spec, phase, distance, at, weights, score, jax_step.Noise(z, eps, level), None
         )[0].sum()  # fmt: skip
 
     expected = jax.grad(loss)(generator)

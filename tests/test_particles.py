@@ -120,7 +120,7 @@ def trained(backend, fits):
         start = {"x": backend.array(np.zeros(3))}
         fits[backend, "network"] = dft = backend.potential(
             gamma_and_line, initial_params=start, train="always", refine_steps=None, restarts=6, precondition_steps=300,
-            num_draws=4000, num_steps=600, width=48, batch_size=64, dft_fraction=0.0,
+            num_draws=4000, num_steps=600, width=48, batch_size=64,
         )  # fmt: skip
         backend.run(dft)
     return fits[backend, "network"]
@@ -144,10 +144,10 @@ def test_a_network_trained_on_the_surrogate_has_the_right_tails(trained):
 
 
 def test_the_surrogate_is_the_score_where_the_particles_are(trained):
-    x = np.asarray(trained._fit.measurement.refined, float)[:, ::20]
+    x = np.asarray(trained.parts.fit.measurement.refined, float)[:, ::20]
     substitute = Substitute(
-        trained._trainer.engine, trained._trainer.target, trained._fit.sampler,
-        trained._fit.measurement.ensemble.particles.bank, trained.settings, trained._rng,
+        trained.parts.training.trainer.engine, trained.parts.training.trainer.target, trained.parts.fit.sampler,
+        trained.parts.fit.measurement.ensemble.particles.bank, trained.settings, trained.parts.backend.rng,
     )  # fmt: skip
     first, second, third = np.moveaxis(x, -1, 0)
     slope = 25 * (second - first)
@@ -262,8 +262,8 @@ def test_a_light_mode_serves_states_of_all_its_chains(backend):
     assert abs(len(light) / len(x) - SHARE) < 4 * (SHARE * (1 - SHARE) / len(x)) ** 0.5 + 0.01
     # 160 states of 64 chains are worth that many draws; of the 5 chains that come first they would be worth a third.
     assert np.abs(light.mean(0) - APART).max() < 4 / len(light) ** 0.5
-    assert dft._fit.measurement.refined.shape[1] == 2000
-    kept = np.asarray(dft._fit.measurement.refined)[:, :160]
+    assert dft.parts.fit.measurement.refined.shape[1] == 2000
+    kept = np.asarray(dft.parts.fit.measurement.refined)[:, :160]
     neighbours = np.abs(np.diff(kept, axis=1)).mean()
     assert neighbours > 1.0  # of independent normal numbers 1.13
     assert dft.diagnostics()["refine_steps"] <= 8

@@ -55,7 +55,7 @@ def test_a_fit_shows_every_loss_with_its_phase(backend):
     dft = backend.fitted(backend.dft(**NETWORK), Y)
     gaussian, network = dft.plot_training()
     drawn = np.concatenate([points(gaussian), points(network)])
-    made = dft._trainer.history
+    made = dft.parts.training.trainer.history
     assert np.array_equal(drawn, [(p.step, np.float64(p.loss)) for p in made])
     assert texts(gaussian) == ["Gaussian"]
     assert texts(network) == ["KL", "DFT"]

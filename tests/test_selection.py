@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from backends import BACKENDS
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.recipe.selection import Selection
 
 
@@ -37,8 +38,8 @@ def test_same_draws_kernel_steps_and_random_numbers(backend, monkeypatch):
 
     monkeypatch.setattr(Selection, "movement", movement)
     # The Gaussian's own drift test needs more transitions than the comparison makes.
-    dft = backend.potential(banana, train="auto", gate=1e-6, num_steps=20, width=8, depth=1, batch_size=16, dft_fraction=0.0,
-                            refine_steps=4, num_draws=400, num_chains=2)  # fmt: skip
+    dft = backend.potential(banana, train="auto", experimental=Experimental(gate=1e-6), num_steps=20, width=8, depth=1,
+                            batch_size=16, refine_steps=4, num_draws=400, num_chains=2)  # fmt: skip
     with pytest.warns(UserWarning, match="the fit"):
         backend.run(dft)
     assert len(calls) == 2

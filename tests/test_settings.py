@@ -11,9 +11,10 @@ import torch
 from backends import BACKENDS, ROWS
 from quick import GAUSSIAN, NETWORK
 
-from pyro_dft import DFT, Settings, SettingsError
+from pyro_dft import DFT, Experimental, Settings, SettingsError
 from pyro_dft.engine_jax.functional import Schedule
-from pyro_dft.engine_jax.train import Hyper, Plan
+from pyro_dft.engine_jax.step import Hyper, Plan
+from pyro_dft.experimental import grouped
 from pyro_dft.interface import memory_check
 
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
@@ -30,10 +31,13 @@ def test_numbers_of_numpy_are_stored_as_plain_ones():
         noise=np.float32(0.25),
         refine_steps=np.int32(3),
         seed=np.uint8(7),
-        averaging=np.float64(0.5),
+        experimental=Experimental(averaging=np.float64(0.5)),
     )
-    assert given == Settings(num_steps=5, noise=0.25, refine_steps=3, seed=7, averaging=0.5)
-    assert {type(value) for value in given.to_json().values()} <= {int, float, str, type(None)}
+    own = Experimental(averaging=0.5)
+    assert given == Settings(num_steps=5, noise=0.25, refine_steps=3, seed=7, experimental=own)
+    entries = given.to_json()
+    plain = {type(value) for value in [*entries.pop("experimental").values(), *entries.values()]}
+    assert plain <= {int, float, str, bool, type(None)}
     for wrong in (
         {"num_steps": np.bool_(True)},
         {"num_steps": np.float64(5.0)},
@@ -59,6 +63,7 @@ CHANGED = {
     "objective": ("dft-paper", {"dft_fraction": 0.0}),
     "num_steps": (8, {}),
     "dft_fraction": (0.2, {}),
+    "partial_gradient": (True, {"objective": "dft", "dft_fraction": 0.0}),
     "settle_fraction": (0.9, {}),
     "score_steps": (1, {}),
     "batch_size": (16, {}),
@@ -113,22 +118,23 @@ def trace_of(model, settings):
     pyro = BACKENDS[0]
     if model in ("reparam", "full_data_budget"):
         function = pyro.models.hierarchy if model == "reparam" else pyro.models.minibatched
-        dft = DFT(function, disable_progbar=True, **settings)
+        dft = DFT(function, disable_progbar=True, **grouped(settings))
         dft.run(pyro.array(ROWS))
     else:
         function = two_modes if model == "modes" else skewed
         start = {"a": torch.zeros(1 if model == "modes" else 2)}
-        dft = DFT(potential_fn=function, initial_params=start, disable_progbar=True, **settings)
+        dft = DFT(potential_fn=function, initial_params=start, disable_progbar=True, **grouped(settings))
         dft.run()
-    losses = [(entry.phase, entry.loss) for entry in dft._trainer.history]
+    losses = [(entry.phase, entry.loss) for entry in dft.parts.training.trainer.history]
     kept = {name: value.tolist() for name, value in dft.get_samples().items()}
     report = {k: v for k, v in dft.diagnostics().to_json().items() if "seconds" not in k}
-    traced = [problem.target._full.trace for problem in dft._problems]
+    traced = [problem.target._full.trace for problem in dft.parts.backend.problems]
     return losses, kept, report, dft.get_samples(5)[next(iter(kept))].tolist(), traced
 
 
 def test_the_table_is_complete():
-    assert set(CHANGED) == {field.name for field in dataclasses.fields(Settings)}
+    names = [field.name for kind in (Settings, Experimental) for field in dataclasses.fields(kind)]
+    assert set(CHANGED) == {*names} - {"experimental"}
 
 
 def test_a_fit_repeats():
@@ -155,7 +161,7 @@ ELSEWHERE = {
 def test_each_setting_reaches_the_programs_of_jax(setting):
     value, needs = CHANGED[setting]
     base = {**BASE, **needs}
-    pair = [Settings(**base), Settings(**{**base, setting: value})]
+    pair = [Settings(**grouped(base)), Settings(**grouped({**base, setting: value}))]
     one, two = ((Plan.of(s), tuple(map(float, Hyper.of(s))), str(Schedule.of(None, s))) for s in pair)
     assert one != two
 
@@ -177,16 +183,49 @@ def test_each_setting_reaches_the_programs_of_jax(setting):
 )  # fmt: skip
 def test_choices_that_would_change_nothing_are_refused(backend, settings, match):
     with pytest.raises(SettingsError, match=match):
-        backend.DFT(backend.models.known_mean, **settings)
+        backend.DFT(backend.models.known_mean, **grouped(settings))
 
 
 @pytest.mark.parametrize("objective", ["auto", "dft", "dft-paper"])
 def test_minibatches_and_the_pseudo_huber_distance(backend, objective):
     changed = {"distance": "pseudo-huber", "objective": objective}
     changed["dft_fraction"] = 0.2 if objective == "auto" else 0.0
-    dft = backend.dft("minibatched", **{**NETWORK, **changed})
+    dft = backend.dft("minibatched", **grouped({**NETWORK, **changed}))
     with pytest.raises(SettingsError, match="distance='pseudo-huber' needs the full data"):
         backend.run(dft, backend.array(ROWS))
+
+
+@pytest.mark.parametrize("make", [Settings, Settings.from_kwargs, BACKENDS[0].dft, BACKENDS[1].dft], ids=str)
+def test_an_old_use_of_a_setting_for_experiments_names_the_new_place(make):
+    with pytest.raises(SettingsError, match=r"experimental=Experimental\(dft_fraction=\.\.\."):
+        make(dft_fraction=0.2)
+    with pytest.raises(SettingsError, match=r'"dft" with experimental=Experimental\(partial_gradient=True\)'):
+        make(objective="fisher-partial")
+    with pytest.raises(SettingsError, match=r"expected Experimental\(...\)"):
+        make(experimental={"dft_fraction": 0.2})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dft_fraction": 2.0}, {"averaging": 1.0}, {"score_steps": 0}, {"distance": "l1"}, {"gate": 0.0},
+     {"partial_gradient": 1}],
+    ids=str,
+)  # fmt: skip
+def test_values_of_experiments_out_of_range(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        Experimental(**wrong)
+
+
+def test_settings_of_early_files_are_read():
+    """They had those of experiments beside the others."""
+    now = Settings(
+        width=8, objective="dft", experimental=Experimental(partial_gradient=True, huber_scale=2.0)
+    )
+    entries = now.to_json()
+    assert Settings.from_json(entries) == now
+    own = entries.pop("experimental")
+    assert own.pop("partial_gradient")
+    assert Settings.from_json(entries | own | {"objective": "fisher-partial"}) == now
 
 
 def test_sizes_that_no_memory_holds(backend):

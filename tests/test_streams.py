@@ -14,6 +14,7 @@ from backends import BACKENDS, ROWS, Y
 from torch.overrides import TorchFunctionMode
 
 from pyro_dft.engine_jax import random
+from pyro_dft.experimental import grouped
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -55,7 +56,9 @@ def used_once(seen, least):
 
 def test_keys_of_a_training_under_a_trace_and_of_blocks_after_it(keys):
     """Training, refinement until nothing moves, and three blocks of new draws, in one compiled program."""
-    kernel = NUMPYRO.DFTKernel(NUMPYRO.models.hierarchy, **SMALL | {"max_refine_steps": 4}, dft_fraction=0.5)
+    kernel = NUMPYRO.DFTKernel(
+        NUMPYRO.models.hierarchy, **grouped(SMALL | {"max_refine_steps": 4, "dft_fraction": 0.5})
+    )
 
     @jax.jit
     def draws(key, y):
@@ -72,9 +75,7 @@ def test_keys_of_a_training_under_a_trace_and_of_blocks_after_it(keys):
 def test_keys_of_a_run_and_of_its_draws(keys):
     """With minibatches, draws for a callback, and new draws twice."""
     looks = []
-    dft = NUMPYRO.dft(
-        "minibatched", **SMALL, dft_fraction=0.0, callback=lambda _, draw: looks.append(draw(9))
-    )
+    dft = NUMPYRO.dft("minibatched", **SMALL, callback=lambda _, draw: looks.append(draw(9)))
     NUMPYRO.fitted(dft, ROWS)
     dft.get_samples(20)
     dft.get_samples(20, refine_steps=0)
@@ -113,7 +114,7 @@ class States(TorchFunctionMode):
 def test_states_of_torchs_generators(model):
     looks = []
     options = SMALL | {"compile": "never", "seed": 4}
-    dft = PYRO.dft(model, **options, dft_fraction=0.0, callback=lambda _, draw: looks.append(draw(9)))
+    dft = PYRO.dft(model, **options, callback=lambda _, draw: looks.append(draw(9)))
     with States() as states:
         PYRO.fitted(dft, Y if model == "hierarchy" else ROWS)
         dft.get_samples(20)

@@ -123,7 +123,7 @@ def test_fits_at_once_are_right_and_the_same_as_alone(backend):
         dft = backend.DFT(model(i), disable_progbar=True, train="never", precondition_steps=40, restarts=1,
                           refine_steps=2, num_draws=200, seed=2)  # fmt: skip
         backend.fitted(dft, Y + 5 * i)
-        return dft._numpy(dft.get_samples()[f"mu{i}"])
+        return dft.parts.backend.arrays.numpy(dft.get_samples()[f"mu{i}"])
 
     before = global_state()
     found = together(*(lambda i=i: fit(i) for i in range(3)))
@@ -138,7 +138,7 @@ def test_fits_at_once_are_right_and_the_same_as_alone(backend):
 
 def test_draws_at_once_are_new_and_right(backend):
     dft = backend.fitted(backend.dft(), Y)
-    parts = together(*(lambda: dft._numpy(dft.get_samples(100)["mu"]) for _ in range(3)))
+    parts = together(*(lambda: dft.parts.backend.arrays.numpy(dft.get_samples(100)["mu"]) for _ in range(3)))
     draws = np.concatenate(parts)
     assert len(np.unique(draws)) > 290
     mean, sd = known_mean_posterior(Y)
@@ -161,11 +161,11 @@ def test_draws_asked_for_during_a_fit_wait_for_it(backend):
     def draw():
         assert begun.wait(WAIT)
         found = dft.get_samples()["mu"]
-        assert dft._trainer.done  # nothing of a fit that is half made
-        return dft._numpy(found)
+        assert dft.parts.training.trainer.done  # nothing of a fit that is half made
+        return dft.parts.backend.arrays.numpy(found)
 
     drawn = together(fit, draw)[1]
-    np.testing.assert_array_equal(drawn, dft._numpy(dft.get_samples()["mu"]))
+    np.testing.assert_array_equal(drawn, dft.parts.backend.arrays.numpy(dft.get_samples()["mu"]))
 
 
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():

@@ -14,6 +14,7 @@ import torch
 from benchmarks.flags.cases import Case
 from benchmarks.flags.posteriors import Posterior
 from pyro_dft import DFT
+from pyro_dft.experimental import grouped
 
 DRAWS, TRUE_DRAWS = 10_000, 100_000
 # A fit is good when all errors are within the first limits, bad when one passes the second; sds.
@@ -31,7 +32,7 @@ def fit(case: Case, posterior: Posterior, seed: int) -> DFT:
     if case.interrupt is not None:
         problem["potential_fn"] = _interrupted(problem["potential_fn"], case.interrupt)
     options = {"seed": seed, "disable_progbar": True, **case.settings}
-    dft = DFT(**problem, **options)
+    dft = DFT(**problem, **grouped(options))
     if case.steps is None:
         dft.run(*posterior.args)
     for _ in range(case.steps or 0):

@@ -17,7 +17,9 @@ from benchmarks.references import QUANTILES, Reference
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.train import NetworkTrainer, Plan
+from pyro_dft.engine_jax.step import Plan
+from pyro_dft.engine_jax.train import NetworkTrainer
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.measure import compare
 from pyro_dft.recipe.selection import SELECTION_DRAWS, SELECTION_STEPS
 from pyro_dft.settings import Settings
@@ -72,13 +74,13 @@ class Bench:
 
         dft, args = self.subject.dft(num_chains=self.seeds, **BRIEF)
         dft.run(jax.random.key(self.first), *args)
-        self.fitted, self.problem = dft._fit.sampler, dft._problems[dft._fit.problem]
-        self.posterior = dft._posteriors[dft._fit.problem]
+        self.fitted, self.problem = dft.parts.fit.sampler, dft.parts.backend.problems[dft.parts.fit.problem]
+        self.posterior = dft.parts.posterior
         self.reference = self.subject.reference()
 
     def train(self, variant: Variant) -> Trained:
         """All stages of a variant."""
-        settings = Settings(**{**BASE, **variant.settings})
+        settings = Settings(**grouped({**BASE, **variant.settings}))
         shared = {k: v for k, v in variant.settings.items() if k not in AFTER_KL}
         now: Trained | None = None
         done: list[Stage] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro_dft.engine_jax.train import SETTLING_SCORE
+from pyro_dft.recipe.constants import SETTLING_SCORE
 
 STEPS, SHARE = 1200, 0.2
 

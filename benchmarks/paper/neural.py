@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.paper import page
 from benchmarks.paper.targets import Toy
+from pyro_dft.experimental import grouped
 
 # What the paper's objectives share. The paper does not say what it used.
 SHARED: dict[str, Any] = {
@@ -175,12 +176,12 @@ def by_steps(toy: Toy, recipe: Recipe, size: Size) -> dict[str, Any]:
     from pyro_dft.numpyro import DFT, Settings
 
     settings = size.settings(recipe)
-    dft = DFT(**toy.bare(), num_chains=len(size.seeds), disable_progbar=True, **settings)
+    dft = DFT(**toy.bare(), num_chains=len(size.seeds), disable_progbar=True, **grouped(settings))
     # The seeds are chains of one program: independent samplers whose randomness comes from one key.
     state = dft.init(jax.random.key(size.seeds[0]))
     advance = jax.jit(lambda s: jax.lax.scan(lambda now, _: dft.update(now), s, None, length=size.every))
     look = jax.jit(lambda key, s: dft.draw(key, s, size.curve_draws)["x"])
-    given = Settings(**settings)
+    given = Settings(**grouped(settings))
     # The Gaussian comes first where there is one.
     total = given.num_steps + (given.precondition_steps if given.preconditioned else 0)
     steps, curve, gap = [0], [look(jax.random.key(1), state)], [np.nan]
@@ -208,12 +209,12 @@ def _by_run(toy: Toy, recipe: Recipe, size: Size, backend: str) -> dict[str, Any
 
             from pyro_dft.numpyro import DFT
 
-            dft = dft or DFT(**toy.bare(), disable_progbar=True, **settings)
+            dft = dft or DFT(**toy.bare(), disable_progbar=True, **grouped(settings))
             arguments: tuple[Any, ...] = (jax.random.key(seed),)
         else:
             from pyro_dft import DFT as PyroDFT
 
-            dft = PyroDFT(**toy.bare("pyro"), disable_progbar=True, seed=seed, **settings)
+            dft = PyroDFT(**toy.bare("pyro"), disable_progbar=True, seed=seed, **grouped(settings))
             arguments = ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the status says the same, and is kept

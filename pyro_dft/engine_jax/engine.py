@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pyro_dft.engine_jax.chains import run_block
 from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
-from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.sampler import CHUNK, Sampler
+from pyro_dft.engine_jax.step import NO_NETWORKS, OwnNetworks
 from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import NO_NETWORKS, NetworkTrainer, OwnNetworks
+from pyro_dft.engine_jax.train import NetworkTrainer
 from pyro_dft.settings import Settings
 
 
 class JaxEngine:
     """NumPy arrays at the border, compiled jax behind it; random numbers come from NumPy generators, which give the keys."""
+
+    BLOCK_ROWS = CHUNK
 
     def numpy(self, x: Any) -> np.ndarray:
         """An array in double precision."""
@@ -51,6 +54,10 @@ class JaxEngine:
     def set_rng_state(self, rng: np.random.Generator, header: dict[str, Any]) -> None:
         """The inverse of `rng_state`."""
         rng.bit_generator.state = header["rng"]
+
+    def blocks(self, sampler: Sampler, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Draws, some blocks ahead of the one that is given out."""
+        return sampler.blocks(n, rng)
 
     def thread_count(self, problem: Any, batch_size: int) -> int:
         """Nothing to choose: jax has a pool of its own."""

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pyro_dft.engine_jax import precondition, random, train
+from pyro_dft.engine_jax import precondition, random
 from pyro_dft.engine_jax import refine as hmc
 from pyro_dft.engine_jax import sampler as sampling
+from pyro_dft.engine_jax import step as training
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
 from pyro_dft.judging import drift, moments
@@ -44,7 +45,7 @@ class Schedule:
     """
 
     spec: TargetSpec
-    plan: train.Plan
+    plan: training.Plan
     objective: str
     gaussian: int
     warm: int
@@ -55,13 +56,17 @@ class Schedule:
 
     @classmethod
     def of(
-        cls, spec: TargetSpec, settings: Settings, networks: train.OwnNetworks = train.NO_NETWORKS
+        cls, spec: TargetSpec, settings: Settings, networks: training.OwnNetworks = training.NO_NETWORKS
     ) -> Schedule:
         """The schedule that settings ask for, with the networks that the user brings."""
-        last = round(settings.num_steps * settings.dft_fraction) if settings.objective == "auto" else 0
+        last = (
+            round(settings.num_steps * settings.experimental.dft_fraction)
+            if settings.objective == "auto"
+            else 0
+        )
         paper = settings.objective == "dft-paper"
         return cls(
-            spec, train.Plan.of(settings, networks), settings.objective,
+            spec, training.Plan.of(settings, networks), settings.phase,
             settings.precondition_steps if settings.preconditioned else 0,
             settings.num_steps - last, last, settings.fixed_leapfrog_steps, 0 if paper else settings.refine_steps,
             settings.max_refine_steps,
@@ -89,7 +94,7 @@ class FitState(NamedTuple):
     gaussian: precondition.State
     mean: Array
     scale: Array
-    network: train.NetworkState
+    network: training.NetworkState
     key: Array
 
 
@@ -119,13 +124,13 @@ class Refinement(NamedTuple):
     statistics: dict[str, Array]
 
 
-def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -> FitState:
+def start(schedule: Schedule, hyper: training.Hyper, starts: Array, words: Array) -> FitState:
     """The first state, from starting points (C, restarts, d)."""
     c, restarts, d = starts.shape
     scales = jnp.tile(jnp.array([0.1, 1.0]), (restarts + 1) // 2)[:restarts]
     gaussian = precondition.start(starts.reshape(-1, d), jnp.tile(scales, c), max(schedule.gaussian, 1))
     dtype = jnp.dtype(schedule.spec.dtype)
-    network = train.start(random.fold(words, 0), schedule.plan, hyper, c, d, dtype)
+    network = training.start(random.fold(words, 0), schedule.plan, hyper, c, d, dtype)
     scale = jnp.ones((c, d), dtype)
     if gaussian.scale.ndim == 3:
         scale = jnp.broadcast_to(jnp.eye(d, dtype=dtype), (c, d, d))
@@ -133,7 +138,7 @@ def start(schedule: Schedule, hyper: train.Hyper, starts: Array, words: Array) -
     return FitState(step, gaussian, jnp.zeros((c, d), dtype), scale, network, random.fold(words, 1))
 
 
-def update(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
+def update(schedule: Schedule, hyper: training.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
     """One iteration of the phase that is due; past the last one nothing changes.
 
     Returns:
@@ -158,9 +163,8 @@ def update(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -
     def network_phase(phase: str, first: int, length: int) -> Any:
         def go(now: FitState) -> tuple[FitState, Array]:
             done = ((i - first) / max(length, 1)).astype(now.mean.dtype)
-            network, gap = train.step(
-                spec, schedule.plan, phase, data, now.mean, now.scale, now.network, hyper, done, key
-            )
+            at = training.Whitened(data, now.mean, now.scale)
+            network, gap = training.step(spec, schedule.plan, phase, at, now.network, hyper, done, key)
             return now._replace(network=network), gap.astype(loss_type)
 
         return go
@@ -189,7 +193,7 @@ def _chosen(gaussian: precondition.State, mean: Array) -> tuple[Array, Array]:
     return gaussian.mean[index].astype(mean.dtype), gaussian.scale[index].astype(mean.dtype)
 
 
-def rest(schedule: Schedule, hyper: train.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
+def rest(schedule: Schedule, hyper: training.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
     """As many iterations as a whole fit has; returns the last state and the loss of each."""
     return jax.lax.scan(lambda now, _: update(schedule, hyper, now, data), state, None, length=schedule.total)
 
@@ -323,22 +327,49 @@ def _statistics(moves: hmc.Moves) -> dict[str, Array]:
     return dict(zip(STATISTICS, (moves.acceptance, moves.kinetic), strict=True))
 
 
+class Trained(NamedTuple):
+    """The samplers of one chain, one for each of K separate modes, and what refines their draws.
+
+    Attributes:
+        mean: (K, d).
+        scale: (K, d, d), or (K, d).
+        generator: Weights, (K, ...) each.
+        weights: (K,) how often each of them serves.
+        kernel_scale: (K, d, d), or (K, d), whitening of the transitions.
+        step_size: (K,) leapfrog steps.
+        network: Whether the generator is used, or the Gaussian alone.
+        coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
+        steps: Transitions that a draw gets.
+        leapfrogs: Gradient steps of each.
+    """
+
+    mean: Any
+    scale: Any
+    generator: Weights
+    weights: Any
+    kernel_scale: Any
+    step_size: Any
+    network: Any
+    coordinates: Any
+    steps: Any
+    leapfrogs: Any
+
+
 def refined(
-    schedule: Schedule, mean: Array, scale: Array, generator: Weights, network: Array, data: Any, words: Array, n: int,
-    kernel_scale: Array, step_size: Array, steps: Any, leapfrogs: Any,
-) -> tuple[Array, Array, dict[str, Array]]:  # fmt: skip
-    """New draws (C, n, d), refined by `steps` transitions, which of them had one that diverged, (C, n), and their statistics.
+    schedule: Schedule, t: Trained, data: Any, words: Array, n: int
+) -> tuple[Array, Array, dict[str, Array]]:
+    """New draws (K, n, d), refined by transitions, which of them had one that diverged, (K, n), and their statistics.
 
     Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
     """
-    z, eps = random.normal(random.fold(words, 0), (2, mean.shape[0], n, mean.shape[1]), mean.dtype)
-    with_network = sampling.transport(mean, scale, generator, z, eps)
-    raw = jnp.where(network, with_network, sampling.transport(mean, scale, None, z, eps))
+    z, eps = random.normal(random.fold(words, 0), (2, t.mean.shape[0], n, t.mean.shape[1]), t.mean.dtype)
+    with_network = sampling.transport(t.mean, t.scale, t.generator, z, eps)
+    raw = jnp.where(t.network, with_network, sampling.transport(t.mean, t.scale, None, z, eps))
     moves = hmc.run(
-        schedule.spec, data, raw, kernel_scale, step_size, random.fold(words, 1), jnp.maximum(steps, 1),
-        leapfrogs, False,
+        schedule.spec, data, raw, t.kernel_scale, t.step_size, random.fold(words, 1), jnp.maximum(t.steps, 1),
+        t.leapfrogs, False,
     )  # fmt: skip
-    x, diverged = jnp.where(steps > 0, moves.position.x, raw), (steps > 0) & (moves.divergences > 0)
+    x, diverged = jnp.where(t.steps > 0, moves.position.x, raw), (t.steps > 0) & (moves.divergences > 0)
     return x, diverged, _statistics(moves)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_dft.engine_torch.chains import run_block
 from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
 from pyro_dft.engine_torch.refine import Refined, refine, tune_step_size, whitening
-from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import threads, worthwhile
@@ -23,6 +23,8 @@ from pyro_dft.settings import Settings
 
 class TorchEngine:
     """Tensors on the target's device; random numbers come from a torch generator there."""
+
+    BLOCK_ROWS = CHUNK
 
     def numpy(self, x: Tensor) -> np.ndarray:
         """A tensor in double precision on the host."""
@@ -54,6 +56,12 @@ class TorchEngine:
 
     def set_rng_state(self, rng: torch.Generator, header: dict[str, Any]) -> None:
         """Does nothing."""
+
+    def blocks(self, sampler: Sampler, n: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Draws, each block when it is asked for."""
+        size = max(1, CHUNK // sampler.chains)
+        for start in range(0, n, size):
+            yield sampler.draw(min(size, n - start), rng)
 
     def thread_count(self, problem: Any, batch_size: int) -> int:
         """One, or all where a batch as the network phases see it is worth that."""

@@ -38,15 +38,17 @@ def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
         # After KL training both networks are good already, and only have to follow (docs/experiments.md).
         follow = SETTLING_SCORE if phase == "dft" and s.objective == "auto" else 1.0
         cosine = _cosine(done)
-        rate = s.dft_learning_rate * (0.1 + 0.9 * cosine) * follow
-        return rate, s.score_learning_rate * (0.05 + 0.95 * cosine) * follow
-    share = s.settle_fraction
+        rate = s.experimental.dft_learning_rate * (0.1 + 0.9 * cosine) * follow
+        return rate, s.experimental.score_learning_rate * (0.05 + 0.95 * cosine) * follow
+    share = s.experimental.settle_fraction
     if done >= 1 - share:
         cosine = _cosine((done - 1 + share) / max(share, 1e-6))
         last = SETTLING_RATE * (0.01 + 0.99 * cosine), SETTLING_SCORE * (0.05 + 0.95 * cosine)
-        return s.learning_rate * last[0], s.score_learning_rate * last[1]
+        return s.learning_rate * last[0], s.experimental.score_learning_rate * last[1]
     cosine = _cosine(done / max(1 - share, 1e-6))
-    return s.learning_rate * (0.01 + 0.99 * cosine), s.score_learning_rate * (0.05 + 0.95 * cosine)
+    return s.learning_rate * (0.01 + 0.99 * cosine), s.experimental.score_learning_rate * (
+        0.05 + 0.95 * cosine
+    )
 
 
 def _cosine(done: float) -> float:
@@ -77,14 +79,14 @@ class NetworkTrainer:
     ):
         self.target, self.settings, self.rng = target, settings, rng
         self.mean, self.scale = sampler.mean, sampler.scale
-        self.levels = settings.noise_mode == "levels"
+        self.levels = settings.experimental.noise_mode == "levels"
         self.generator, self.score_network = self._networks(networks)
         self.generator.train()
         self.score_network.train()
-        self.generator.log_sigma.requires_grad_(settings.noise_mode == "learned")
-        self.distance = objectives.Distance(settings.distance, settings.huber_scale)
+        self.generator.log_sigma.requires_grad_(settings.experimental.noise_mode == "learned")
+        self.distance = objectives.Distance(settings.experimental.distance, settings.experimental.huber_scale)
         # Under KL a single particle far out may pull with bounded force only; same fixed point.
-        self.kl_distance = objectives.Distance("pseudo-huber", settings.huber_scale)
+        self.kl_distance = objectives.Distance("pseudo-huber", settings.experimental.huber_scale)
         self.surrogate: Surrogate | None = None
         if not self.levels:
             target.anchor(self.mean, self.scale, sampler.draw(ANCHOR_DRAWS, rng))
@@ -92,7 +94,9 @@ class NetworkTrainer:
         self._generator_weights = Trained(self.generator, chains, GENERATOR_BETAS, device)
         self._score_weights = Trained(self.score_network, chains, SCORE_BETAS, device)
         self._gap = torch.full((chains,), math.nan, dtype=torch.float64, device=device)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False) if settings.averaging else None
+        self.average = (
+            copy.deepcopy(self.generator).requires_grad_(False) if settings.experimental.averaging else None
+        )
 
     @property
     def trained(self) -> Generator | CustomGenerator:
@@ -103,7 +107,7 @@ class NetworkTrainer:
         self, own: Networks
     ) -> tuple[Generator | CustomGenerator, ScoreNetwork | LevelScoreNetwork | CustomScore]:
         (c, d), s, dtype, device = self.mean.shape, self.settings, self.target.dtype, self.mean.device
-        start = s.noise_start if s.noise_mode == "annealed" else s.noise
+        start = s.experimental.noise_start if s.experimental.noise_mode == "annealed" else s.noise
         if own.generator is None:
             generator: Generator | CustomGenerator = Generator(
                 c, d, s.width, s.depth, start, rng=self.rng, dtype=dtype
@@ -210,13 +214,13 @@ class NetworkTrainer:
         s = self.settings
         rate, score_rate = rates(phase, s, done)
         after_kl = phase == "dft" and s.objective == "auto"
-        if s.noise_mode == "annealed" and not after_kl:
+        if s.experimental.noise_mode == "annealed" and not after_kl:
             fraction = min(done / 0.6, 1.0)
             self.generator.log_sigma.fill_(
-                math.log(s.noise_start) * (1 - fraction) + math.log(s.noise) * fraction
+                math.log(s.experimental.noise_start) * (1 - fraction) + math.log(s.noise) * fraction
             )
-        batch = s.batch_size * (s.final_batch_factor if after_kl else 1)
-        for _ in range(s.score_steps):
+        batch = s.batch_size * (s.experimental.final_batch_factor if after_kl else 1)
+        for _ in range(s.experimental.score_steps):
             self._score_step(score_rate, batch)
         return self._generator_step(phase, rate, batch)
 
@@ -227,7 +231,7 @@ class NetworkTrainer:
         s = self.settings
         dtype, device = self.target.dtype, self.target.device
         share = torch.rand((len(self.mean), batch, 1), generator=self.rng, dtype=dtype, device=device)
-        return s.noise * (s.noise_start / s.noise) ** share
+        return s.noise * (s.experimental.noise_start / s.noise) ** share
 
     def _fresh(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draws u (C, 2 batch, d), eps and sigma: each eps is used with -eps, which halves the gradient's error."""
@@ -284,7 +288,7 @@ class NetworkTrainer:
         else:
             loss = objectives.fisher_full(delta, score_p, eps, sigma, self.distance, weight)
         self._generator_weights.step(loss.sum(), rate)
-        if self.settings.noise_mode == "learned":
+        if self.settings.experimental.noise_mode == "learned":
             with torch.no_grad():
                 self.generator.log_sigma.clamp_(min=math.log(MIN_SIGMA))
         self._take_average()
@@ -298,7 +302,7 @@ class NetworkTrainer:
         if self.average is None:
             return
         n = self._generator_weights.steps
-        decay = min(self.settings.averaging, (1 + n) / (10 + n))
+        decay = min(self.settings.experimental.averaging, (1 + n) / (10 + n))
         for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
         for kept, last in zip(self.average.buffers(), self.generator.buffers(), strict=True):

@@ -104,7 +104,7 @@ def sample_stats(log_density: NDArray[Any], told: Mapping[str, NDArray[Any]]) ->
 
     Args:
         log_density: Of each draw, (C, n).
-        told: What is known of the transitions that they come from; see `pyro_dft.interface.backend.Hooks`.
+        told: What is known of the transitions that they come from; see `pyro_dft.interface.result.Result.statistics`.
     """
     stats = {"lp": log_density, **{name: value for name, value in told.items() if name != "kinetic"}}
     if "kinetic" in told:

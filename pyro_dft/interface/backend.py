@@ -1,288 +1,273 @@
-"""What a front door fills in below the public interface, and the state that all parts of it share.
+"""What a front door fills in: its framework, by which a model with its arguments becomes targets.
 
-Native arrays (torch or jax) go in and out of the hooks; everything above them is NumPy. Flat arrays have
-shape (chains, draws, dim), in the sampler's coordinates.
+Native arrays (torch or jax) go in and out; everything above a backend is NumPy. Flat arrays have shape
+(chains, draws, dim), in the sampler's coordinates.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from pyro_dft.interface.arguments import Arguments, copied
-from pyro_dft.interface.checkpoint import Checkpoint
+from pyro_dft.interface.arrays import Arrays
+from pyro_dft.interface.options import Options
 from pyro_dft.interface.recognition import Portrait, Terms, fingerprints
-from pyro_dft.interface.restoring import Restored
-from pyro_dft.judging.verdict import Diagnostics
+from pyro_dft.interface.restoring import MEASURED, Restored
 from pyro_dft.layout import Layout
-from pyro_dft.settings import Settings
+from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
+from pyro_dft.models.amounts import worth_a_try
+from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.fit import Fit, FittedTrainer
+from pyro_dft.recipe.trainer import Trainer
 
 
-class Hooks(ABC):
-    """State of a sampler, and what its framework must be able to do.
+class Backend(ABC):
+    """A model in its framework, with what it becomes once its arguments are known.
+
+    Args:
+        options: Of the sampler.
 
     Attributes:
-        model: The model, or None where there is a potential.
-        potential_fn: The potential, or None where there is a model.
-        initial_params: Unconstrained values to start from, or None.
-        transforms: Site name -> transform that overrides the automatic one.
-        smoothed_potential_fn: The potential of the noised posterior, or None.
-        num_chains: Samplers, C.
-        init_strategy: Where the search starts, or None.
-        callback: Called on the way of a training, or None.
-        disable_progbar: Whether to hide the progress bar.
-        settings: All settings.
+        framework: Its name.
+        needs_seed: Whether a random seed is drawn where the settings have none.
+        engine: What trains and draws.
+        arrays: The framework's arrays.
+        options: Of the sampler.
+        posteriors: The model's posterior in each set of coordinates, its own first.
+        problems: The recipe's `Problem` for each of them.
+        rng: The framework's random number generator of the fit.
+        looking: Another one, for draws on the way of a training.
+        amounts: How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
     """
 
-    model: Callable[..., Any] | None
-    potential_fn: Callable[[dict[str, Any]], Any] | None
-    initial_params: Mapping[str, Any] | None
-    transforms: dict[str, Any]
-    smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None
-    num_chains: int
-    init_strategy: Callable[..., Any] | None
-    callback: Callable[[Any, Callable[[int], dict[str, Any]]], None] | None
-    disable_progbar: bool
-    settings: Settings
+    framework: str
+    needs_seed: bool
+    engine: Engine
+    arrays: Arrays
 
-    _framework: str
-    # Networks of the user's own, or None.
-    _own_generator: Any
-    _own_score_network: Any
-    _needs_seed: bool  # whether a random seed is drawn where the settings have none
-    # Names of attributes that the front door makes in `_read`, and that do not go into copies.
-    _live: frozenset[str]
+    posteriors: Any
+    problems: Any
+    rng: Any
+    looking: Any
 
-    _arguments: Arguments
-    _checkpoint: Checkpoint | None
-    _rng: Any  # the framework's random number generator of the fit
-    _looking: Any  # another one, for draws on the way of a training
-    _posteriors: Any  # the model's posterior in each set of coordinates, its own first
-    # How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
-    _amounts: dict[str, float] | None = {}
-    _piloted: int = 0  # gradients that the fit of these took, until they are booked
-    _problems: Any  # the engine's `Problem` for each set of coordinates
-    _trainer: Any  # the engine's `Trainer`, in progress or complete
-    _process: int  # where the random numbers were set up: a fork of it would repeat them
-    _whole: bool  # whether the training was one `run`, and not single steps that may go on
-    _fit: Any  # the engine's measured `Fit`; None before, and after each further step
-    _kept: Any  # flat draws that the fit keeps
-    _report: Diagnostics
-    _seconds: float
-    _cpu_seconds: float
+    def __init__(self, options: Options):
+        self.options = options
+        self.amounts: dict[str, float] | None = {}
+        self._piloted = 0  # gradients that the fit of the amounts took, until they are booked
 
     # From a model to a training
 
     @abstractmethod
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
-        """Turns the model and its arguments into targets, and sets up the random number generator.
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        """Turns the model and its arguments into targets, and sets up the random number generators.
 
         Args:
             args: Arguments of the model.
             kwargs: Keyword arguments of the model.
             seed: Of the random numbers, below 2**63; None takes that of the fit.
+
+        Raises:
+            ModelError: the model or its arguments cannot be used.
         """
 
     @abstractmethod
-    def _set_seed(self, seed: int) -> None:
-        """Lets the random number generator start again, from a seed below 2**63."""
+    def set_seed(self, seed: int) -> None:
+        """Lets the random number generator of the fit start again, from a seed below 2**63."""
 
     @abstractmethod
-    def _start(self) -> Any:
-        """A new trainer for what `_read` made."""
-
-    @abstractmethod
-    def _seed(self) -> list[int]:
+    def seed_words(self) -> list[int]:
         """What the random numbers of a training follow from."""
 
     @abstractmethod
-    def _replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Lets the running training see other model arguments; raises before anything is changed."""
-
-    @abstractmethod
-    def _session(self) -> AbstractContextManager[None]:
+    def session(self) -> AbstractContextManager[None]:
         """Global state of the framework as the fit needs it, put back after: random numbers, device."""
 
-    # Draws
+    @abstractmethod
+    def own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The posterior in the model's own coordinates.
+
+        Raises:
+            ModelError: the model or its arguments cannot be used.
+        """
 
     @abstractmethod
-    def _layout(self) -> Layout:
+    def fitted_amounts(self, own: Any, sites: tuple[str, ...]) -> dict[str, float] | None:
+        """How far to non-centre sites of the posterior `own`, from a short fit; None where that is not possible."""
+
+    def posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The posterior in each set of coordinates, the model's own first: non-centred ones wholly and by fitted amounts."""
+        own, settings = self.own_posterior(args, kwargs), self.options.settings
+        movable = own.noncentering_candidates()
+        if not movable or settings.reparam != "auto" or not settings.preconditioned:
+            self.amounts = {}
+            return [own]
+        if self.amounts is None:
+            found = self.fitted_amounts(own, movable)
+            self.amounts = found or {}
+            self._piloted = 0 if found is None else AMOUNT_GRADIENTS
+        sets = [movable, self.amounts] if worth_a_try(self.amounts, movable) else [movable]
+        return [own, *(own.noncentered(each) for each in sets)]
+
+    @abstractmethod
+    def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
+        """Lets a running training see other model arguments; raises before anything is changed."""
+
+    def start(self) -> Trainer:
+        """A new trainer for what `read` made."""
+        options, settings = self.options, self.options.settings
+        # What the amounts of non-centring cost, once.
+        self.problems[0].target.count(self._piloted)
+        self._piloted = 0
+        for posterior, problem in zip(self.posteriors, self.problems, strict=True):
+            points = self.initial_points(posterior, problem.target, options.num_chains * settings.restarts)
+            # A potential starts from the given values anyway.
+            if options.initial_params is not None and options.model is not None:
+                points[0] = self.given_start(posterior)
+            self.look_at(problem.target, points)
+            problem.starts = points.reshape(options.num_chains, settings.restarts, posterior.dim)
+        networks = self.networks(self.problems[0].target.dim)
+        return Trainer(self.engine, self.problems, settings, self.rng, networks)
+
+    def measurer(self, fit: Fit) -> Trainer:
+        """A trainer whose training was done elsewhere, and which only has to be measured."""
+        return Trainer(self.engine, self.problems, self.options.settings, self.rng, fit=fit)
+
+    @abstractmethod
+    def initial_points(self, posterior: Any, target: Any, count: int) -> Any:
+        """So many starting points, native (count, dim), of one of the posteriors."""
+
+    @abstractmethod
+    def given_start(self, posterior: Any) -> Any:
+        """`initial_params` as a flat point, native (dim,), of one of the posteriors.
+
+        Raises:
+            ModelError: names or shapes are not those of the latent sites, or the potential is not finite there.
+        """
+
+    @abstractmethod
+    def look_at(self, target: Any, points: Any) -> None:
+        """Lets a target see what points, native (n, dim), look like."""
+
+    @abstractmethod
+    def networks(self, dim: int) -> Any:
+        """The user's own networks for so many coordinates, as the engine takes them."""
+
+    def evaluations(self) -> dict[str, int | None]:
+        """`gradient_evaluations` of the potential since the model was given, and the `data_rows` that they read."""
+        targets = [problem.target for problem in self.problems]
+        rows = sum(target.data_rows for target in targets) if targets[0].minibatch else None
+        evaluations = sum(target.gradient_evaluations for target in targets)
+        return {"gradient_evaluations": evaluations, "data_rows": rows}
+
+    # Draws. The index of a problem says which set of coordinates draws are in.
+
+    @property
+    def layout(self) -> Layout:
         """Layout of the model's own unconstrained coordinates."""
+        return self.posteriors[0].layout
 
     @abstractmethod
-    def _told_blocks(self, each: int, refine_steps: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """New draws, in flat blocks that together have `each` for each chain, with what `_kept_told` has of kept ones."""
-
-    def _together(self, blocks: Iterator[tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
-        """All blocks of `_told_blocks` as one."""
-        draws, told = zip(*blocks, strict=True)
-        names = told[0]
-        return self._concatenate(draws, axis=1), {
-            name: np.concatenate([part[name] for part in told], 1) for name in names
-        }
-
-    def _blocks(self, each: int, refine_steps: int) -> Iterator[Any]:
-        """The draws alone."""
-        return (draws for draws, _ in self._told_blocks(each, refine_steps))
-
-    @abstractmethod
-    def _constrain(self, blocks: Iterable[Any]) -> dict[str, Any]:
+    def constrain(self, problem: int, blocks: Iterable[Any]) -> dict[str, Any]:
         """Blocks of flat draws -> site name -> native array (chains, draws, *site)."""
 
     @abstractmethod
-    def _original(self, flat: Any) -> np.ndarray:
+    def original(self, problem: int, flat: Any) -> np.ndarray:
         """Flat draws -> the model's own unconstrained coordinates, same shape."""
 
     @abstractmethod
-    def _potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+    def flat(self, problem: int, points: np.ndarray) -> Any:
+        """Points (chains, draws, dim) of the sampler's coordinates as flat draws."""
+
+    @abstractmethod
+    def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
         """Potential (...) on the full data at points (..., dim) of one of the sets of coordinates.
 
         The first one is that of the model's own unconstrained coordinates.
         """
 
     @abstractmethod
-    def _terms_at(self, points: np.ndarray) -> Terms:
+    def terms_at(self, points: np.ndarray) -> Terms:
         """Log density of each site at points (n, dim) of the model's own unconstrained coordinates."""
 
     @abstractmethod
-    def _flat(self, points: np.ndarray) -> Any:
-        """Points (chains, draws, dim) of the sampler's coordinates as flat draws."""
+    def host_rng(self, rng: Any) -> np.random.Generator:
+        """A NumPy generator that takes up random numbers of the framework's own."""
 
+    @property
     @abstractmethod
-    def _host_rng(self) -> np.random.Generator:
-        """A NumPy generator that takes up the fit's own random numbers."""
-
-    def _keep(self) -> Any:
-        """The draws of the measurement that were refined at least as much as served ones are by default."""
-        measurement = self._fit.measurement
-        return self._served(measurement.raw if self._default_refine_steps() == 0 else measurement.refined)
-
-    def _kept_diverged(self) -> Any:
-        """Which of the kept draws a diverging transition led to, (chains, draws); none where they are not refined."""
-        measured = self._fit.measurement
-        return self._served(measured.diverged & (self._default_refine_steps() > 0))
-
-    def _kept_told(self) -> dict[str, Any]:
-        """What is known of the transitions that the kept draws come from, NumPy arrays (chains, draws) by name.
-
-        "diverging" always; where draws are refined also those of `pyro_dft.recipe.chains.STATISTICS`, "n_steps" (gradient
-        steps) and "step_size" (of a leapfrog step, in whitened coordinates). An early file has none of these.
-        """
-        measured, told = self._fit.measurement, {"diverging": self._numpy(self._kept_diverged())}
-        if self._default_refine_steps():
-            own = self._with_kernel(measured.statistics, measured.gradients_each)
-            told |= {name: self._served(value) for name, value in own.items()}
-        return told
-
-    def _with_kernel(
-        self, statistics: Mapping[str, Any], gradients: int, samplers: slice = slice(None)
-    ) -> dict[str, np.ndarray]:
-        """Statistics of draws of the measured samplers, with what is one number for all draws of each."""
-        found = {name: self._numpy(value) for name, value in statistics.items()}
-        if not found:
-            return {}
-        shape = next(iter(found.values())).shape
-        step_size = self._numpy(self._fit.measurement.step_size)[samplers]
-        step_size = np.broadcast_to(step_size[:, None], shape)
-        return {**found, "n_steps": np.full(shape, gradients), "step_size": step_size}
-
-    def _served(self, draws: Any) -> Any:
-        """Draws (chains, n, dim) of the chains from those of the measured samplers, of which a chain can have several."""
-        modes = self._fit.modes
-        return draws if modes is None else modes.kept(draws)
-
-    def _shares(self) -> np.ndarray:
-        """How often each of the measured samplers serves, over all chains."""
-        modes = self._fit.modes
-        if modes is None:
-            return np.ones(self._fit.sampler.chains)
-        # The mean over the chains: a mode that one of them gives next to nothing keeps its draws.
-        return np.tile(modes.weights.mean(0), modes.chains)
-
-    def _default_refine_steps(self) -> int:
-        if self.settings.refine_steps is not None:
-            return self.settings.refine_steps
-        return 0 if self.settings.objective == "dft-paper" else self._fit.measurement.steps
-
-    # Arrays
-
-    @abstractmethod
-    def _precision(self) -> float:
+    def precision(self) -> float:
         """Relative rounding error of one number of the model's dtype."""
 
-    @abstractmethod
-    def _concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any:
-        """Native arrays, one after the other."""
-
-    @abstractmethod
-    def _copied(self, value: Any) -> Any:
-        """A copy of an array that may be changed in place; any other value as it is."""
-
-    @abstractmethod
-    def _same_array(self, a: Any, b: Any) -> bool | None:
-        """Whether two arrays hold the same; None where one of them is no array."""
-
-    def _snapshot(self, arguments: Arguments) -> Arguments:
-        """Arguments of the model that stay as they are when their owner changes his arrays in place."""
-        return copied(arguments, self._copied)
-
-    @abstractmethod
-    def _to_numpy(self, value: Any) -> np.ndarray | None:
-        """A native array as a NumPy array; None for any other value."""
-
-    @abstractmethod
-    def _from_numpy(self, array: np.ndarray) -> Any:
-        """A NumPy array as a native one."""
-
-    def _numpy(self, value: Any) -> np.ndarray:
-        array = self._to_numpy(value)
-        return np.asarray(value) if array is None else array
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of the model's dtype."""
+        return 8 if self.precision < 1e-10 else 4
 
     # Reports
 
     @abstractmethod
-    def _model_groups(
-        self, samples: dict[str, Any], log_likelihood: bool | None, predictive: bool, prior: bool
-    ) -> dict[str, dict[str, Any]]:
-        """ArviZ groups that need the model, for constrained draws (chains, draws, *site)."""
+    def replicated(self, own: Any, samples: dict[str, Any]) -> dict[str, Any]:
+        """Replicated data by observed site, one for each draw of `samples`, (draws, *site) each."""
 
     @abstractmethod
-    def _plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site."""
-
-    def _invalid(self, points: np.ndarray) -> dict[str, dict[str, float]]:
-        """What `pyro_dft.models.validity` finds at points (n, dim) of the sampler's coordinates; nothing for a potential."""
-        posterior = self._posteriors[self._fit.problem]
-        return posterior.invalid(self._flat(points))
-
-    @abstractmethod
-    def _facts(self) -> dict[str, Any]:
-        """What `verdict.judge` wants to know about the fit."""
+    def prior(self, own: Any, count: int) -> dict[str, Any]:
+        """So many draws of every site from the prior."""
 
     # Files
 
-    def _portrait(self, points: np.ndarray, rounding: float | None = None) -> Portrait:
-        """The posterior at points (n, dim); with its rounding errors where the relative one of a number is given."""
+    @abstractmethod
+    def from_numpy(self, array: np.ndarray) -> Any:
+        """A NumPy array as a native one."""
+
+    def snapshot(self, arguments: Arguments) -> Arguments:
+        """Arguments of the model that stay as they are when their owner changes his arrays in place."""
+        return copied(arguments, self.arrays.copied)
+
+    def portrait(self, points: np.ndarray, rounding: float | None = None) -> Portrait:
+        """The posterior at points (n, d); with its rounding errors where the relative one of a number is given."""
         if rounding is None:
-            return Portrait.of(points, self._potential_at, self._terms_at)
-        return Portrait.with_rounding(points, self._potential_at, self._terms_at, rounding)
+            return Portrait.of(points, self.potential_at, self.terms_at)
+        return Portrait.with_rounding(points, self.potential_at, self.terms_at, rounding)
 
-    def _fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
+    def fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
         """Checksums of the model's arguments."""
-        return fingerprints(arguments, self.model, self._to_numpy)
+        return fingerprints(arguments, self.options.model, self.arrays.to_numpy)
+
+    def state(self, fit: Fit) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and header entries that define a trained sampler."""
+        measured = fit.measurement
+        assert measured is not None
+        numpy = self.arrays.numpy
+        arrays = fit.sampler.to_arrays()
+        arrays |= {f"measured.{name}": numpy(getattr(measured, name)) for name in MEASURED}
+        arrays |= {f"measured.{name}": numpy(value) for name, value in measured.statistics.items()}
+        if fit.modes is not None:
+            arrays |= fit.modes.to_arrays()
+        return arrays, {
+            "sampler_layout": self.posteriors[fit.problem].layout.to_json(),
+            "objective": fit.objective,
+            "measured_steps": measured.steps,
+            "measured_leapfrogs": measured.leapfrog_steps,
+            "measured_gradients_each": measured.gradients_each,
+        }
 
     @abstractmethod
-    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and header entries that define the trained sampler."""
-
-    @abstractmethod
-    def _own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+    def own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
         """Names and shapes of the arrays of a generator of the user's own; None where there is none."""
 
     @abstractmethod
-    def _restore(self, content: Restored) -> Any:
+    def sampler_of(self, content: Restored) -> tuple[Any, dict[str, Any]]:
+        """The sampler that a file holds, and the arrays of its measurement, native."""
+
+    def restored(self, content: Restored) -> FittedTrainer:
         """A complete trainer from what a file says."""
+        sampler, kept = self.sampler_of(content)
+        return FittedTrainer(
+            self.engine, self.problems, content.index, sampler, content.objective, content.steps, kept, content.modes,
+            leapfrog_steps=content.leapfrog_steps, gradients_each=content.gradients_each,
+        )  # fmt: skip

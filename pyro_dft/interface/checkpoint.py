@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pyro_dft import messages
-from pyro_dft.errors import StorageError
+from pyro_dft.errors import SettingsError, StorageError, warn
 from pyro_dft.interface import storage
 from pyro_dft.interface.recognition import Portrait, unlike
 from pyro_dft.recipe.history import taking_up
+from pyro_dft.settings import Settings
 
 KIND = "training"
 
@@ -55,7 +55,8 @@ class Checkpoint:
         if not os.path.exists(self.path):
             return
         arrays, header = storage.load(self.path)
-        different = [key for key, value in self.owner.items() if header.get(key) != value]
+        kept = {**header, "settings": _in_present_form(header.get("settings"))}
+        different = [key for key, value in self.owner.items() if kept.get(key) != value]
         if header.get("kind") != KIND or different:
             raise StorageError(
                 f"{self.path}: not a checkpoint of this training ({', '.join(different) or 'kind'} "
@@ -98,7 +99,7 @@ class Checkpoint:
             storage.save(self.path, arrays, header | self.owner | {"kind": KIND, "check": check})
         except OSError as error:
             if not self._warned:
-                warnings.warn(messages.checkpoint_not_written(self.path, error), RuntimeWarning, stacklevel=4)
+                warn(messages.checkpoint_not_written(self.path, error), RuntimeWarning)
             self._warned = True
 
     def remove(self) -> None:
@@ -112,7 +113,15 @@ class Checkpoint:
         except FileNotFoundError:
             return
         except OSError as error:
-            warnings.warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning, stacklevel=5)
+            warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning)
+
+
+def _in_present_form(settings: Any) -> Any:
+    """Settings of a file as this version writes them; what are none, as they are."""
+    try:
+        return Settings.from_json(settings).to_json()
+    except (SettingsError, TypeError, ValueError, AttributeError):
+        return settings
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

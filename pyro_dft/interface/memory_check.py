@@ -73,7 +73,7 @@ def check_fit(settings: Settings, chains: int, dim: int, itemsize: int) -> None:
         SettingsError: the largest part does not; the message names its setting.
     """
     s = settings
-    batch = 2 * s.batch_size * max(1, s.final_batch_factor if s.dft_fraction else 1)
+    batch = 2 * s.batch_size * max(1, s.experimental.final_batch_factor if s.experimental.dft_fraction else 1)
     needed = {
         # Raw draws, those half-way and refined ones.
         "num_draws": 3.0 * s.num_draws * dim * itemsize,

@@ -162,7 +162,7 @@ def read_settings(path: Any, arrays: dict[str, np.ndarray], header: dict[str, An
         given = dict(header["settings"])
         if given.get("objective") == "dft" and str(header.get("version")).startswith("0.1."):
             given["objective"] = "auto"  # as version 0.1 called it
-        settings, chains = Settings.from_kwargs(**given).without_idle(), _count(header, "num_chains")
+        settings, chains = Settings.from_json(given).without_idle(), _count(header, "num_chains")
         samplers = arrays["mean"].shape[0] if arrays["mean"].size else 0
         if not 1 <= chains <= samplers:
             raise ValueError(f"num_chains is {chains}, with {samplers} samplers")

@@ -14,6 +14,7 @@ from pyro_dft.errors import (
     SettingsError,
     StorageError,
 )
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _MODULES = {
 __all__ = [
     "DFT",
     "DFTKernel",
+    "Experimental",
     "FidelityWarning",
     "ModelError",
     "Network",
@@ -52,7 +54,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name in ("jax", "numpyro", "optax"):
+        if (error.name or "").split(".")[0] in ("jax", "numpyro", "optax"):
             raise ImportError(
                 f"pyro_dft.numpyro.{name} needs NumPyro: pip install 'pyro-dft[numpyro]'"
             ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from numpyro.infer.mcmc import MCMC, MCMCKernel
 
 from pyro_dft import messages
 from pyro_dft.engine_jax import random
-from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
+from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.arguments import Arguments
 from pyro_dft.interface.nuts_options import translated
@@ -28,7 +27,7 @@ from pyro_dft.numpyro.fields import check_fields
 from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, states
-from pyro_dft.numpyro.still import StillState, postprocess, still_state
+from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state
 from pyro_dft.numpyro.trees import Tree, needs_tree
@@ -170,7 +169,7 @@ class DFTKernel(MCMCKernel):
     @lenient()
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
-    ) -> DFTState | StillState:
+    ) -> DFTState:
         """Trains one chain, or all of them where `rng_key` is a batch of keys.
 
         Raises:
@@ -207,7 +206,7 @@ class DFTKernel(MCMCKernel):
                 key = rng_key[0] if batch else rng_key
                 dft = self._train(key, len(rng_key) if batch else 1, given, args, kwargs)
             self._diagnostics.append(dft.diagnostics())
-            self._known.add(_digest(dft._posteriors_of(args, kwargs)[0]))
+            self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
         return states(
@@ -229,8 +228,8 @@ class DFTKernel(MCMCKernel):
     def _checked_fit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFT:
         dft = self._fitted
         assert dft is not None
-        dft._require_fit()
-        own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
+        dft.parts.training.trained()
+        own, other = dft.parts.backend.posteriors[0], dft.parts.backend.posteriors_of(args, kwargs)[0]
         if _digest(own) != _digest(other) and not _alike(dft, own, other, (args, kwargs)):
             raise messages.other_data(True)
         return dft
@@ -257,20 +256,18 @@ class DFTKernel(MCMCKernel):
         if not _is_single(rng_key):
             raise messages.batch_of_traced_keys()
         self._diagnostics.clear()
-        warnings.warn(messages.no_verdict_under_a_trace(), FidelityWarning, stacklevel=4)
+        warn(messages.no_verdict_under_a_trace(), FidelityWarning)
         dft = self._new_dft(1, self._start())
         return traced_state(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 
     @lenient()
-    def sample(
-        self, state: DFTState | StillState, model_args: tuple[Any, ...], model_kwargs: Any
-    ) -> DFTState | StillState:
+    def sample(self, state: DFTState, model_args: tuple[Any, ...], model_kwargs: Any) -> DFTState:
         """The next draw.
 
         Raises:
             ModelError: the arguments are not those of a training of this kernel.
         """
-        if isinstance(state, StillState):
+        if state.trained is None:  # nothing to infer
             return state._replace(i=state.i + 1)
         args, kwargs = self._arguments(model_args, model_kwargs)
         dft, posteriors = self._read(args, kwargs)
@@ -303,7 +300,7 @@ class DFTKernel(MCMCKernel):
     def _arguments(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = tuple(args), dict(kwargs or {})
         if self._fitted is not None and not args and not kwargs:
-            return self._fitted._arguments
+            return self._fitted.parts.training.arguments
         if self._model is None:  # as with NUTS, data that a potential does not read are allowed
             return (), {}
         return args, kwargs
@@ -311,7 +308,7 @@ class DFTKernel(MCMCKernel):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[DFT, list[Problem]]:
         """The model with these arguments, in all coordinates."""
         dft = self._fitted or self._new_dft(1, self._start())
-        posteriors = dft._posteriors_of(args, kwargs)
+        posteriors = dft.parts.backend.posteriors_of(args, kwargs)
         if self._known and not _traced((args, kwargs)):
             with eval_context():
                 if _digest(posteriors[0]) not in self._known:
@@ -364,7 +361,9 @@ def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool
     """Whether two potentials are one that was written differently, such as with whole numbers for floats."""
     if own.layout != other.layout or own.potential == other.potential:
         return False
-    points = dft._original(dft._kept)[0, :CHECK_POINTS]
+    training, backend = dft.parts.training, dft.parts.backend
+    result = training.trained()
+    points = backend.original(result.fit.problem, result.kept)[0, :CHECK_POINTS]
 
     def portrait(problem: Problem) -> Portrait:
         target = problem.target()
@@ -372,9 +371,9 @@ def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool
         def potential(x: np.ndarray) -> np.ndarray:
             return -target.evaluate(x.astype(problem.dtype))[0]
 
-        return Portrait.with_rounding(points, potential, problem.site_terms, dft._precision())
+        return Portrait.with_rounding(points, potential, problem.site_terms, backend.precision)
 
-    sums = dft._fingerprints(dft._arguments), dft._fingerprints(arguments)
+    sums = backend.fingerprints(training.arguments), backend.fingerprints(arguments)
     return not unlike(portrait(own), portrait(other), sums)[0]
 
 

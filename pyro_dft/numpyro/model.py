@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -15,13 +14,14 @@ from numpyro.handlers import trace as record_trace
 from numpyro.infer.util import log_density
 
 from pyro_dft import messages
-from pyro_dft.errors import ModelError, PerformanceWarning
+from pyro_dft.errors import ModelError, PerformanceWarning, warn
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.numpyro import noncentering, predictive, terms, validity
-from pyro_dft.numpyro.placement import Default, Plates, Point, is_jacobian, placed
+from pyro_dft.numpyro.explain import not_finite
+from pyro_dft.numpyro.placement import Default, Plates, Point, placed
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.structure import Structure, inspect_model
+from pyro_dft.numpyro.structure import Structure, enumerated, inspect_model, param_values
 from pyro_dft.numpyro.traced import (
     Batched,
     Full,
@@ -76,7 +76,8 @@ class NumPyroProblem(Problem):
         self.model = model
         self._read_latents()
         if self.structure.params:
-            self.model = substitute(model, data=self._param_values(model))
+            own = param_values(model, self.args, self.kwargs, self.structure.params)
+            self.model = substitute(model, data=own)
         self.data_size, self.minibatch_size = self.structure.data_size, self.structure.minibatch_size
         self.enumerated = bool(self.structure.discrete)
         self._noncentered: dict[str, float] = {}
@@ -172,16 +173,6 @@ class NumPyroProblem(Problem):
             angles[self.layout.slices[site.name]] = site.transform == circular.NAME
         return circular.folded(x, angles, self._middle.astype(float))
 
-    def _param_values(self, model: Callable[..., Any]) -> dict[str, Any]:
-        """Initial values of `numpyro.param` and mutable sites, as NumPyro's NUTS takes them."""
-
-        def values() -> dict[str, Any]:
-            recorder = record_trace(seed(Plates(model), jax.random.key(0)))
-            sites = recorder.get_trace(*self.args, **self.kwargs)
-            return {name: sites[name]["value"] for name in self.structure.params}
-
-        return jax.jit(values)()
-
     def _bind(self) -> None:
         """Traces the potentials in the present coordinates."""
         at = point(self.dim, self.dtype)
@@ -189,12 +180,7 @@ class NumPyroProblem(Problem):
         self.data = {"full": full}
         self.minibatch_potential = None
         if self.structure.subsampled and self.enumerated:
-            warnings.warn(
-                "the model sums out discrete sites and subsamples its data: training reads all rows, as minibatches of "
-                "such a model are biased",
-                PerformanceWarning,
-                stacklevel=4,
-            )
+            warn(messages.enumerated_minibatches(), PerformanceWarning)
         elif self.structure.subsampled:
             self.minibatch_potential, part = trace(
                 lambda x, words: self._energy(x, words), at, key_words(), kind=Batched
@@ -210,22 +196,12 @@ class NumPyroProblem(Problem):
         model: Any = Plates(self.model, key=None if words is None else as_key(words))
         density = log_density
         if self.enumerated:
-            model, density = self._enumerate(model)
+            model, density = enumerated(model, self.structure)
         with Default():
             # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
             value, _ = density(placed(model, place), self.args, self.kwargs, {})
         place.check()
         return -jnp.asarray(value).astype(self.dtype)
-
-    def _enumerate(self, model: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-        try:
-            from numpyro.contrib.funsor import config_enumerate, enum
-            from numpyro.contrib.funsor import log_density as enumerated_density
-        except ImportError as error:
-            raise ModelError(
-                f"the discrete sites {self.structure.discrete} are summed out by funsor: pip install funsor"
-            ) from error
-        return enum(config_enumerate(model), -self.structure.max_plate_nesting - 1), enumerated_density
 
     def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Sites of one run over all rows, with discrete sites drawn from their prior.
@@ -292,36 +268,12 @@ class NumPyroProblem(Problem):
         return jnp.concatenate(parts)
 
     def _explain(self, x: np.ndarray) -> str:
-        def terms(row: Any) -> dict[str, Any]:
-            sites = self.run(self.point_of(row))
-            return {
-                name: site["fn"].log_prob(site["value"])
-                for name, site in sites.items()
-                if site["type"] == "sample" and not is_jacobian(site)
-            }
-
-        function, arrays = trace(terms, self._row())
-        bad = {}
-        for name, value in map_rows(function, arrays, x[None]).items():
-            wrong = ~np.isfinite(value)
-            if wrong.any():
-                bad[name] = (int(wrong.sum()), wrong.size)
-        nan = [name for name, value in self.observed().items() if _has_nan(value)]
-        return messages.not_finite(bad, nan) or super()._explain(x)
+        return not_finite(self, x) or super()._explain(x)
 
     # Coordinates and values
 
     def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
-        """Flat points -> values of latent sites and, if asked for, deterministic ones.
-
-        Args:
-            x: Points of shape (n, d).
-            include_deterministic: Also return ``numpyro.deterministic`` sites and sites that a reparametrisation
-                made deterministic. Those that depend on discrete sites have no single value and are left out.
-
-        Returns:
-            Name -> array of shape (n, *site shape).
-        """
+        """See the base class."""
         wanted = self.deterministic_sites() if include_deterministic else []
         names = [*self.layout.names, *wanted]
 
@@ -352,17 +304,7 @@ class NumPyroProblem(Problem):
         return [name for name in names if not touched[name]]
 
     def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
-        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape).
-
-        Returns:
-            Points of shape (n, d).
-
-        Raises:
-            ModelError: A latent site is missing or has the wrong shape.
-        """
+        """See the base class."""
         values = self._checked_samples(samples)
         shapes = {name: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for name, v in values.items()}
         function, arrays = self._function("unconstrain", lambda row: self._coordinates(self.run(row)), shapes)
@@ -371,7 +313,7 @@ class NumPyroProblem(Problem):
     # Non-centring
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
+        """See the base class."""
         movable = [name for name, site in self.structure.latent.items() if site.movable]
         if self.enumerated or not movable:
             return ()
@@ -384,17 +326,7 @@ class NumPyroProblem(Problem):
         return tuple(name for name in movable if moves[name])
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> NumPyroProblem:
-        """The same posterior with standardised coordinates for ``sites``.
-
-        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale taken
-        from the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
-
-        Args:
-            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
-
-        Raises:
-            ModelError: One of the sites is not a candidate.
-        """
+        """See the base class."""
         given, candidates = amounts.given(sites), self.noncentering_candidates()
         wrong = sorted(set(given) - set(candidates))
         if wrong:
@@ -406,7 +338,7 @@ class NumPyroProblem(Problem):
         return problem
 
     def original_coordinates(self, x: Any) -> Any:
-        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
+        """See the base class."""
         if not self._noncentered:
             return x
 
@@ -424,7 +356,7 @@ class NumPyroProblem(Problem):
     # Data
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
+        """See the base class."""
         return validity.invalid(self, x)
 
     def observed(self) -> dict[str, np.ndarray]:
@@ -438,24 +370,11 @@ class NumPyroProblem(Problem):
         return {name: np.asarray(site.value) for name, site in sites.items()}
 
     def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
-        """Log density of each site at points (n, d), in double precision; see `Problem.site_terms`."""
+        """See the base class."""
         return terms.site_terms(self, x)
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
-
-        Terms of ``numpyro.factor`` belong to no datum and are not included. Models with discrete sites have none
-        here: :meth:`without_likelihood` names the sites that are left out.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape), for all latent sites.
-
-        Returns:
-            Name of an observed site -> array of shape (n, *batch shape of the site).
-
-        Raises:
-            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
-        """
+        """See the base class."""
         return predictive.log_likelihood(self, self._checked_samples(samples))
 
     def without_likelihood(self) -> dict[str, str]:
@@ -463,35 +382,13 @@ class NumPyroProblem(Problem):
         return predictive.without_likelihood(self)
 
     def posterior_predictive(self, samples: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """New data in the shape of the old, one replicate per draw.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape), for all latent sites.
-            rng: Source of randomness.
-
-        Returns:
-            Name of an observed site -> array of shape (n, *shape of the data).
-
-        Raises:
-            ModelError: ``samples`` do not fit the model.
-        """
+        """See the base class."""
         return predictive.posterior_predictive(self, self._checked_samples(samples), rng)
 
     def prior_predictive(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws of latent, discrete, deterministic and observed sites from the prior, n of each.
-
-        Raises:
-            ModelError: A prior is improper.
-        """
+        """See the base class."""
         return predictive.prior_predictive(self, n, rng)
 
     def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
-
-        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
-        """
+        """See the base class."""
         return predictive.plate_dims(self)
-
-
-def _has_nan(value: np.ndarray) -> bool:
-    return np.issubdtype(value.dtype, np.floating) and bool(np.isnan(value).any())

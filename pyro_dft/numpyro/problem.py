@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,42 +12,28 @@ from pyro_dft import messages
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
-from pyro_dft.layout import Layout
+from pyro_dft.models.posterior import Posterior, checked_samples
 from pyro_dft.numpyro.traced import Traced
 
 
-class Problem:
+class Problem(Posterior):
     """A posterior over one flat vector; the common part of models and bare potentials.
 
     Attributes:
-        layout: Sites of the flat vector.
-        transforms: Name -> transform from constrained to unconstrained values.
         dtype: Dtype of the flat vector.
         potential: Negative log density of one point (d,) on the full data, as a function of (x, data).
         minibatch_potential: An unbiased estimate from a random part of the data, as a function of (x, data, key), or None.
         smoothed_potential: That of the posterior with noise added, as a function of (x, sigma, data), or None.
         data: What these two read.
-        data_size: Rows of data that one call of `potential` reads (1 without subsampled plates).
-        minibatch_size: Rows of data that one call of `minibatch_potential` reads.
-        enumerated: Whether discrete sites are summed out.
     """
 
-    layout: Layout
-    transforms: dict[str, Any]
+    framework = "NumPyro"
     dtype: np.dtype
     potential: Traced
     minibatch_potential: Traced | None = None
     smoothed_potential: Traced | None = None
     data: dict[str, Any]
-    data_size: int = 1
-    minibatch_size: int = 1
-    enumerated: bool = False
     _own_start: np.ndarray | None = None  # a point that the caller wants to start from
-
-    @property
-    def dim(self) -> int:
-        """Length d of the flat vector."""
-        return self.layout.dim
 
     @property
     def minibatch(self) -> bool:
@@ -139,105 +125,33 @@ class Problem:
         bad = [names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(gradient)))]
         return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
 
-    def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
-        """Flat points -> values of the sites, as the model sees them.
-
-        Args:
-            x: Points of shape (n, d).
-            include_deterministic: Also return ``numpyro.deterministic`` sites.
-
-        Returns:
-            Name -> array of shape (n, *site shape).
-        """
-        raise NotImplementedError
-
     def constrain_one(self, x: Any) -> dict[str, Any]:
         """As `constrain`, for one point (d,), under a trace."""
         rows = self.constrain(x[None])
         return {name: jnp.asarray(value)[0] for name, value in rows.items()}
 
-    def unconstrain(self, samples: Mapping[str, Any]) -> np.ndarray:
-        """The inverse of :meth:`constrain`; entries that are no latent sites are ignored.
-
-        Returns:
-            Points of shape (n, d).
-
-        Raises:
-            ModelError: A latent site is missing or has the wrong shape.
-        """
-        raise NotImplementedError
-
     def _checked_samples(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        missing = [name for name in self.layout.names if name not in samples]
-        if missing:
-            raise ModelError(f"samples lack the latent sites {missing}")
-        checked = {}
-        for site in self.layout.sites:
-            value = np.asarray(samples[site.name], self.dtype)
-            if value.ndim == 0 or value.shape[1:] != site.constrained_shape:
-                raise ModelError(
-                    f"samples of site '{site.name}' must have shape (n, {', '.join(map(str, site.constrained_shape))}"
-                    f"), got {tuple(value.shape)}"
-                )
-            checked[site.name] = value
-        counts = {name: len(value) for name, value in checked.items()}
-        if len(set(counts.values())) > 1:
-            raise ModelError(f"samples have different numbers of draws: {counts}")
-        return checked
-
-    def original_coordinates(self, x: Any) -> Any:
-        """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
-        return x
-
-    def folded(self, x: np.ndarray) -> np.ndarray:
-        """Flat points (..., d) without the full turns of angles; themselves where there are none."""
-        return x
-
-    def noncentering_candidates(self) -> tuple[str, ...]:
-        """Latent sites that :meth:`noncentered` could treat."""
-        return ()
-
-    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> Problem:
-        """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
-
-        Raises:
-            ModelError: One of the sites is not a candidate.
-        """
-        raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a NumPyro model")
-
-    def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
-        return {"parameters": {}, "data": {}}
-
-    def observed(self) -> dict[str, np.ndarray]:
-        """Observed data by site."""
-        raise ModelError(self._needs_model("observed data"))
-
-    def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
-        """Log density of each site on the full data at points (n, d), in double precision; {} for a bare potential.
-
-        Returns:
-            Name of a latent or observed site, and "log Jacobian" for the transforms -> the sum (n,) and the sum of the absolute
-            terms (n,), or None where discrete sites leave it no density by itself.
-        """
-        return {}
-
-    def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Pointwise log-likelihood of the full data by observed site."""
-        raise ModelError(self._needs_model("the log-likelihood"))
+        return checked_samples(self.layout, samples, lambda _, value: np.asarray(value, self.dtype))
 
     def posterior_predictive(self, samples: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Replicated data by observed site, one replicate per draw."""
+        """New data in the shape of the old, one replicate per draw.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+            rng: Source of randomness.
+
+        Returns:
+            Name of an observed site -> array of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the posterior predictive distribution"))
 
     def prior_predictive(self, n: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws of every site from the prior."""
+        """Draws of latent, discrete, deterministic and observed sites from the prior, n of each.
+
+        Raises:
+            ModelError: A prior is improper.
+        """
         raise ModelError(self._needs_model("the prior predictive distribution"))
-
-    def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site, for ArviZ."""
-        return {}
-
-    @staticmethod
-    def _needs_model(what: str) -> str:
-        return f"{what} needs a NumPyro model: a bare potential_fn knows neither data nor likelihood"

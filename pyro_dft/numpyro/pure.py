@@ -1,45 +1,24 @@
-"""Training by pure functions, as with `numpyro.infer.SVI`, and the compiled programs that it is made of."""
+"""Training by pure functions, as with `numpyro.infer.SVI`."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import jax
 import numpy as np
 
-from pyro_dft.engine_jax import functional, random
-from pyro_dft.engine_jax.custom import Own
-from pyro_dft.engine_jax.engine import ENGINE
-from pyro_dft.engine_jax.functional import FitState, Schedule
-from pyro_dft.engine_jax.sampler import Sampler, draw
-from pyro_dft.engine_jax.target import Target
-from pyro_dft.engine_jax.train import Hyper, OwnNetworks
-from pyro_dft.interface.arguments import unchanged
-from pyro_dft.interface.dft import Inference
-from pyro_dft.interface.exclusive import exclusive
-from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.engine_jax.functional import FitState
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.interface.parts import Parts
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.trainer import Trainer
 
 
-class PureTraining(Inference):
-    """`init`, `update`, `fit` and `draw`, and `adopt`, which takes over what they trained."""
+class PureFunctions:
+    """`init`, `update`, `fit` and `draw` of a `DFT`, and `adopt`, which takes over what they trained."""
 
-    _last: tuple[Any, Posterior, Target] | None = None
-    _words: tuple[int, ...] = ()
-    _pure_state = False  # whether the posteriors are read for what `init`, `update` and `fit` trained
-    _checked_networks: tuple[int, OwnNetworks] | None = None
-    _problems: list[Any]
-    _rng: np.random.Generator
-
-    @abstractmethod
-    def _own_posterior(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], centred: bool = True
-    ) -> Posterior:
-        """The posterior in the model's own coordinates, with those of angles centred at a mode or at zero."""
+    parts: Parts
 
     @property
     def step(self) -> Any:
@@ -72,13 +51,7 @@ class PureTraining(Inference):
             >>> loss.shape
             ()
         """
-        posterior, target = self._pure(args, kwargs)
-        words = random.words(rng_key)
-        count = self.num_chains * self.settings.restarts
-        starts = posterior.initial_points_traced(count, target, random.fold(words, 0))
-        starts = starts.reshape(self.num_chains, self.settings.restarts, posterior.dim)
-        schedule, hyper = self._schedule(target), Hyper.of(self.settings)
-        return functional.compiled_start(schedule, hyper, starts, random.fold(words, 1))
+        return self.parts.backend.programs.init(rng_key, args, kwargs)
 
     @lenient()
     def update(self, state: FitState, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
@@ -102,9 +75,7 @@ class PureTraining(Inference):
             >>> bool(jnp.isfinite(loss))
             True
         """
-        target = self._pure(args, kwargs)[1]
-        schedule = self._schedule(target)
-        return functional.compiled_update(schedule, Hyper.of(self.settings), state, target.data)
+        return self.parts.backend.programs.update(state, args, kwargs)
 
     @lenient()
     def fit(self, rng_key: Any, *args: Any, **kwargs: Any) -> tuple[FitState, Any]:
@@ -122,10 +93,7 @@ class PureTraining(Inference):
             >>> losses.shape
             (100,)
         """
-        state = self.init(rng_key, *args, **kwargs)
-        target = self._pure(args, kwargs)[1]
-        schedule = self._schedule(target)
-        return functional.compiled_rest(schedule, Hyper.of(self.settings), state, target.data)
+        return self.parts.backend.programs.fit(rng_key, args, kwargs)
 
     @lenient()
     def draw(
@@ -149,11 +117,7 @@ class PureTraining(Inference):
             >>> dft.draw(jax.random.key(1), state, 10, y)["mu"].shape
             (1, 10)
         """
-        posterior = self._pure(args, kwargs)[0]
-        words = random.words(rng_key)
-        flat = draw(state.mean, state.scale, state.network.trained, words, num_samples)
-        values = posterior.constrain(flat.reshape(-1, posterior.dim))
-        return {name: v.reshape(*flat.shape[:2], *v.shape[1:]) for name, v in values.items()}
+        return self.parts.backend.programs.draw(rng_key, state, num_samples, args, kwargs)
 
     @lenient()
     def adopt(self, state: FitState, *args: Any, **kwargs: Any) -> None:
@@ -177,51 +141,11 @@ class PureTraining(Inference):
             >>> dft.get_samples(10)["mu"].shape
             (10,)
         """
-        self._words = tuple(int(word) for word in np.asarray(state.key))
-        with exclusive(), self._all_or_nothing(), self._timed():
-            self._pure_state = True
-            try:
-                self._prepare(args, kwargs)
-            finally:
-                self._pure_state = False
-            self._trainer = Trainer(
-                ENGINE,
-                self._problems,
-                self.settings,
-                self._rng,
-                fit=fit_of(state, self.settings.objective),
-            )
-            self._whole = True
-            self._measure(self._trainer)
-        self._warn(stacklevel=3)
-
-    def _pure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Posterior, Target]:
-        """The posterior in the model's own coordinates; remembered for as long as the arguments are the same."""
-        if self._last is None or not unchanged(self._last[0], (args, kwargs), self._same_array):
-            arguments = self._snapshot((args, kwargs))
-            with exclusive():
-                posterior = self._own_posterior(*arguments, centred=False)
-                found = (arguments, posterior, posterior.target())
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
-            if traced:  # what a trace made must not outlive it
-                return found[1], found[2]
-            self._last = found
-        return self._last[1], self._last[2]
-
-    def _networks(self, dim: int) -> OwnNetworks:
-        """The user's networks for d coordinates, checked once."""
-        if self._checked_networks is None or self._checked_networks[0] != dim:
-            generator, score_network = self._own_generator, self._own_score_network
-            levels = self.settings.noise_mode == "levels"
-            own = OwnNetworks(
-                None if generator is None else Own(generator, "generator", dim),
-                None if score_network is None else Own(score_network, "score_network", dim, levels),
-            )
-            self._checked_networks = dim, own
-        return self._checked_networks[1]
-
-    def _schedule(self, target: Target) -> Schedule:
-        return Schedule.of(target.spec, self.settings, self._networks(target.dim))
+        backend = self.parts.backend
+        backend.words = tuple(int(word) for word in np.asarray(state.key))
+        with backend.as_pure():
+            fit = fit_of(state, self.parts.options.settings.phase)
+            self.parts.training.take_over(args, kwargs, fit)
 
 
 def fit_of(state: FitState, objective: str) -> Fit:

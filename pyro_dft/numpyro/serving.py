@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import eval_context
 
 from pyro_dft.engine_jax import functional, random
+from pyro_dft.engine_jax.functional import Trained
 from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState, mass_matrices
@@ -22,36 +23,10 @@ from pyro_dft.recipe.chains import STATISTICS
 _MIX = (0x9E3779B1, 0x85EBCA6B)
 
 
-class Trained(NamedTuple):
-    """The samplers of one chain, one for each of K separate modes, and what refines their draws.
-
-    Attributes:
-        mean: (K, d).
-        scale: (K, d, d), or (K, d).
-        generator: Weights, (K, ...) each.
-        weights: (K,) how often each of them serves.
-        kernel_scale: (K, d, d), or (K, d), whitening of the transitions.
-        step_size: (K,) leapfrog steps.
-        network: Whether the generator is used, or the Gaussian alone.
-        coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
-        steps: Transitions that a draw gets.
-        leapfrogs: Gradient steps of each.
-    """
-
-    mean: Any
-    scale: Any
-    generator: Weights
-    weights: Any
-    kernel_scale: Any
-    step_size: Any
-    network: Any
-    coordinates: Any
-    steps: Any
-    leapfrogs: Any
-
-
 class DFTState(NamedTuple):
     """State of the kernel.
+
+    Where there is nothing to infer, it is the one point that there is: nothing from `position` on.
 
     Attributes:
         i: Calls of `sample` so far.
@@ -71,7 +46,8 @@ class DFTState(NamedTuple):
         block: Draws to serve, (rows, d), in the model's own coordinates.
         energies: Potentials there, (rows,).
         diverged: `diverging` of each, (rows,).
-        numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.backend.Hooks`. Empty where there are none.
+        numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.result.Result.statistics`. Empty where
+            there are none.
         gradients: Gradients of the potential, (rows, d), or None.
         told: Words of the key that `block` goes with, (2,).
         data: Words that the model's arguments are recognised by, (2,).
@@ -90,15 +66,15 @@ class DFTState(NamedTuple):
     mean_accept_prob: Any
     trajectory_length: Any
     adapt_state: AdaptState | None
-    position: Any
-    block: Any
-    energies: Any
-    diverged: Any
-    numbers: dict[str, Any]
-    gradients: Any
-    told: Any
-    data: Any
-    trained: Trained
+    position: Any = None
+    block: Any = None
+    energies: Any = None
+    diverged: Any = None
+    numbers: dict[str, Any] | None = None
+    gradients: Any = None
+    told: Any = None
+    data: Any = None
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -165,15 +141,19 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         kept: Whether to begin with the draws that the fit keeps.
         wanted: What they show.
     """
-    fit, own = dft._fit, dft._posteriors[0]
-    measured, sampler = fit.measurement, fit.sampler
+    result, backend = dft.parts.training.trained(), dft.parts.backend
+    fit, own, measured, sampler = result.fit, backend.posteriors[0], result.measurement, result.fit.sampler
     chains, modes = dft.num_chains, 1 if fit.modes is None else fit.modes.count
     with eval_context():  # the fit is there already, whatever is being traced around it
-        original = dft._original(dft._kept).astype(own.dtype)
-        log_density, score = dft._problems[0].target.evaluate(original) if wanted.gradients else (None, None)
-        potential = (dft._potential_at(original) if log_density is None else -log_density).astype(own.dtype)
-        told = dft._kept_told()
-        numbers = _numbers(told, own.dtype) if dft._default_refine_steps() else {}
+        original = backend.original(fit.problem, result.kept).astype(own.dtype)
+        log_density, score = (
+            backend.problems[0].target.evaluate(original) if wanted.gradients else (None, None)
+        )
+        potential = (backend.potential_at(original) if log_density is None else -log_density).astype(
+            own.dtype
+        )
+        told = result.statistics()
+        numbers = _numbers(told, own.dtype) if result.refine_steps else {}
         mass = mass_matrices(original, own.layout, wanted.dense, wanted.tree is not None, own.dtype)
     generator = sampler.generator
     if generator is None:
@@ -191,7 +171,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
         of_chains(measured.scale), of_chains(measured.step_size), jnp.asarray(sampler.generator is not None),
-        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(dft._default_refine_steps(), jnp.int32),
+        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(result.refine_steps, jnp.int32),
         jnp.asarray(measured.leapfrog_steps, jnp.int32),
     )  # fmt: skip
     block = pick(original)
@@ -228,6 +208,7 @@ def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
         state = state._replace(z_grad=wanted.values(own, state.gradients[..., row, :]))
     if not state.numbers:
         return state
+    assert state.trained is not None
     now = {name: value[..., row] for name, value in state.numbers.items()}
     before = now["acceptance_rate"] if state.mean_accept_prob is None else state.mean_accept_prob
     assert state.adapt_state is not None
@@ -243,8 +224,8 @@ def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
 
 def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
     """Arrays in the shapes of a generator that is not used: both kinds of sampler have the same state."""
-    size, dtype = (dft.settings.width, dft.settings.depth), dft._posteriors[0].dtype
-    own = dft._networks(dim).generator
+    size, dtype = (dft.settings.width, dft.settings.depth), dft.parts.backend.posteriors[0].dtype
+    own = dft.parts.backend.networks(dim).generator
     like = jax.eval_shape(
         lambda words: init_generator(words, samplers, dim, *size, 1.0, dtype, own), np.zeros(2, np.uint32)
     )
@@ -281,6 +262,7 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wan
 def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
     """The same chain with a block of new draws."""
     own, t, rows = posteriors[0], state.trained, len(state.block)
+    assert t is not None
     key, now = jax.random.split(state.rng_key)
     words = random.words(now)
 
@@ -288,10 +270,8 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
         def new(_: Any) -> Any:
             target = problem.target()
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
-            flat, diverged, told = functional.refined(
-                dft._schedule(target), t.mean, t.scale, t.generator, t.network, target.data, words, rows,
-                t.kernel_scale, t.step_size, t.steps, t.leapfrogs,
-            )  # fmt: skip
+            schedule = dft.parts.backend.programs.schedule(target)
+            flat, diverged, told = functional.refined(schedule, t, target.data, words, rows)
             unit = random.uniform(random.fold(words, 2), (rows,), np.float32)
             ends = jnp.cumsum(t.weights)
             mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)

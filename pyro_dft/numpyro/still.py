@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from numpyro.infer.util import initialize_model
 
 from pyro_dft.numpyro.fields import AdaptState
-
-
-class StillState(NamedTuple):
-    """The one point that there is; see `pyro_dft.numpyro.serving.DFTState` for the fields."""
-
-    i: Any
-    z: Any
-    potential_energy: Any
-    diverging: Any
-    rng_key: Any
-    z_grad: Any
-    energy: Any
-    num_steps: Any
-    accept_prob: Any
-    mean_accept_prob: Any
-    trajectory_length: Any
-    adapt_state: AdaptState
+from pyro_dft.numpyro.serving import DFTState
 
 
 def _model_info(model: Callable[..., Any], key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -37,7 +21,7 @@ def _model_info(model: Callable[..., Any], key: Any, args: tuple[Any, ...], kwar
 
 def still_state(
     model: Callable[..., Any], keys: Any, single: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> StillState:
+) -> DFTState:
     """The state of one chain, or of as many as there are keys.
 
     Args:
@@ -54,7 +38,7 @@ def still_state(
     )
     zero, one = jnp.zeros(lead), jnp.ones(lead)
     none = jnp.zeros(lead, jnp.int32)
-    return StillState(
+    return DFTState(
         jnp.zeros((), jnp.int32), z, energy, jnp.zeros(lead, bool), keys, z, energy, none, one, one, zero,
         AdaptState(one, {}, {}, {}),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -301,3 +301,31 @@ def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:
         if math.prod(jnp.shape(log_prob)) > math.prod(data_shape) and math.prod(data_shape) > 1:
             terms = tuple(jnp.shape(log_prob))
             raise messages.would_broadcast(name, shape, frame.name, frame.size, dim, terms)
+
+
+def enumerated(model: Callable[..., Any], structure: Structure) -> tuple[Callable[..., Any], Any]:
+    """The model with its discrete sites enumerated, and funsor's `log_density`, which sums them out.
+
+    Raises:
+        ModelError: funsor is not installed.
+    """
+    try:
+        from numpyro.contrib.funsor import config_enumerate, enum
+        from numpyro.contrib.funsor import log_density as enumerated_density
+    except ImportError as error:
+        raise ModelError(
+            f"the discrete sites {structure.discrete} are summed out by funsor: pip install funsor"
+        ) from error
+    return enum(config_enumerate(model), -structure.max_plate_nesting - 1), enumerated_density
+
+
+def param_values(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, Any]:
+    """Initial values of `numpyro.param` and mutable sites, as NumPyro's NUTS takes them."""
+
+    def values() -> dict[str, Any]:
+        sites = record_trace(seed(Plates(model), jax.random.key(0))).get_trace(*args, **kwargs)
+        return {name: sites[name]["value"] for name in names}
+
+    return jax.jit(values)()

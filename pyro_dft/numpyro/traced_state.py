@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from pyro_dft.engine_jax import functional, random
-from pyro_dft.engine_jax.train import Hyper
+from pyro_dft.engine_jax.functional import Trained
+from pyro_dft.engine_jax.step import Hyper
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState
-from pyro_dft.numpyro.serving import DFTState, Trained, Wanted, fingerprint, shown
+from pyro_dft.numpyro.serving import DFTState, Wanted, fingerprint, shown
 
 # Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
 BLOCK = 1000
@@ -29,8 +30,8 @@ def traced_state(
         args: Arguments of the model.
         kwargs: Keyword arguments of the model.
     """
-    posterior, target = dft._pure(args, kwargs)
-    schedule = dft._schedule(target)
+    posterior, target = dft.parts.backend.programs.read(args, kwargs)
+    schedule = dft.parts.backend.programs.schedule(target)
     first = dft.init(rng_key, *args, **kwargs)
     last, _ = functional.rest(schedule, Hyper.of(dft.settings), first, target.data)
     draws = max(10, min(BLOCK, dft.settings.num_draws))

@@ -156,14 +156,14 @@ class DFTKernel(MCMCKernel):
             self._served = self._set_up(args, kwargs, own_seed)
         else:
             dft = self._fitted
-            dft._require_fit()
+            dft.parts.training.trained()
             self._served = Served(dft, chain % dft.num_chains, kept=False)
             if args or kwargs:
                 self._served.check_data(args, kwargs)
             if in_worker:
                 # MCMC seeds its workers apart; and one of its seeds may be that of the training.
                 seeds = np.random.SeedSequence([torch.initial_seed(), SEED_STEP])
-                dft._rng.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+                dft.parts.backend.set_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         self.transforms, self._last = self._served.transforms(), self._served.start()
         latent = sorted(self._last)
         unknown = sorted(set(self._save_params or ()) - set(latent))
@@ -177,7 +177,7 @@ class DFTKernel(MCMCKernel):
             return Still(None, (), {}, potential, **options)
         dft = self._new_dft(self._given, **seed)
         try:
-            dft._begin(args, kwargs)
+            dft.parts.training.begin(args, kwargs)
         except ModelError as error:
             if not error.nothing_to_infer or self.model is None:
                 raise
@@ -200,8 +200,8 @@ class DFTKernel(MCMCKernel):
         warming = self._calls <= self._warmup_steps
         if isinstance(served, Still):
             return params
-        if self._fitted is None and not served.dft._trainer.done:
-            loss = served.dft._advance(until=self._calls / self._warmup_steps if warming else 1.0)
+        if self._fitted is None and not served.training.trainer.done:
+            loss = served.training.advance(until=self._calls / self._warmup_steps if warming else 1.0)
             self._loss = self._loss if loss is None else loss
         if warming:
             return params
@@ -216,7 +216,7 @@ class DFTKernel(MCMCKernel):
     def logging(self) -> OrderedDict[str, str]:
         """Phase of the training and the loss of `DFT.step`, for MCMC's progress bar."""
         served = self._ready()
-        phase = "done" if isinstance(served, Still) else served.dft._trainer.phase
+        phase = "done" if isinstance(served, Still) else served.training.trainer.phase
         if phase == "done" or self._loss is None:
             return OrderedDict(phase=phase)
         return OrderedDict(phase=phase, loss=f"{self._loss:.3g}")
@@ -259,30 +259,32 @@ class DFTKernel(MCMCKernel):
     @property
     def step_size(self) -> float:
         """Leapfrog step of the transitions, in coordinates whitened by their mass matrix; a mean over modes."""
-        return float(np.mean(self._fit().dft._numpy(self._fit().dft._fit.measurement.step_size)))
+        served = self._trained()
+        return float(np.mean(served.backend.arrays.numpy(served.result.measurement.step_size)))
 
     @property
     def num_steps(self) -> int:
         """Leapfrog steps of a transition."""
-        return int(self._fit().dft._fit.measurement.leapfrog_steps)
+        return int(self._trained().result.measurement.leapfrog_steps)
 
     @property
     def inverse_mass_matrix(self) -> dict[tuple[str, ...], Tensor]:
         """Names of sites -> covariance of the kept draws, unconstrained; variances alone without `full_mass`."""
-        dft = self._fit().dft
-        with dft._session():
-            points = dft._original(dft._kept)
-        blocks = inverse_mass_matrix(points.reshape(-1, points.shape[-1]), dft._layout(), self._mass)
-        return {names: dft._from_numpy(block.astype(points.dtype)) for names, block in blocks.items()}
+        served = self._trained()
+        result, backend = served.result, served.backend
+        with backend.session():
+            points = backend.original(result.fit.problem, result.kept)
+        blocks = inverse_mass_matrix(points.reshape(-1, points.shape[-1]), backend.layout, self._mass)
+        return {names: backend.from_numpy(block.astype(points.dtype)) for names, block in blocks.items()}
 
     def clear_cache(self) -> None:
         """Does nothing: no draw depends on what the kernel remembers of the last one."""
 
-    def _fit(self) -> Served:
+    def _trained(self) -> Served:
         served = self._ready()
         if isinstance(served, Still):
             raise NotFittedError("there is nothing to infer, and no transition was made")
-        if served.dft._fit is None:
+        if served.training.result is None:
             raise NotFittedError("the sampler is not trained yet: it is during the warm-up")
         return served
 

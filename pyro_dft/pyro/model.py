@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_dft import messages
-from pyro_dft.errors import FidelityWarning, ModelError
+from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms
@@ -181,7 +180,7 @@ class PyroProblem(Problem):
         rounding = 1e4 * torch.finfo(first.dtype).eps * (1 + float(first.abs()))
         if first.isfinite() and second.isfinite() and float((first - second).abs()) > rounding:
             self.noise = messages.noisy(float(first), float(second))
-            warnings.warn(str(self.noise), FidelityWarning, stacklevel=4)
+            warn(str(self.noise), FidelityWarning)
 
     @property
     def enum_dims(self) -> set[str]:
@@ -294,16 +293,7 @@ class PyroProblem(Problem):
     # Coordinates and values
 
     def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
-        """Flat points -> values of latent sites and, if asked for, deterministic ones.
-
-        Args:
-            x: Points of shape (n, d).
-            include_deterministic: Also return ``pyro.deterministic`` sites and sites that a reparametrisation
-                made deterministic. Those that depend on enumerated sites have no single value: left out.
-
-        Returns:
-            Name -> tensor of shape (n, *site shape).
-        """
+        """See the base class."""
         x = x.detach().to(self.dtype)
         wanted = self.structure.deterministic if include_deterministic else []
         if not self._maps and not wanted:
@@ -320,17 +310,7 @@ class PyroProblem(Problem):
         return {n: self.transforms[n].inv(part.to(self._dtypes[n])) for n, part in coordinates.items()}
 
     def unconstrain(self, samples: Mapping[str, Any]) -> Tensor:
-        """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape).
-
-        Returns:
-            Points of shape (n, d).
-
-        Raises:
-            ModelError: A latent site is missing or has the wrong shape.
-        """
+        """See the base class."""
         values = self._checked_samples(samples, self._dtypes)
         if not self._maps:
             parts = [self.transforms[name](value) for name, value in values.items()]
@@ -344,24 +324,14 @@ class PyroProblem(Problem):
     # Non-centring
 
     def noncentering_candidates(self) -> tuple[str, ...]:
-        """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
+        """See the base class."""
         if self.enumerated:
             return ()
         names = tuple(name for name in self.layout.names if name not in self._given)
         return movable_sites(self._run_anywhere(), self._run_anywhere(), names)
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> PyroProblem:
-        """The same posterior with standardised coordinates for ``sites``.
-
-        The flat coordinates of such a site hold y, its unconstrained coordinates are loc + scale * y, with loc and scale from
-        the model's own run; see `noncentering.py`. :meth:`constrain` returns the original sites.
-
-        Args:
-            sites: Names out of :meth:`noncentering_candidates`, or name -> amount, from 0 for the model's own coordinates to 1.
-
-        Raises:
-            ModelError: One of the sites is not a candidate.
-        """
+        """See the base class."""
         given, candidates = amounts.given(sites), self.noncentering_candidates()
         if wrong := sorted(set(given) - set(candidates)):
             raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
@@ -371,7 +341,7 @@ class PyroProblem(Problem):
         return problem
 
     def original_coordinates(self, x: Tensor) -> Tensor:
-        """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
+        """See the base class."""
         if not any(isinstance(site_map, NonCentered) for site_map in self._maps.values()):
             return x
 
@@ -386,7 +356,7 @@ class PyroProblem(Problem):
     # Data
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
+        """See the base class."""
         return validity.invalid(self, x)
 
     def observed(self) -> dict[str, Tensor]:
@@ -394,25 +364,11 @@ class PyroProblem(Problem):
         return {name: self.structure.trace.nodes[name]["value"] for name in self.structure.observed}
 
     def site_terms(self, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
-        """Log density of each site at points (n, d), in double precision; see `Problem.site_terms`."""
+        """See the base class."""
         return terms.site_terms(self, x)
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Pointwise log-likelihood of all data, log p(datum | draw); entries under a mask are 0.
-
-        Terms of ``pyro.factor`` belong to no datum and are not included. Discrete sites are summed out where
-        each datum has its own; :meth:`without_likelihood` names the sites where that is impossible, which are
-        left out here.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape), for all latent sites.
-
-        Returns:
-            Name of an observed site -> tensor of shape (n, *batch shape of the site).
-
-        Raises:
-            ModelError: No observed site has a pointwise log-likelihood, or ``samples`` do not fit the model.
-        """
+        """See the base class."""
         return predictive.log_likelihood(self, self._checked_samples(samples, self._dtypes))
 
     def without_likelihood(self) -> dict[str, str]:
@@ -420,32 +376,13 @@ class PyroProblem(Problem):
         return predictive.without_likelihood(self)
 
     def posterior_predictive(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """New data in the shape of the old, one replicate per draw.
-
-        Discrete sites are drawn from their posterior given the draw and the data.
-
-        Args:
-            samples: Name -> array of shape (n, *site shape), for all latent sites.
-
-        Returns:
-            Name of an observed site -> tensor of shape (n, *shape of the data).
-
-        Raises:
-            ModelError: ``samples`` do not fit the model.
-        """
+        """See the base class."""
         return predictive.posterior_predictive(self, self._checked_samples(samples, self._dtypes))
 
     def prior_predictive(self, n: int) -> dict[str, Tensor]:
-        """Draws n values of latent, discrete, deterministic and observed sites from the prior.
-
-        Raises:
-            ModelError: A prior is improper.
-        """
+        """See the base class."""
         return predictive.prior_predictive(self, n)
 
     def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of latent, deterministic and observed sites, for ArviZ.
-
-        Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
-        """
+        """See the base class."""
         return predictive.plate_dims(self)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from pyro_dft.engine_torch.batched import BatchedPotential
 from pyro_dft.engine_torch.branches import Vmapped
 from pyro_dft.engine_torch.failures import CHECKS
 from pyro_dft.errors import ModelError
-from pyro_dft.layout import Layout
+from pyro_dft.models.posterior import Posterior, checked_samples
 
 from .batching import in_vmap, per_row
 from .evaluation import patched
@@ -24,41 +23,27 @@ from .evaluation import patched
 _CHUNK_ELEMENTS = 2**23  # elements of one tensor that a batched evaluation may fill per model run
 
 
-class Problem:
+class Problem(Posterior):
     """A posterior over one flat vector; the common part of models and bare potentials.
 
     Attributes:
-        layout: Sites of the flat vector.
-        transforms: Name -> transform from constrained to unconstrained values.
         dtype: Dtype of the flat vector.
         device: Device of the flat vector.
         minibatch: Whether :meth:`minibatch_potential` reads a random part of the data.
-        data_size: Rows of data that one call of :meth:`potential` reads (1 without subsampled plates).
-        minibatch_size: Rows of data that one call of :meth:`minibatch_potential` reads.
-        enumerated: Whether discrete sites are summed out.
         batchable: Whether vmap can evaluate :meth:`potential` for many points at once.
         dynamic_sites: Sites whose transform depends on other sites: :attr:`transforms` does not hold for all points.
     """
 
-    layout: Layout
-    transforms: dict[str, Any]
+    framework = "Pyro"
     dtype: torch.dtype
     device: torch.device
     minibatch: bool = False
-    data_size: int = 1
-    minibatch_size: int = 1
-    enumerated: bool = False
     batchable: bool = True
     dynamic_sites: tuple[str, ...] = ()
     _own_tensors: bool = False
     _asks: bool = False  # for values of the point; see `pyro_dft.engine_torch.branches`
     _elements: int = 1
     _own_start: Tensor | None = None  # a point that the caller wants to start from
-
-    @property
-    def dim(self) -> int:
-        """Length d of the flat vector."""
-        return self.layout.dim
 
     def context(self) -> contextlib.AbstractContextManager[None]:
         """Patches around evaluations; enter it once around many calls. Everything is restored afterwards."""
@@ -210,106 +195,39 @@ class Problem:
         bad = [names[i] for i in (~gradient.isfinite()).nonzero().flatten().tolist()]
         return f"At one of them the gradient is not finite with respect to {', '.join(bad[:10])}"
 
-    def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
-        """Flat points -> values of the sites, as the model sees them.
-
-        Args:
-            x: Points of shape (n, d).
-            include_deterministic: Also return ``pyro.deterministic`` sites.
-
-        Returns:
-            Name -> tensor of shape (n, *site shape).
-        """
-        raise NotImplementedError
-
-    def unconstrain(self, samples: Mapping[str, Any]) -> Tensor:
-        """The inverse of :meth:`constrain`; entries that are no latent sites are ignored.
-
-        Returns:
-            Points of shape (n, d).
-
-        Raises:
-            ModelError: A latent site is missing or has the wrong shape.
-        """
-        raise NotImplementedError
-
     def _checked_samples(
         self, samples: Mapping[str, Any], dtypes: Mapping[str, torch.dtype]
     ) -> dict[str, Tensor]:
-        missing = [name for name in self.layout.names if name not in samples]
-        if missing:
-            raise ModelError(f"samples lack the latent sites {missing}")
-        checked = {}
-        for site in self.layout.sites:
-            value = torch.as_tensor(samples[site.name], dtype=dtypes[site.name], device=self.device)
-            if value.dim() == 0 or value.shape[1:] != site.constrained_shape:
-                shape = ", ".join(["n", *map(str, site.constrained_shape)])
-                raise ModelError(
-                    f"samples of site '{site.name}' must have shape ({shape}), got {tuple(value.shape)}"
-                )
-            checked[site.name] = value
-        counts = {name: len(value) for name, value in checked.items()}
-        if len(set(counts.values())) > 1:
-            raise ModelError(f"samples have different numbers of draws: {counts}")
-        return checked
-
-    def original_coordinates(self, x: Tensor) -> Tensor:
-        """Flat points (n, d) in the coordinates of the original problem; themselves unless non-centred."""
-        return x
-
-    def folded(self, x: np.ndarray) -> np.ndarray:
-        """Flat points (..., d) without the full turns of angles; themselves where there are none."""
-        return x
-
-    def noncentering_candidates(self) -> tuple[str, ...]:
-        """Latent sites that :meth:`noncentered` could treat."""
-        return ()
-
-    def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> Problem:
-        """The same posterior in coordinates in which ``sites`` are standardised given the other sites.
-
-        Raises:
-            ModelError: One of the sites is not a candidate.
-        """
-        raise ModelError(f"sites {list(sites)} cannot be non-centred: that needs a Pyro model")
-
-    def invalid(self, x: Any) -> dict[str, dict[str, float]]:
-        """Parameters and data that their distributions do not allow, at points (n, d); see `pyro_dft.models.validity`."""
-        return {"parameters": {}, "data": {}}
-
-    def observed(self) -> dict[str, Tensor]:
-        """Observed data by site."""
-        raise ModelError(self._needs_model("observed data"))
-
-    def site_terms(self, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
-        """Log density of each site on the full data at points (n, d), in double precision; {} for a bare potential.
-
-        Returns:
-            Name of a latent or observed site, and "log Jacobian" for the transforms -> the sum (n,) and the sum of the absolute
-            terms (n,), or None where discrete sites leave it no density by itself.
-        """
-        return {}
-
-    def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Pointwise log-likelihood of the full data by observed site."""
-        raise ModelError(self._needs_model("the log-likelihood"))
+        return checked_samples(
+            self.layout,
+            samples,
+            lambda name, value: torch.as_tensor(value, dtype=dtypes[name], device=self.device),
+        )
 
     def posterior_predictive(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Replicated data by observed site, one replicate per draw."""
+        """New data in the shape of the old, one replicate per draw.
+
+        Discrete sites are drawn from their posterior given the draw and the data.
+
+        Args:
+            samples: Name -> array of shape (n, *site shape), for all latent sites.
+
+        Returns:
+            Name of an observed site -> tensor of shape (n, *shape of the data).
+
+        Raises:
+            ModelError: ``samples`` do not fit the model.
+        """
         raise ModelError(self._needs_model("the posterior predictive distribution"))
 
     def prior_predictive(self, n: int) -> dict[str, Tensor]:
-        """Draws of every site from the prior."""
-        raise ModelError(self._needs_model("the prior predictive distribution"))
+        """Draws n values of latent, discrete, deterministic and observed sites from the prior.
 
-    def plate_dims(self) -> dict[str, list[str]]:
-        """Names of the dimensions of each site, for ArviZ."""
-        return {}
+        Raises:
+            ModelError: A prior is improper.
+        """
+        raise ModelError(self._needs_model("the prior predictive distribution"))
 
     @staticmethod
     def _needs_potential(what: str) -> str:
         return f"{what} needs smoothed_potential_fn: a model does not give it"
-
-    @staticmethod
-    def _needs_model(what: str) -> str:
-        return f"{what} needs a Pyro model: a bare potential_fn knows neither data nor likelihood"

@@ -13,7 +13,9 @@ from torch.distributions.transforms import Transform
 
 from pyro_dft import messages
 from pyro_dft.interface.arguments import other_numbers
+from pyro_dft.interface.blocks import told_blocks
 from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
+from pyro_dft.interface.result import Result
 from pyro_dft.pyro.problem import Problem
 
 if TYPE_CHECKING:
@@ -72,27 +74,34 @@ class Served:
 
     def __init__(self, dft: DFT, chain: int, *, kept: bool):
         self.dft, self.chain = dft, chain
+        self.training, self.backend = dft.parts.training, dft.parts.backend
         self._draws = self._all(kept)
+
+    @property
+    def result(self) -> Result:
+        """What the training left."""
+        return self.training.trained()
 
     def transforms(self) -> dict[str, Transform]:
         """Site name -> transform from constrained to unconstrained values."""
-        own = self.dft._posteriors[0]
+        own = self.backend.posteriors[0]
         return {name: own.transforms[name] for name in own.transforms.keys() - own.dynamic_sites}
 
     def potential(self, params: Mapping[str, Tensor]) -> Tensor:
         """The potential in the model's own unconstrained coordinates, of values by site."""
-        own = self.dft._posteriors[0]
+        own = self.backend.posteriors[0]
         parts = [torch.as_tensor(params[name]).reshape(-1) for name in own.layout.names]
-        with self.dft._session():
+        with self.backend.session():
             return own.potential(torch.cat(parts).to(own.device, own.dtype))
 
     def start(self) -> dict[str, Tensor]:
         """The first starting point; where there is no training, the first kept draw."""
-        dft = self.dft
-        if dft._fit is None:
-            point = dft._problems[0].starts[0, :1]
+        result, backend = self.training.result, self.backend
+        if result is None:
+            point = backend.problems[0].starts[0, :1]
         else:
-            point = dft._posterior.original_coordinates(dft._kept[self.chain, :1])
+            used = backend.posteriors[result.fit.problem]
+            point = used.original_coordinates(result.kept[self.chain, :1])
         # Copies here and below: a hook of MCMC may change what it is given.
         return {name: value[0].clone() for name, value in self._values(point).items()}
 
@@ -101,17 +110,22 @@ class Served:
         return next(self._draws)
 
     def _all(self, kept: bool) -> Iterator[tuple[dict[str, Tensor], Mapping[str, Any]]]:
-        dft, chain = self.dft, slice(self.chain, self.chain + 1)
-        dft._require_fit()
-        own = {name: value[chain] for name, value in dft._kept_told().items()} if kept else {}
-        blocks = iter([(dft._kept[chain], own)] if kept else [])
+        backend, result, chain = self.backend, self.result, slice(self.chain, self.chain + 1)
+        own = {name: value[chain] for name, value in result.statistics().items()} if kept else {}
+        blocks = iter([(result.kept[chain], own)] if kept else [])
         while True:
-            with dft._session():
+            # The training may have been completed since: a file or a copy needs its networks.
+            result = self.result
+            with backend.session():
                 block = next(blocks, None)
                 if block is None:
-                    blocks = dft._told_blocks(BLOCK, dft._default_refine_steps(), chain)
+                    blocks = told_blocks(
+                        backend, result.fit, BLOCK, result.refine_steps, rng=backend.rng, chains=chain
+                    )
                     block = next(blocks)
-                values = self._values(dft._posterior.original_coordinates(block[0][0]))
+                values = self._values(
+                    backend.posteriors[result.fit.problem].original_coordinates(block[0][0])
+                )
             told = {name: value[0] for name, value in block[1].items()}
             for i in range(len(told["diverging"])):
                 yield (
@@ -121,7 +135,7 @@ class Served:
 
     def _values(self, original: Tensor) -> dict[str, Tensor]:
         """Points (n, d) of the model's own coordinates -> site name -> (n, *shape)."""
-        own = self.dft._posteriors[0]
+        own = self.backend.posteriors[0]
         values = own.layout.unflatten(original)
         if own.dynamic_sites:
             constrained = own.constrain(original, include_deterministic=False)
@@ -135,9 +149,9 @@ class Served:
             return torch.as_tensor(x, dtype=posterior.dtype, device=posterior.device)
 
         def potential(x: np.ndarray) -> np.ndarray:
-            return self.dft._numpy(posterior.values_and_gradients(tensor(x))[0])
+            return self.backend.arrays.numpy(posterior.values_and_gradients(tensor(x))[0])
 
-        precision = self.dft._precision()
+        precision = self.backend.precision
         return Portrait.with_rounding(points, potential, lambda x: posterior.site_terms(tensor(x)), precision)
 
     def check_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -146,15 +160,17 @@ class Served:
         Raises:
             ModelError: an array of numbers or the potential differs.
         """
-        dft = self.dft
-        if other_numbers(dft._arguments, (args, kwargs), dft._to_numpy):
+        training, backend = self.training, self.backend
+        if other_numbers(training.arguments, (args, kwargs), backend.arrays.to_numpy):
             raise messages.other_data(True)
-        with dft._session():
-            own, other = dft._posteriors[0], dft._posteriors_of(args, kwargs)[0]
+        with backend.session():
+            own, other = backend.posteriors[0], backend.posteriors_of(args, kwargs)[0]
             same = own.layout == other.layout
             if same:
-                points = dft._numpy(dft._posterior.original_coordinates(dft._kept[0, :CHECK_POINTS]))
-                sums = dft._fingerprints(dft._arguments), dft._fingerprints((args, kwargs))
+                result = training.trained()
+                used = backend.posteriors[result.fit.problem]
+                points = backend.arrays.numpy(used.original_coordinates(result.kept[0, :CHECK_POINTS]))
+                sums = backend.fingerprints(training.arguments), backend.fingerprints((args, kwargs))
                 before, now = (self._portrait(each, points) for each in (own, other))
                 same = not unlike(before, now, sums)[0]
         if not same:

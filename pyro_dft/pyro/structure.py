@@ -19,7 +19,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_dft import messages
-from pyro_dft.errors import FidelityWarning, ModelError, SettingsError
+from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
 from pyro_dft.models import validity
 from pyro_dft.models.options import MODEL_ERRORS, takes
 from pyro_dft.settings import check_count
@@ -292,11 +292,10 @@ def _warn_of_frozen_subsamples(structure: Structure) -> None:
     }
     for name, frame in frames.items():
         if name not in nodes and frame.full_size is not None and frame.size < frame.full_size:
-            warnings.warn(
+            warn(
                 f"plate '{name}' was made outside of the model, so it keeps one subsample of {frame.size} of "
                 f"{frame.full_size} rows for good: make it inside of the model",
                 FidelityWarning,
-                stacklevel=4,
             )
 
 

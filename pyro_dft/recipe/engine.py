@@ -7,7 +7,7 @@ reshaped and compared alike; whatever is chosen or judged is NumPy. `pyro_dft.en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -130,7 +130,13 @@ class Surrogate(Protocol):
 
 
 class Engine(Protocol):
-    """The primitives."""
+    """The primitives.
+
+    Attributes:
+        BLOCK_ROWS: Draws over all samplers that are made at once.
+    """
+
+    BLOCK_ROWS: int
 
     # Arrays and random numbers
 
@@ -157,6 +163,11 @@ class Engine(Protocol):
 
     def set_rng_state(self, rng: Any, header: dict[str, Any]) -> None:
         """The inverse of `rng_state`."""
+
+    # Draws
+
+    def blocks(self, sampler: Any, n: int, rng: Any) -> Iterator[Any]:
+        """N independent draws from each chain, in native blocks (C, at most `BLOCK_ROWS` / C, d)."""
 
     # Processor threads
 

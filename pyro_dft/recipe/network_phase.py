@@ -54,7 +54,7 @@ class NetworkPhase:
         """The phase of the next iteration."""
         s = self.settings
         if s.objective != "auto":
-            return s.objective
+            return s.phase
         return "kl" if self.steps < self._first_part else "dft"
 
     @property
@@ -66,7 +66,9 @@ class NetworkPhase:
     def _first_part(self) -> int:
         """Iterations before the DFT phase: all of them where the objective has no such phase."""
         s = self.settings
-        return s.num_steps - (round(s.num_steps * s.dft_fraction) if s.objective == "auto" else 0)
+        return s.num_steps - (
+            round(s.num_steps * s.experimental.dft_fraction) if s.objective == "auto" else 0
+        )
 
     @property
     def _top_ups(self) -> list[int]:

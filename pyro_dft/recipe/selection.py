@@ -50,7 +50,7 @@ class Selection:
             chains: C.
             gaussian_measured: The drift test of the Gaussian, where it was made.
         """
-        fit, networks, objective = self.fit, phase.networks, self.settings.objective
+        fit, networks, objective = self.fit, phase.networks, self.settings.phase
         # Not `fit.sampler`: an interrupt may have come in the middle of this before.
         gaussian = self.engine.gaussian_sampler(self.problem.target, networks.mean, networks.scale)
         fit.sampler, fit.score_network = networks.sampler(), networks.trained_score

@@ -257,7 +257,7 @@ class Trainer:
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
-            near = all(_near(d, s.gate) for d in measured.drift_raw_by_chain)
+            near = all(_near(d, s.experimental.gate) for d in measured.drift_raw_by_chain)
             good = near and (not chains or measured.complete)
             if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
                 return

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.paper.logistic.course import Course
 from benchmarks.paper.logistic.judge import CURVE_DRAWS
+from pyro_dft.experimental import grouped
 
 # Final draws, raw and refined.
 DRAWS = 1000
@@ -69,7 +70,7 @@ def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nd
 
     def passes() -> float:
         # Without minibatches each evaluation reads all rows.
-        cost = dft._evaluations()
+        cost = dft.parts.backend.evaluations()
         return cost["data_rows"] / rows if settings["batch"] else float(cost["gradient_evaluations"])
 
     def look(_: Any, draw: Callable[[int], Mapping[str, Any]]) -> None:
@@ -82,14 +83,14 @@ def whole(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np.nd
         if settings["backend"] == "pyro":
             from pyro_dft import DFT
 
-            dft = DFT(_pyro_model(), seed=seed, **options)
+            dft = DFT(_pyro_model(), seed=seed, **grouped(options))
             dft.run(*data, **batch)
         else:
             import jax
 
             from pyro_dft.numpyro import DFT as NumPyroDFT
 
-            dft = NumPyroDFT(_numpyro_model(), **options)
+            dft = NumPyroDFT(_numpyro_model(), **grouped(options))
             dft.run(jax.random.key(seed), *data, **batch)
         raw = _arrays(dft.get_samples(DRAWS, refine_steps=0))
         course.keep(*raw)
@@ -110,7 +111,7 @@ def stepwise(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np
 
     x, y = _data(course.split, "numpyro")
     course.start()
-    dft = DFT(_numpyro_model(), disable_progbar=True, **settings["options"])
+    dft = DFT(_numpyro_model(), disable_progbar=True, **grouped(settings["options"]))
     key, batch = jax.random.key(seed), settings["batch"]
     plan = dft.settings
     state = dft.init(key, x, y, batch=batch)

@@ -25,6 +25,7 @@ from benchmarks.paper.mnist.plan import Plan
 from benchmarks.paper.mnist.rivals import digits, shown
 from benchmarks.paper.mnist.samplers import Generator, ScoreNetwork
 from pyro_dft import DFT
+from pyro_dft.experimental import Experimental
 
 SEED = 3  # of the first training; those behind it have the next ones
 SETS = range(8, 13)  # seeds of the sets of images that FID is averaged over
@@ -63,29 +64,32 @@ def sampler(
     def smoothed(params: dict[str, Tensor], sigma: Tensor) -> Tensor:
         return (energy.reference / sigma) ** 2 * energy(params["image"][None], sigma)[0]
 
-    rate = setup.rate if start else setup.end_rate
+    rate, partial = setup.rate if start else setup.end_rate, objective == "fisher-partial"
     return DFT(
         potential_fn=potential,
         smoothed_potential_fn=smoothed,
         initial_params={"image": energy.mean},
         generator=networks[0],
         score_network=networks[1],
-        objective=objective,
+        objective="dft" if partial else objective,
         precondition="never",
         train="always",
         modes="never",
-        noise_mode="levels",
         noise=setup.energy.smallest,
-        noise_start=setup.energy.largest,
         num_steps=2 * setup.start_steps if start else setup.end_steps,
         batch_size=setup.latents,
-        score_steps=1,
-        settle_fraction=0.0,
         learning_rate=rate,
-        dft_learning_rate=rate,
-        score_learning_rate=rate if start else setup.rate * 0.3,
         refine_steps=0,
-        averaging=setup.averaging,
+        experimental=Experimental(
+            partial_gradient=partial,
+            noise_mode="levels",
+            noise_start=setup.energy.largest,
+            score_steps=1,
+            settle_fraction=0.0,
+            dft_learning_rate=rate,
+            score_learning_rate=rate if start else setup.rate * 0.3,
+            averaging=setup.averaging,
+        ),
         seed=seed,
         num_draws=10,
         disable_progbar=True,

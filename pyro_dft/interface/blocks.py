@@ -1,0 +1,75 @@
+"""New draws of a trained sampler, refined, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.interface.backend import Backend
+from pyro_dft.interface.result import with_kernel
+from pyro_dft.recipe.fit import Fit
+
+# A block of flat draws (chains, n, dim), and what is known of the transitions that each comes from: `Result.statistics`.
+Told = tuple[Any, dict[str, Any]]
+
+
+def told_blocks(
+    backend: Backend, fit: Fit, each: int, refine_steps: int, *, rng: Any, chains: slice = slice(None)
+) -> Iterator[Told]:
+    """New draws in blocks that together have `each` for each chain.
+
+    A block is small enough that the flat draws of a million never stand in memory at once.
+
+    Args:
+        backend: The framework, with the model read.
+        fit: The trained sampler; measured, where draws are refined.
+        each: Draws for each chain.
+        refine_steps: HMC transitions for each draw.
+        rng: The framework's random number generator.
+        chains: Which chains draw.
+    """
+    modes, samplers = fit.modes, range(fit.sampler.chains)[chains]
+    if modes is not None:
+        # A chain has as many samplers as there are modes, one behind the other.
+        own = range(modes.chains)[chains]
+        modes, samplers = modes[own], range(own.start * modes.count, own.stop * modes.count)
+    some = slice(samplers.start, samplers.stop)
+    if modes is None:
+        for block in backend.engine.blocks(fit.sampler, each, rng):
+            yield _refined(backend, fit, block[some], refine_steps, some, rng)
+        return
+    size = max(1, backend.engine.BLOCK_ROWS // fit.sampler.chains)
+    for start in range(0, each, size):
+        needed, rows = modes.rows(min(size, each - start), backend.host_rng(rng))
+        block, told = _refined(backend, fit, fit.sampler.draw(needed, rng)[some], refine_steps, some, rng)
+        yield modes.combine(block, rows), {name: modes.combine(value, rows) for name, value in told.items()}
+
+
+def _refined(
+    backend: Backend, fit: Fit, block: Any, refine_steps: int, samplers: slice, rng: Any
+) -> Told:  # fmt: skip
+    if not refine_steps:
+        return block, {"diverging": np.zeros(tuple(block.shape[:2]), bool)}
+    measured = fit.measurement
+    assert measured is not None
+    moved = backend.engine.refine(
+        backend.problems[fit.problem].target,
+        block,
+        measured.scale[samplers],
+        measured.step_size[samplers],
+        steps=refine_steps,
+        leapfrog_steps=measured.leapfrog_steps,
+        rng=rng,
+    )
+    gradients = refine_steps * measured.leapfrog_steps
+    own = with_kernel(backend.arrays, measured, moved.statistics, gradients, samplers)
+    return moved.draws, {"diverging": backend.arrays.numpy(moved.diverged), **own}
+
+
+def together(backend: Backend, blocks: Iterator[Told]) -> Told:
+    """All blocks as one."""
+    draws, told = zip(*blocks, strict=True)
+    statistics = {name: np.concatenate([part[name] for part in told], 1) for name in told[0]}
+    return backend.arrays.concatenate(draws, axis=1), statistics

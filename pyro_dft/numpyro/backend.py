@@ -1,0 +1,250 @@
+"""A NumPyro model, or a bare potential, as targets of the jax engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyro_dft.engine_jax.custom import Own
+from pyro_dft.engine_jax.engine import ENGINE
+from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.step import OwnNetworks
+from pyro_dft.engine_jax.target import Target
+from pyro_dft.errors import ModelError
+from pyro_dft.interface.backend import Backend
+from pyro_dft.interface.exclusive import exclusive
+from pyro_dft.interface.options import Options
+from pyro_dft.interface.recognition import Terms
+from pyro_dft.interface.restoring import Restored
+from pyro_dft.numpyro.amounts import fitted as fitted_amounts
+from pyro_dft.numpyro.arrays import JaxArrays
+from pyro_dft.numpyro.model import NumPyroProblem
+from pyro_dft.numpyro.potential import PotentialProblem
+from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.numpyro.programs import Programs
+from pyro_dft.numpyro.surroundings import lenient
+from pyro_dft.recipe.fit import Problem
+
+# Added to the seed of a fit for draws that a callback takes.
+LOOKING = 2**31
+
+
+class NumPyroBackend(Backend):
+    """NumPyro, on jax.
+
+    Attributes:
+        words: Words of the random key that the training was given.
+        programs: What pure functions run.
+    """
+
+    framework, needs_seed = "numpyro", False
+    engine, arrays = ENGINE, JaxArrays()
+
+    posteriors: list[Posterior]
+    problems: list[Problem]
+    rng: np.random.Generator
+    looking: np.random.Generator
+
+    def __init__(self, options: Options):
+        super().__init__(options)
+        self.words: tuple[int, ...] = ()
+        self.programs = Programs(self)
+        self._as_pure = False
+        self._checked_networks: tuple[int, OwnNetworks] | None = None
+
+    # From a model to a training
+
+    @lenient()
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        """See the base class."""
+        own = self.options.settings.seed
+        words = [*self.words, *(() if own is None else (own % 2**32,))] if seed is None else [seed]
+        self.rng = np.random.default_rng(words if seed is None else seed)
+        self.looking = np.random.default_rng([*words, LOOKING])
+        if seed is None:
+            self.amounts = None
+        self.posteriors = self.posteriors_of(args, kwargs)
+        self.problems = [self._problem(posterior) for posterior in self.posteriors]
+
+    def set_seed(self, seed: int) -> None:
+        """See the base class."""
+        # In place: a trainer holds the same generator.
+        self.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
+    def seed_words(self) -> list[int]:
+        """Words of the random key, and the seed of the settings."""
+        seed = self.options.settings.seed
+        return [*self.words, *([] if seed is None else [seed])]
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """One thread at a time, whatever jax is told to be strict about."""
+        with exclusive(), lenient():
+            yield
+
+    @contextlib.contextmanager
+    def as_pure(self) -> Iterator[None]:
+        """Models are read inside as pure functions read them: in their own coordinates, with angles centred at zero."""
+        self._as_pure = True
+        try:
+            yield
+        finally:
+            self._as_pure = False
+
+    def own_posterior(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], centred: bool | None = None
+    ) -> Posterior:
+        """The posterior in the model's own coordinates.
+
+        Args:
+            args: Arguments of the model.
+            kwargs: Keyword arguments of the model.
+            centred: Whether the coordinates of angles are centred at a mode, and not at zero; None for what `as_pure` says.
+
+        Raises:
+            ModelError: the model or its arguments cannot be used.
+        """
+        options = self.options
+        if options.potential_fn is not None:
+            if args or kwargs:
+                raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+            return PotentialProblem(
+                options.potential_fn,
+                options.initial_params or {},
+                options.transforms,
+                options.smoothed_potential_fn,
+            )
+        assert options.model is not None
+        centred = not self._as_pure if centred is None else centred
+        return NumPyroProblem(options.model, args, kwargs, transforms=options.transforms, centred=centred)
+
+    def fitted_amounts(self, own: Posterior, sites: tuple[str, ...]) -> dict[str, float] | None:
+        """See the base class."""
+        possible = isinstance(own, NumPyroProblem) and not own.minibatch and not self._as_pure
+        return fitted_amounts(own, sites) if possible else None  # type: ignore[arg-type]
+
+    def _problem(self, posterior: Posterior) -> Problem:
+        if posterior.minibatch:
+            self.options.settings.check_minibatches()
+        starts = np.empty((self.options.num_chains, 0, posterior.dim), posterior.dtype)
+        return Problem(posterior.target(), starts, posterior.original_coordinates)
+
+    def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
+        """Not with NumPyro, whose users train by pure functions."""
+        raise AttributeError("with NumPyro, training by steps is init(rng_key, ...) and update(state, ...)")
+
+    def initial_points(self, posterior: Posterior, target: Target, count: int) -> np.ndarray:
+        """See the base class."""
+        return posterior.initial_points(count, target, self.rng, init_strategy=self.options.init_strategy)
+
+    def given_start(self, posterior: Posterior) -> np.ndarray:
+        """See the base class."""
+        own = self.posteriors[0]
+        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
+        given = {name: np.asarray(v) for name, v in (self.options.initial_params or {}).items()}
+        if {name: value.shape for name, value in given.items()} != shapes:
+            raise ModelError(
+                "initial_params must hold one unconstrained value for each latent site, with shapes "
+                f"{shapes}, got { {name: value.shape for name, value in given.items()} }"
+            )
+        point = np.concatenate([given[name].reshape(-1).astype(own.dtype) for name in own.layout.names])[None]
+        if not np.isfinite(self.problems[0].target.evaluate(point)[0]).all():
+            raise ModelError("initial_params: the potential is not finite there")
+        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+
+    def look_at(self, target: Target, points: np.ndarray) -> None:
+        """Does nothing: jax batches everything."""
+
+    def networks(self, dim: int) -> OwnNetworks:
+        """See the base class; checked once for each dimension."""
+        if self._checked_networks is None or self._checked_networks[0] != dim:
+            generator, score_network = self.options.generator, self.options.score_network
+            levels = self.options.settings.experimental.noise_mode == "levels"
+            own = OwnNetworks(
+                None if generator is None else Own(generator, "generator", dim),
+                None if score_network is None else Own(score_network, "score_network", dim, levels),
+            )
+            self._checked_networks = dim, own
+        return self._checked_networks[1]
+
+    # Draws
+
+    def constrain(self, problem: int, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
+        """See the base class."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for block in blocks:
+            for name, value in self.posteriors[problem].constrain(rows_of(block)).items():
+                parts.setdefault(name, []).append(value.reshape(*block.shape[:2], *value.shape[1:]))
+        return {
+            name: jnp.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, 1))
+            for name, pieces in parts.items()
+        }
+
+    def original(self, problem: int, flat: np.ndarray) -> np.ndarray:
+        """See the base class."""
+        return np.asarray(self.posteriors[problem].original_coordinates(rows_of(flat))).reshape(flat.shape)
+
+    def flat(self, problem: int, points: np.ndarray) -> np.ndarray:
+        """See the base class."""
+        return self.engine.native(self.problems[problem].target, points)
+
+    def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+        """See the base class."""
+        return -self.problems[problem].target.evaluate(self.flat(problem, points))[0]
+
+    def terms_at(self, points: np.ndarray) -> Terms:
+        """See the base class."""
+        return self.posteriors[0].site_terms(points)
+
+    def host_rng(self, rng: np.random.Generator) -> np.random.Generator:
+        """The generator itself."""
+        return rng
+
+    @property
+    def precision(self) -> float:
+        """See the base class."""
+        return float(np.finfo(self.posteriors[0].dtype).eps)
+
+    # Reports
+
+    def replicated(self, own: Posterior, samples: dict[str, Any]) -> dict[str, Any]:
+        """See the base class."""
+        return own.posterior_predictive(samples, self.rng)
+
+    def prior(self, own: Posterior, count: int) -> dict[str, Any]:
+        """See the base class."""
+        return own.prior_predictive(count, self.rng)
+
+    # Files
+
+    def from_numpy(self, array: np.ndarray) -> jax.Array:
+        """An array of jax's."""
+        return jnp.asarray(array)
+
+    def own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+        """See the base class."""
+        own, settings = self.networks(dim).generator, self.options.settings
+        return (
+            None
+            if own is None
+            else Sampler.generator_shapes(chains, dim, settings.width, settings.depth, own)
+        )
+
+    def sampler_of(self, content: Restored) -> tuple[Sampler, dict[str, np.ndarray]]:
+        """See the base class."""
+        target = self.problems[content.index].target
+        sampler = Sampler.from_arrays(content.sampler, self.networks(target.dim).generator)
+        return sampler, {
+            name: value if value.dtype.kind == "b" else value.astype(target.dtype)
+            for name, value in content.measured.items()
+        }
+
+
+def rows_of(flat: np.ndarray) -> np.ndarray:
+    """Flat draws (chains, draws, dim) -> (chains * draws, dim)."""
+    return flat.reshape(-1, flat.shape[-1])

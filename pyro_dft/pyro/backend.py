@@ -1,0 +1,275 @@
+"""A Pyro model, or a bare potential, as targets of the torch engine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_dft.engine_torch.custom import Networks
+from pyro_dft.engine_torch.engine import ENGINE
+from pyro_dft.engine_torch.sampler import Sampler
+from pyro_dft.engine_torch.target import Target
+from pyro_dft.errors import ModelError
+from pyro_dft.interface.backend import Backend
+from pyro_dft.interface.exclusive import exclusive
+from pyro_dft.interface.options import Options
+from pyro_dft.interface.recognition import Terms
+from pyro_dft.interface.restoring import Restored
+from pyro_dft.pyro.amounts import fitted as fitted_amounts
+from pyro_dft.pyro.arrays import TorchArrays
+from pyro_dft.pyro.model import PyroProblem
+from pyro_dft.pyro.potential import PotentialProblem
+from pyro_dft.pyro.problem import Problem as Posterior
+from pyro_dft.recipe.fit import Problem
+
+# Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
+# of a larger number torch takes the low half alone.
+READING, LOOKING = 0x52454144, 0x1C4F4F4B
+
+
+class PyroBackend(Backend):
+    """Pyro, on torch."""
+
+    framework, needs_seed = "pyro", True
+    engine, arrays = ENGINE, TorchArrays()
+
+    posteriors: list[Posterior]
+    problems: list[Problem]
+    rng: torch.Generator
+    looking: torch.Generator
+
+    def __init__(self, options: Options):
+        super().__init__(options)
+        self._home: torch.device | None = None  # where the latent sites are, once that is known
+
+    # From a model to a training
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
+        """See the base class."""
+        given, seed = seed, self.options.settings.seed if seed is None else seed
+        if seed is None:
+            seed = int(torch.randint(2**31 - 1, (), device="cpu"))
+        # Another stream than that of the fit, which begins below.
+        self.rng, self._home = torch.Generator("cpu").manual_seed(seed + READING), self.options.device
+        if given is None:
+            self.amounts = None
+        with self.session():
+            self.posteriors = self.posteriors_of(args, kwargs)
+            self.problems = [self._problem(posterior) for posterior in self.posteriors]
+        self._home = self.posteriors[0].device
+        self.rng = torch.Generator(self._home).manual_seed(seed)
+        self.looking = torch.Generator(self._home).manual_seed(seed + LOOKING)
+
+    def set_seed(self, seed: int) -> None:
+        """See the base class."""
+        self.rng.manual_seed(seed)
+
+    def seed_words(self) -> list[int]:
+        """The seed of the settings, if there is one."""
+        return [] if self.options.settings.seed is None else [self.options.settings.seed]
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Models draw from torch's global generators: those are seeded from the fit's own, and put back."""
+        with exclusive():
+            # Not torch.manual_seed: where no GPU is in use yet, it would leave a seed for the first use.
+            gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+            seed = int(torch.randint(2**31 - 1, (), generator=self.rng, device=self.rng.device))
+            # A default device in force costs something with each operation: only where it is needed.
+            home = None if self._home == torch.get_default_device() else self._home
+            with (
+                # Whatever the caller is in the middle of: a fit needs gradients, of tensors that may have them.
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.random.fork_rng(gpus),
+                home or contextlib.nullcontext(),
+            ):
+                torch.default_generator.manual_seed(seed)
+                if gpus:
+                    torch.cuda.manual_seed_all(seed)
+                yield
+
+    def own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+        """See the base class."""
+        options = self.options
+        own: Posterior
+        if options.potential_fn is not None:
+            if args or kwargs:
+                raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+            own = PotentialProblem(
+                options.potential_fn,
+                options.initial_params or {},
+                options.transforms,
+                options.smoothed_potential_fn,
+            )
+        else:
+            assert options.model is not None
+            own = PyroProblem(
+                options.model,
+                args,
+                kwargs,
+                transforms=options.transforms,
+                max_plate_nesting=options.max_plate_nesting,
+            )
+            if own.noise is not None:
+                raise own.noise
+        if options.device is not None and own.device != options.device:
+            raise ModelError(
+                f"device={str(options.device)!r}, but the latent sites are on {own.device}: the model puts them there"
+            )
+        return own
+
+    def fitted_amounts(self, own: Posterior, sites: tuple[str, ...]) -> dict[str, float] | None:
+        """See the base class."""
+        possible = isinstance(own, PyroProblem) and own.batchable and not own.minibatch
+        return fitted_amounts(own, sites) if possible else None  # type: ignore[arg-type]
+
+    def _problem(self, posterior: Posterior) -> Problem:
+        settings = self.options.settings
+        if posterior.minibatch:
+            settings.check_minibatches()
+        target = Target(
+            posterior.potential,
+            posterior.dim,
+            dtype=posterior.dtype,
+            device=posterior.device,
+            minibatch_potential=posterior.minibatch_potential if posterior.minibatch else None,
+            smoothed_potential=posterior.smoothed_potential if self.options.smoothed_potential_fn else None,
+            context=posterior.context,
+            data_size=posterior.data_size,
+            minibatch_size=posterior.minibatch_size,
+            trace=settings.compile == "auto",
+        )
+        starts = torch.empty((self.options.num_chains, 0, posterior.dim), dtype=posterior.dtype)
+        return Problem(target, starts, posterior.original_coordinates)
+
+    def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
+        """See the base class."""
+        posteriors = self.posteriors_of(args, kwargs)
+        if [p.layout for p in posteriors] != [p.layout for p in self.posteriors]:
+            raise ModelError("step() was given data that change the latent sites; start a new DFT for it")
+        for problem, posterior in zip(self.problems, posteriors, strict=True):
+            minibatch = posterior.minibatch_potential if posterior.minibatch else None
+            target = problem.target
+            target.rebind(posterior.potential, minibatch)
+            target.data_size, target.minibatch_size = posterior.data_size, posterior.minibatch_size
+            problem.original = posterior.original_coordinates
+        self.posteriors = posteriors
+        if trainer.fit is not None:
+            trainer.fit.measurement = None  # it was made on the data before
+            # Nor are the bounds of the restarts those of the new posterior.
+            trainer.fit.optima.elbo_error[:] = math.inf
+        trainer.gaussian_measured = None
+
+    def initial_points(self, posterior: Posterior, target: Target, count: int) -> Tensor:
+        """See the base class."""
+        return posterior.initial_points(count, init_strategy=self.options.init_strategy)
+
+    def given_start(self, posterior: Posterior) -> Tensor:
+        """See the base class."""
+        own = self.posteriors[0]
+        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
+        given = {name: torch.as_tensor(v) for name, v in (self.options.initial_params or {}).items()}
+        if {name: tuple(value.shape) for name, value in given.items()} != shapes:
+            raise ModelError(
+                "initial_params must hold one unconstrained value for each latent site, with shapes "
+                f"{shapes}, got { {name: tuple(value.shape) for name, value in given.items()} }"
+            )
+        parts = [given[name].reshape(-1).to(own.device, own.dtype) for name in own.layout.names]
+        point = torch.cat(parts)[None]
+        if not bool(own.values_and_gradients(point)[0].isfinite()):
+            raise ModelError("initial_params: the potential is not finite there")
+        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+
+    def look_at(self, target: Target, points: Tensor) -> None:
+        """Checks on some points that the potential works, and how it can be batched."""
+        target.probe(points[:4])
+
+    def networks(self, dim: int) -> Networks:
+        """See the base class."""
+        return Networks(self.options.generator, self.options.score_network)
+
+    # Draws
+
+    def constrain(self, problem: int, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
+        """See the base class."""
+        parts: dict[str, list[Tensor]] = {}
+        for block in blocks:
+            for name, value in self.posteriors[problem].constrain(block.flatten(0, 1)).items():
+                parts.setdefault(name, []).append(value.unflatten(0, block.shape[:2]))
+        return {
+            name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1) for name, pieces in parts.items()
+        }
+
+    def original(self, problem: int, flat: Tensor) -> np.ndarray:
+        """See the base class."""
+        points = self.posteriors[problem].original_coordinates(flat.flatten(0, 1))
+        return self.arrays.numpy(points.reshape(flat.shape))
+
+    def flat(self, problem: int, points: np.ndarray) -> Tensor:
+        """See the base class."""
+        return self.engine.native(self.problems[problem].target, points)
+
+    def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
+        """See the base class."""
+        target = self.problems[problem].target
+        return -self.arrays.numpy(target.evaluate(self.flat(problem, points))[0])
+
+    def terms_at(self, points: np.ndarray) -> Terms:
+        """See the base class."""
+        own = self.posteriors[0]
+        return own.site_terms(torch.as_tensor(points, dtype=own.dtype, device=own.device))
+
+    def host_rng(self, rng: torch.Generator) -> np.random.Generator:
+        """A NumPy generator that is seeded from the framework's."""
+        return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=rng, device=rng.device)))
+
+    @property
+    def precision(self) -> float:
+        """See the base class."""
+        return torch.finfo(self.posteriors[0].dtype).eps
+
+    # Reports
+
+    def replicated(self, own: Posterior, samples: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See the base class."""
+        return own.posterior_predictive(samples)
+
+    def prior(self, own: Posterior, count: int) -> dict[str, Tensor]:
+        """See the base class."""
+        return own.prior_predictive(count)
+
+    # Files
+
+    def from_numpy(self, array: np.ndarray) -> Tensor:
+        """A tensor on the device that the options name."""
+        return torch.as_tensor(array, device=self.options.device)
+
+    def own_shapes(self, chains: int, dim: int) -> dict[str, tuple[int, ...]] | None:
+        """See the base class."""
+        own, settings = self.options.generator, self.options.settings
+        return (
+            None
+            if own is None
+            else Sampler.generator_shapes(chains, dim, settings.width, settings.depth, own)
+        )
+
+    def sampler_of(self, content: Restored) -> tuple[Sampler, dict[str, Tensor]]:
+        """See the base class."""
+        device, settings = self.problems[content.index].target.device, self.options.settings
+        sampler = Sampler.from_arrays(
+            content.sampler,
+            width=settings.width,
+            depth=settings.depth,
+            own=self.options.generator,
+            device=device,
+        )
+        return sampler, {
+            name: torch.as_tensor(value, device=device) for name, value in content.measured.items()
+        }
