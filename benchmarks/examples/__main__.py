@@ -8,6 +8,7 @@ table goes to benchmarks/results. Nothing is downloaded: see benchmarks/examples
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -40,11 +41,14 @@ def backend_of(folder: Path) -> str:
     raise SystemExit(f"{folder} holds neither {' nor '.join(MARKS.values())}")
 
 
-def run(folder: Path, backend: str, index: int, kernel: str, limit: int) -> dict[str, Any]:
+def run(folder: Path, backend: str, example: Example, kernel: str, limit: int) -> dict[str, Any]:
     """What came of one example with one kernel."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "row.json"
-        asked = {"folder": str(folder), "backend": backend, "index": index, "kernel": kernel, "target": str(target)}
+        asked = {
+            "folder": str(folder), "backend": backend, "example": dataclasses.asdict(example), "kernel": kernel,
+            "target": str(target),
+        }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", "from benchmarks.examples.worker import main; main()", json.dumps(asked)],
             cwd=scratch, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
@@ -81,14 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     folder = given.folder.resolve()
     backend = backend_of(folder)
-    for index, example in enumerate(EXAMPLES[backend]):
+    for example in EXAMPLES[backend]:
         if given.table or given.only not in example.name:
             continue
         for kernel in [given.kernel] if given.kernel else KERNELS:
             path = cell(backend, example, kernel)
             if path.is_file() and not given.fresh:
                 continue
-            found = run(folder, backend, index, kernel, given.limit)
+            found = run(folder, backend, example, kernel, given.limit)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found))
             print(f"{kernel:4} {found['seconds']:6.0f} s  {example.name}  {found['error']}", flush=True)

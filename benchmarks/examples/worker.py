@@ -1,6 +1,6 @@
 """Runs one example in this process, which its parent started for it alone.
 
-The parent gives a JSON text: folder, backend, position in the catalogue, kernel ("nuts" or "dft") and the file for what comes out.
+The parent gives a JSON text: folder, backend, the fields of the example, kernel ("nuts" or "dft") and the file for what comes out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.examples import data
-from benchmarks.examples.catalogue import EXAMPLES, Example
+from benchmarks.examples.catalogue import Example
 from benchmarks.examples.record import cpu, record
 from benchmarks.examples.source import program
 
@@ -134,10 +134,9 @@ def run(folder: Path, backend: str, example: Example, kernel: str) -> dict[str, 
 def main() -> None:
     """Reads what is asked for, and writes what came out."""
     asked = json.loads(sys.argv[1])
-    example = EXAMPLES[asked["backend"]][asked["index"]]
+    example = Example(**asked["example"])
     os.environ.pop("CI", None)
     if example.smoke:
         os.environ["CI"] = "1"
     target = Path(asked["target"])
-    with_data = run(Path(asked["folder"]), asked["backend"], example, asked["kernel"])
-    target.write_text(json.dumps(with_data))
+    target.write_text(json.dumps(run(Path(asked["folder"]), asked["backend"], example, asked["kernel"])))
