@@ -20,7 +20,7 @@ OMP_NUM_THREADS ?= 2
 export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all docs lint format clean
+.PHONY: help venv demo test test-all docs lint format release clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## */\1|/' \
@@ -77,6 +77,10 @@ lint: $(STAMP)  ## check style, format and types
 format: $(STAMP)  ## fix what ruff can fix
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# What is built is checked in fresh environments, from an empty folder: files, version, and the README's examples.
+release: $(STAMP)  ## build wheel and source distribution into dist/, and check them (ARGS="--backends numpyro")
+	$(QUIET) $(BIN)/python tools/release.py $(ARGS)
 
 clean:  ## remove .venv and everything else that the other targets made
 	rm -rf $(VENV) build dist docs/_build docs/tables .pytest_cache .mypy_cache .ruff_cache

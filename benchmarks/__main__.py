@@ -25,6 +25,7 @@ COMMANDS = {
     "cost": "what fits cost against NUTS and others: gradients, CPU seconds, memory, worst errors",
     "objectives": "which objective trains best at equal cost?",
     "suites": "the frameworks' own tests of MCMC with the kernel swapped",
+    "examples": "the frameworks' own examples with the kernel swapped, against NUTS",
     "compiled": "what many chains and many data sets cost in NumPyro",
     "million": "what a million draws, or a million rows, cost",
     "baselines": "data and reference of every model: are they there?",

@@ -39,7 +39,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the DFT fits")
     parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
-    parser.add_argument("--brief", action="store_true", help="with --table: the README's table")
+    parser.add_argument("--brief", action="store_true", help="with --table: one line for each model")
+    parser.add_argument("--readme", action="store_true", help="with --table: put it into the README")
     parser.add_argument(
         "--make-references", action="store_true", help="make the missing reference files and stop"
     )
@@ -114,6 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
     order = [f"{m}/{k}" for m in BENCHMARKS for k in methods.METHODS]
     everything = table.complete([rows[n] for n in order if n in rows])
     chosen = [r for r in everything if r["model"] in options.models and r["method"] in options.methods]
+    if options.table and options.readme:
+        table.into_readme(chosen, RESULTS.parents[1] / "README.md")
+        return
     if options.table and options.brief:
         print(table.brief(chosen))
         return

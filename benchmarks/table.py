@@ -83,15 +83,22 @@ def markdown(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:
     return head + "\n".join(body) + "\n"
 
 
-def brief(rows: Sequence[Row]) -> str:
-    """The README's table: one line for each model, with worst mean errors and ranges of sd ratios."""
-    shown = ("nuts", "dft-refined", "dft-raw", "gaussian-refined")
+HEADINGS = {
+    "nuts": "NUTS 4 x (1000 + 1000)", "dft-refined": "DFT, refined", "dft-raw": "DFT, one step",
+    "gaussian-refined": "Gaussian, refined",
+}  # fmt: skip
+
+
+def brief(rows: Sequence[Row], shown: Sequence[str] = tuple(HEADINGS)) -> str:
+    """One line for each model, with worst mean errors and ranges of sd ratios.
+
+    Args:
+        rows: From `complete`.
+        shown: Methods, NUTS and the refined draws first.
+    """
     by = {(r["model"], r["method"]): r for r in rows}
-    lines = [
-        "| model (parameters) | NUTS 4 x (1000 + 1000) | DFT, refined | DFT, one step | Gaussian, refined | CPU s NUTS "
-        "| CPU s DFT | status |",
-        "|---" * 8 + "|",
-    ]
+    headings = ["model (parameters)", *(HEADINGS[name] for name in shown), "CPU s NUTS", "CPU s DFT", "status"]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for model, d in dict.fromkeys((r["model"], r.get("d", "–")) for r in rows):
         cells = [f"{model} ({d})"]
         for method in shown:
@@ -104,6 +111,18 @@ def brief(rows: Sequence[Row]) -> str:
         cells.append(by.get((model, "dft-refined"), {}).get("said", "–"))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def into_readme(rows: Sequence[Row], readme: Path) -> None:
+    """Puts the table of NUTS and refined draws between the marks in the README."""
+    begin, end = (f"<!-- table against NUTS: {word} -->\n" for word in ("begin", "end"))
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    if not after:
+        raise ValueError(f"{readme} lacks the marks {begin.strip()} and {end.strip()}")
+    table = brief(rows, ("nuts", "dft-refined"))
+    readme.write_text(f"{before}{begin}{table}\n{end}{after}", encoding="utf-8")
 
 
 def write(rows: Sequence[Row], summary: Sequence[str], stem: Path, columns: Columns = COLUMNS) -> None:

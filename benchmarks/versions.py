@@ -1,14 +1,18 @@
 """Which versions the package works with: ``python -m benchmarks.versions [numpyro] [pyro] [--keep FOLDER]``.
 
-Makes a virtual environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds,
-for each backend, and in each makes a small fit with a network, new draws, and ArviZ data. Prints a table; docs/versions.md
-holds what came out. pip downloads what it needs: with Pyro that is a torch of the oldest version, which is large.
+Makes an environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds, for each backend, and
+in each makes a small fit with a network, new draws, and ArviZ data, over which ``arviz_stats.diagnose`` goes where it is installed.
+``--python`` names another Python, for which packages are installed into a folder (it need not be able to make virtual environments).
+Rows are kept in benchmarks/results/versions.json, and the table of all is put into docs/versions.md. pip downloads what it needs: with Pyro
+that is a torch of the oldest version, which is large.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -21,7 +25,14 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 BACKENDS = ("numpyro", "pyro")
-SHOWN = ("jax", "numpyro", "optax", "torch", "pyro-ppl", "numpy", "arviz", "safetensors", "tqdm")
+KEPT = ROOT / "benchmarks" / "results" / "versions.json"
+PAGE = ROOT / "docs" / "versions.md"
+MARKS = tuple(f"<!-- table of versions: {word} -->\n" for word in ("begin", "end"))
+COLUMNS = {
+    "backend": "backend", "which": "which", "python": "Python", "versions": "versions", "status": "fit",
+    "arviz": "ArviZ data", "diagnose": "`arviz_stats.diagnose`",
+}  # fmt: skip
+SHOWN = ("jax", "numpyro", "optax", "torch", "pyro-ppl", "numpy", "arviz", "arviz-stats", "safetensors", "tqdm")
 # What was current when the oldest of the others were: newer ones break those, and are no dependencies of the package.
 OF_THEIR_TIME = ("matplotlib==3.8.4", "scipy==1.14.1")
 SMALL = {
@@ -61,11 +72,24 @@ def fit(backend: str) -> dict[str, Any]:
     dft.get_samples(100)
     found = {"status": dft.diagnostics()["status"], "mean": float(dft.get_samples()["mu"].mean())}
     try:
-        dft.to_inference_data()
-        found["arviz"] = "yes"
+        data = dft.to_inference_data()
+        found["arviz"] = type(data).__name__
     except Exception as error:
-        found["arviz"] = f"{type(error).__name__}: {error}"
-    return found
+        return found | {"arviz": f"{type(error).__name__}: {error}", "diagnose": "-"}
+    return found | {"diagnose": diagnosed(data)}
+
+
+def diagnosed(data: Any) -> str:
+    """What `arviz_stats.diagnose` says of a fit's data, in a word or two; a dash without it."""
+    try:
+        from arviz_stats import diagnose
+    except ImportError:
+        return "-"
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        problems = diagnose(data)
+    skipped = "skip" in told.getvalue().lower()
+    return ("problems" if problems else "no problems") + (", something skipped" if skipped else "")
 
 
 def _model(ppl: Any) -> Any:
@@ -89,24 +113,70 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def tried(backend: str, oldest: bool, folder: Path) -> str:
+def prepared(place: Path, python: str | None, asked: list[str]) -> tuple[list[str], dict[str, str]]:
+    """An environment with what is asked for; how to start its Python, and the variables that it needs.
+
+    Args:
+        place: Folder of the environment, which is used again where it is there.
+        python: Another Python, whose packages lie in a folder beside it; None: a virtual environment of this one.
+        asked: Requirements.
+    """
+    if python is None:
+        own = place / "bin" / "python"
+        if not own.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+            subprocess.run([str(own), "-m", "pip", "install", "--quiet", *asked], check=True)
+        return [str(own)], {"PYTHONPATH": str(ROOT)}
+    site = place / "site"
+    if not site.exists():
+        call = [python, "-m", "pip", "install", "--quiet", "--target", str(site), *asked]
+        subprocess.run(call, check=True)
+    return [python], {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+
+
+def tried(backend: str, which: str, folder: Path, python: str | None) -> dict[str, str]:
     """One row of the table."""
-    which = "oldest" if oldest else "newest"
-    place = folder / f"{backend}-{which}"
-    python = place / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        asked = requirements(backend, oldest)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *asked], check=True)
+    name = f"{backend}-{which}" + ("" if python is None else f"-{version_of(python)}")
+    call, variables = prepared(folder / name, python, requirements(backend, which == "oldest"))
     made = subprocess.run(
-        [str(python), "-W", "ignore", "-m", "benchmarks.versions", "--here", backend],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [*call, "-W", "ignore", "-m", "benchmarks.versions", "--here", backend],
+        cwd=ROOT, env=os.environ | variables, capture_output=True, text=True,
     )  # fmt: skip
+    row = {"backend": backend, "which": which}
     if made.returncode:
         last = made.stderr.strip().splitlines()[-1] if made.stderr.strip() else made.returncode
-        return f"| {backend} | {which} | - | - | fails: {last} | - |"
-    row = json.loads(made.stdout.splitlines()[-1])
-    return f"| {backend} | {which} | {row['python']} | {row['versions']} | {row['status']} | {row['arviz']} |"
+        shown = version_of(python or sys.executable)
+        return row | {"python": shown, "status": f"fails: {last}", "versions": "-", "arviz": "-", "diagnose": "-"}
+    return row | json.loads(made.stdout.splitlines()[-1])
+
+
+def version_of(python: str) -> str:
+    """Version of a Python, such as 3.13.5."""
+    call = [python, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def keep(row: dict[str, str], kept: Path = KEPT) -> list[dict[str, str]]:
+    """Puts a row in the place of the one of the same backend, kind and Python; returns all, in the table's order."""
+    rows = json.loads(kept.read_text()) if kept.exists() else []
+
+    def key(one: dict[str, str]) -> tuple[int, bool, list[int]]:
+        minor = [int(number) for number in one["python"].split(".")[:2]]
+        return BACKENDS.index(one["backend"]), one["which"] != "oldest", minor
+
+    rows = sorted([one for one in rows if key(one) != key(row)] + [row], key=key)
+    kept.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def into_page(rows: list[dict[str, str]], page: Path = PAGE) -> None:
+    """Puts the table between the marks of docs/versions.md."""
+    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(str(row[name]) for name in COLUMNS) + " |" for row in rows]
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    page.write_text(before + MARKS[0] + "\n".join(lines) + "\n" + MARKS[1] + after, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("backends", nargs="*", help="; ".join(BACKENDS))
     parser.add_argument("--only", choices=("oldest", "newest"), help="one of the two environments")
+    parser.add_argument("--python", help="another Python than this one")
     parser.add_argument(
         "--keep", type=Path, help="folder for the environments, which are used again from there"
     )
@@ -124,14 +195,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps({**found, "python": sys.version.split()[0], "versions": versions()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.keep or Path(temporary)
-        print(
-            "| backend | which | Python | versions | fit | ArviZ data |\n|---|---|---|---|---|---|",
-            flush=True,
-        )
+        folder = (options.keep or Path(temporary)).resolve()
         for backend in options.backends or BACKENDS:
             for which in [options.only] if options.only else ["oldest", "newest"]:
-                print(tried(backend, which == "oldest", folder), flush=True)
+                row = tried(backend, which, folder, options.python)
+                print(" | ".join(str(row[name]) for name in COLUMNS), flush=True)
+                into_page(keep(row))
 
 
 if __name__ == "__main__":

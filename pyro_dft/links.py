@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# The same as [project.urls] in pyproject.toml, which a test compares.
-DOCUMENTATION = "https://pyro-dft.readthedocs.io"
+# The one place: files of the repository (and of the source distribution). Where the pages that `make docs` builds are served, put their
+# address here, as "https://.../{page}.html", and the same under [project.urls] in pyproject.toml; a test compares the two.
+PAGES = "docs/{page}.md"
 
 
 def page(name: str, section: str = "") -> str:
@@ -13,7 +14,7 @@ def page(name: str, section: str = "") -> str:
         name: Of the page, such as "diagnostics": `docs/diagnostics.md`.
         section: Label of a section there, such as "alarm-drift".
     """
-    return f"{DOCUMENTATION}/en/latest/{name}.html" + (f"#{section}" if section else "")
+    return PAGES.format(page=name) + (f"#{section}" if section else "")
 
 
 def alarm(name: str) -> str:

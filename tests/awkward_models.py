@@ -284,7 +284,7 @@ def scripted(x: torch.Tensor) -> torch.Tensor:
 @made
 def uses_script():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # deprecated, in words that change
         function = torch.jit.script(scripted)
     return lambda y: observe(y, function(normal("x"))), (Y,)
 

@@ -7,7 +7,7 @@ function for the two, and most functions of the new form do not give leave. Chec
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,9 +19,14 @@ from torch.autograd import Function
 
 from .evaluation import evaluating, replaced
 
-_APPLY = vars(Function)["apply"].__func__
+_APPLY = vars(Function)["apply"]  # a class method: of Python, or of C from torch 2.14 on
 _SETUP = Function.setup_context
-_CHECKPOINT = torch.utils.checkpoint._checkpoint_without_reentrant_generator
+# The generator behind checkpoints; from torch 2.14 on `checkpoint` takes the second.
+_CHECKPOINTS = {
+    name: getattr(torch.utils.checkpoint, name)
+    for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
+    if hasattr(torch.utils.checkpoint, name)
+}
 _REENTRANT = torch.utils.checkpoint.CheckpointFunction
 
 
@@ -122,22 +127,25 @@ def _batchable(function: Any) -> Any:
     return type(function.__name__, (function,), {"generate_vmap_rule": True})
 
 
+def _plain(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """What `cls.apply` does where nothing is replaced."""
+    return _APPLY.__get__(None, cls)(*args, **kwargs)
+
+
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if not evaluating() or not torch._C._are_functorch_transforms_active():
-        return _APPLY(cls, *args, **kwargs)
+        return _plain(cls, *args, **kwargs)
     if cls.setup_context is _SETUP:
         kept = _Kept()
-        results = _APPLY(_Old, cls, kept, *args, **kwargs)
+        results = _plain(_Old, cls, kept, *args, **kwargs)
         return results[0] if kept.single else results[: kept.count]
     if not cls.generate_vmap_rule and not has_overridden_vmap_rule(cls):
         cls = _batchable(cls)
-    return _APPLY(cls, *args, **kwargs)
+    return _plain(cls, *args, **kwargs)
 
 
-def _checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
-    if evaluating():
-        return iter((None,))
-    return _CHECKPOINT(*args, **kwargs)
+def _checkpoint(plain: Callable[..., Iterator[None]], *args: Any, **kwargs: Any) -> Iterator[None]:
+    return iter((None,)) if evaluating() else plain(*args, **kwargs)
 
 
 class _Reentrant:
@@ -151,7 +159,6 @@ class _Reentrant:
 def replace_functions(stack: ExitStack) -> None:
     """Until the stack is left, the thread inside `patched` has functions that can be batched."""
     stack.enter_context(replaced(Function, "apply", classmethod(_apply)))
-    stack.enter_context(
-        replaced(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", _checkpoint)
-    )
+    for name, plain in _CHECKPOINTS.items():
+        stack.enter_context(replaced(torch.utils.checkpoint, name, functools.partial(_checkpoint, plain)))
     stack.enter_context(replaced(torch.utils.checkpoint, "CheckpointFunction", _Reentrant))
