@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The one place: files of the repository (and of the source distribution). Where the pages that `make docs` builds are served, put their
+# The one place: files of the repository (and of the source distribution). Where the pages of `make docs` are served, put their
 # address here, as "https://.../{page}.html", and the same under [project.urls] in pyproject.toml; a test compares the two.
 PAGES = "docs/{page}.md"
 

@@ -106,7 +106,7 @@ def test_a_stiff_posterior(backend, tmp_path):
     backend.run(dft)
     report = dft.diagnostics()
     assert report["status"] == "converged", report["alarms"]
-    assert dft._fit.measurement.scale.shape == (1, d, 1 + roots.MOST_DIRECTIONS)
+    assert dft.parts.fit.measurement.scale.shape == (1, d, 1 + roots.MOST_DIRECTIONS)
 
     weights = 0.3 / math.sqrt(d) * np.tril(np.ones((d, d)))
     covariance = np.linalg.inv(np.eye(d) + weights.T @ weights / noise**2)

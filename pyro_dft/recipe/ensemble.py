@@ -60,7 +60,6 @@ class Ensemble:
             draws: The sampler's draws, native (G, n, d).
             most: At most so many.
         """
-        settled = self._settled(draws, most)
         size = np.where(raw.significant, np.maximum(np.abs(raw.effects) - raw.standard_errors, 0.0), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
         steps, points = min(FIRST_STEPS, most), self.judged.points
@@ -69,37 +68,38 @@ class Ensemble:
         chains = points.reshape(-1, *points.shape[2:])
         while 2 * steps <= most:
             memory = memory_at(chains, steps) if steps < chains.shape[1] // 2 else np.ones(chains.shape[-1])
-            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT and steps >= settled:
+            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
                 break
             steps *= 2
-        return steps
+        return self._settled(draws, steps, most)
 
-    def _settled(self, draws: Any, most: int) -> int:
-        """Transitions after which log densities of a sampler's draws are those of the particles, of `most` at most.
+    def _settled(self, draws: Any, steps: int, most: int) -> int:
+        """So many transitions, or twice as many and so on, until log densities of a sampler's draws are those of the particles.
 
         In many dimensions draws may be right coordinate by coordinate and wrong together: there alone some of them are moved, as
-        fresh draws would be. Zero elsewhere.
+        fresh draws would be.
         """
-        particles, window = self.particles, self.window
-        engine, steps = particles.engine, 0
-        if particles.target.dim <= FULL_RANK_LIMIT:
+        if self.particles.target.dim <= FULL_RANK_LIMIT:
             return steps
-        g = window.x.shape[0]
-        goal = engine.numpy(window.log_density).reshape(g, -1)
-        position = draws[:, : particles.count]
-        while steps < most:
-            block = engine.run_block(
-                particles.target, position, window.scale, window.step_size, steps=BLOCK_STEPS,
+        position, made = draws[:, : self.particles.count], 0
+        while True:
+            position, away = self._moved(position, steps - made)
+            if not away or 2 * steps > most:
+                return steps
+            made, steps = steps, 2 * steps
+
+    def _moved(self, position: Any, steps: int) -> tuple[Any, bool]:
+        """A sampler's draws after so many transitions, and whether their mean log density is not that of the particles."""
+        particles, window = self.particles, self.window
+        for first in range(0, steps, BLOCK_STEPS):
+            block = particles.engine.run_block(
+                particles.target, position, window.scale, window.step_size, steps=min(BLOCK_STEPS, steps - first),
                 leapfrog_steps=window.leapfrog_steps, tune=0.0, acceptance=particles.acceptance, rng=particles.rng,
             )  # fmt: skip
-            found, position = engine.numpy(block.log_density), block.position
-            error = found.std(1) / np.sqrt(found.shape[1])
-            far = np.abs(found.mean(1) - goal.mean(1)[:, None]) > 2 * error
-            late = np.flatnonzero(far.any(0))
-            if not len(late) or late[-1] + 1 < BLOCK_STEPS:
-                return steps + (late[-1] + 2 if len(late) else 1)
-            steps += BLOCK_STEPS
-        return most
+            position = block.position
+        found, goal = (particles.engine.numpy(v) for v in (block.log_density[:, :, -1], window.log_density))
+        error = found.std(1) / np.sqrt(found.shape[1])
+        return position, bool((np.abs(found.mean(1) - goal.mean((1, 2))) > 2 * error).any())
 
     def entry(self) -> dict[str, Any]:
         """The same as plain numbers."""
