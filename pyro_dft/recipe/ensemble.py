@@ -15,6 +15,8 @@ from pyro_dft.recipe.particles import Judged, Particles, Window
 
 # Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
 FORGOTTEN, LEFT = 0.3, 0.05
+# Standard errors from which on an effect counts there.
+LIKELY = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Ensemble:
             draws: The sampler's draws, native (G, n, d).
             most: At most so many.
         """
-        size = np.where(raw.significant, np.maximum(np.abs(raw.effects) - raw.standard_errors, 0.0), 0.0)
+        # Transitions are cheap beside a draw that is wrong: what may be more than chance counts in full.
+        size = np.where(np.abs(raw.significance) > LIKELY, np.abs(raw.effects), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
         steps, points = min(FIRST_STEPS, most), self.judged.points
         if self.particles.modes is not None:  # what a draw remembers of its mode is no memory
