@@ -137,8 +137,8 @@ def directions(states: Array, scores: Array, sd: Array) -> Array:
     """The directions in which a density is much narrower or wider than its standard deviations say, (d, k) columns.
 
     Narrow ones are the leading eigenvectors of the scores' covariance (of a Gaussian its precision), wide ones those of the
-    states', what is left of them. How many are notable is counted on particles that they were not found from, so that chance
-    finds none.
+    states', what is left of them. How many are notable, and how much, is measured on particles that they were not found from,
+    so that chance finds none.
 
     Args:
         states: (P, T, d), of P particles.
@@ -157,9 +157,11 @@ def directions(states: Array, scores: Array, sd: Array) -> Array:
         first, second, whole = (
             _without(unit, some.reshape(-1, len(sd))) for some in (value[::2], value[1::2], value)
         )
-        notable = int(((second @ _leading(first, most)).var(0) > NOTABLE).sum())
-        found = _leading(whole, min(notable, most - unit.shape[1]))
-        stretch = np.append(stretch, (whole @ found).var(0) ** power)
+        # In sample the leading ones of d >> n coordinates vary by far more than they do.
+        variance = (second @ _leading(first, most)).var(0)
+        notable = min(int(np.cumprod(variance > NOTABLE).sum()), most - unit.shape[1])
+        found = _leading(whole, notable)
+        stretch = np.append(stretch, variance[:notable] ** power)
         unit = np.concatenate([unit, found], 1)
     if not len(stretch):
         return unit

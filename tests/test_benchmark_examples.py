@@ -107,7 +107,11 @@ def test_differences_are_counted_in_monte_carlo_errors():
 
 
 def test_notebooks_and_docstrings_become_programs(tmp_path):
-    cells = [["%matplotlib inline\n", "x = 1\n"], ["!pip install that\n", "if x:\n", "    y = 2"], ["late = 3"]]
+    cells = [
+        ["%matplotlib inline\n", "x = 1\n"],
+        ["!pip install that\n", "if x:\n", "    y = 2"],
+        ["late = 3"],
+    ]
     notebook = {"cells": [{"cell_type": "code", "source": cell} for cell in cells]}
     notebook["cells"].insert(1, {"cell_type": "markdown", "source": ["prose"]})
     (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
@@ -117,8 +121,12 @@ def test_notebooks_and_docstrings_become_programs(tmp_path):
     assert "late" not in names
     with pytest.raises(ValueError, match="does not hold 'z'"):
         program(tmp_path, Example("a.ipynb", replaced=(("z", ""),)))
-    (tmp_path / "b.py").write_text('class A:\n    """As\n\n    >>> mcmc.run(1)\n    >>> mcmc.get()  # doctest: +SKIP\n    >>> later()\n    """\n')
-    assert program(tmp_path, Example("b.py::A")).endswith("pyro.set_rng_seed(0)\nmcmc.run(1)\nmcmc.get()  # doctest: +SKIP\n")
+    (tmp_path / "b.py").write_text(
+        'class A:\n    """As\n\n    >>> mcmc.run(1)\n    >>> mcmc.get()  # doctest: +SKIP\n    >>> later()\n    """\n'
+    )
+    assert program(tmp_path, Example("b.py::A")).endswith(
+        "pyro.set_rng_seed(0)\nmcmc.run(1)\nmcmc.get()  # doctest: +SKIP\n"
+    )
 
 
 def test_a_folder_of_something_else(tmp_path):

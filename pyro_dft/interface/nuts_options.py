@@ -49,7 +49,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "jit_options": (None, _BY_ITSELF),
     "kinetic_fn": (None, "momenta are Gaussian"),
     "max_stepsize": (1e10, _STEP_SIZE),
-    "max_tree_depth": (10, _BY_ITSELF),
+    "max_tree_depth": (10, "there are no trees; max_gradients limits what a fit may cost"),
     "min_stepsize": (1e-10, _STEP_SIZE),
     "regularize_mass_matrix": (True, _BY_ITSELF),
     "step_size": (1.0, _STEP_SIZE),
@@ -112,12 +112,6 @@ def translated(
         steps = own.pop("num_steps")
         if steps is not None:
             ignored[f"num_steps={_short(steps)}"] = _leapfrogs(own, steps)
-    limit = None if own.keys() & {"settings", "max_gradients"} else _limit(own, foreign.get("max_tree_depth"))
-    if limit is not None:
-        own["max_gradients"] = limit
-        ignored[f"max_tree_depth={_short(foreign['max_tree_depth'])}"] = (
-            f"max_gradients={limit}, the most that NUTS would take"
-        )
     if ignored:
         warnings.warn(_text(ignored), UserWarning, stacklevel=stacklevel + 1)
     return own, foreign.get("full_mass") or foreign.get("dense_mass") or False
@@ -142,17 +136,6 @@ def _leapfrogs(own: dict[str, Any], steps: Any) -> str:
         f"taken for those of HMC, leapfrog_steps={steps}; for the training of a network write "
         f"settings=Settings(num_steps={steps})"
     )
-
-
-def _limit(own: Mapping[str, Any], depth: Any) -> int | None:
-    """Gradients that NUTS would take at most; None where its trees have the default depth, or more.
-
-    A draw takes at most 2^depth - 1 of them, and NUTS warms up for as many draws as it makes.
-    """
-    draws, depth = own.get("num_draws", Settings.num_draws), depth[-1] if isinstance(depth, tuple) else depth
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (draws, depth)):
-        return None
-    return 2 * draws * (2**depth - 1) if 1 <= depth < PLACES["max_tree_depth"][0] else None
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -17,6 +17,8 @@ from pyro_dft.recipe.particles import Judged, Particles, Window
 FORGOTTEN, LEFT = 0.3, 0.05
 # Standard errors from which on an effect counts there.
 LIKELY = 2.0
+# Of a sampler's draws so many times as many as there are particles are moved, to see where they come to.
+MOVED = 4
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,21 @@ class Ensemble:
         """
         if self.particles.target.dim <= FULL_RANK_LIMIT:
             return steps
-        position, made = draws[:, : self.particles.count], 0
-        while True:
-            position, away = self._moved(position, steps - made)
-            if not away or 2 * steps > most:
-                return steps
+        size, made = self.particles.count, 0
+        parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED, draws.shape[1] // size))]
+        goal = self.particles.engine.numpy(self.window.log_density).mean((1, 2))
+        while parts:
+            moved = [self._moved(part, steps - made) for part in parts]
+            parts = [position for position, _ in moved]
+            found = np.concatenate([log_density for _, log_density in moved], 1)
+            error = found.std(1) / np.sqrt(found.shape[1])
+            if (np.abs(found.mean(1) - goal) <= error).all() or 2 * steps > most:
+                break
             made, steps = steps, 2 * steps
+        return steps
 
-    def _moved(self, position: Any, steps: int) -> tuple[Any, bool]:
-        """A sampler's draws after so many transitions, and whether their mean log density is not that of the particles."""
+    def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
+        """As many points as there are particles, after so many transitions, and their log densities (G, P)."""
         particles, window = self.particles, self.window
         for first in range(0, steps, BLOCK_STEPS):
             block = particles.engine.run_block(
@@ -100,9 +108,7 @@ class Ensemble:
                 leapfrog_steps=window.leapfrog_steps, tune=0.0, acceptance=particles.acceptance, rng=particles.rng,
             )  # fmt: skip
             position = block.position
-        found, goal = (particles.engine.numpy(v) for v in (block.log_density[:, :, -1], window.log_density))
-        error = found.std(1) / np.sqrt(found.shape[1])
-        return position, bool((np.abs(found.mean(1) - goal.mean((1, 2))) > 2 * error).any())
+        return position, particles.engine.numpy(block.log_density[:, :, -1])
 
     def entry(self) -> dict[str, Any]:
         """The same as plain numbers."""
