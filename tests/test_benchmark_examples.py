@@ -42,8 +42,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "RESULTS", tmp_path / "results")
     theirs = tmp_path / "theirs"
     for name, text in {
-        "numpyro/infer/mcmc.py": "", "numpyro/version.py": '__version__ = "7.8"\n', "examples/good.py": SCRIPT.format(what="fine"),
-        "examples/bad.py": SCRIPT.format(what="bad"),
+        "numpyro/infer/mcmc.py": "", "numpyro/version.py": '__version__ = "7.8"\n',
+        "examples/good.py": SCRIPT.format(what="fine"), "examples/bad.py": SCRIPT.format(what="bad"),
     }.items():  # fmt: skip
         path = theirs / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ def test_differences_are_counted_in_monte_carlo_errors():
         moments({"x": rng.normal(size=(4, 1000, 3)) * [1.0, 1.0, 1.2] + [0.0, 0.2, 0.0]}),
     )
     assert same["names"] == ["x[0]", "x[1]", "x[2]"]
-    # Errors of 1/sqrt(4000) and 1/sqrt(8000) on each side: 0.2 is 8.9 of both, a fifth of an sd 0.2/(0.0112 sqrt(1 + 1.44)) = 11.4;
-    # each comes out within four.
+    # Errors of 1/sqrt(4000) and 1/sqrt(8000) on each side: 0.2 is 8.9 of both, a fifth of an sd
+    # 0.2/(0.0112 sqrt(1 + 1.44)) = 11.4; each comes out within four.
     found = compare.differences(same, moved)
     assert found["count"] == 3
     assert found["mean"] == pytest.approx(8.9, abs=4)
@@ -107,7 +107,11 @@ def test_differences_are_counted_in_monte_carlo_errors():
 
 
 def test_notebooks_and_docstrings_become_programs(tmp_path):
-    cells = [["%matplotlib inline\n", "x = 1\n"], ["!pip install that\n", "if x:\n", "    y = 2"], ["late = 3"]]
+    cells = [
+        ["%matplotlib inline\n", "x = 1\n"],
+        ["!pip install that\n", "if x:\n", "    y = 2"],
+        ["late = 3"],
+    ]
     notebook = {"cells": [{"cell_type": "code", "source": cell} for cell in cells]}
     notebook["cells"].insert(1, {"cell_type": "markdown", "source": ["prose"]})
     (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
@@ -117,8 +121,12 @@ def test_notebooks_and_docstrings_become_programs(tmp_path):
     assert "late" not in names
     with pytest.raises(ValueError, match="does not hold 'z'"):
         program(tmp_path, Example("a.ipynb", replaced=(("z", ""),)))
-    (tmp_path / "b.py").write_text('class A:\n    """As\n\n    >>> mcmc.run(1)\n    >>> mcmc.get()  # doctest: +SKIP\n    >>> later()\n    """\n')
-    assert program(tmp_path, Example("b.py::A")).endswith("pyro.set_rng_seed(0)\nmcmc.run(1)\nmcmc.get()  # doctest: +SKIP\n")
+    (tmp_path / "b.py").write_text(
+        'class A:\n    """As\n\n    >>> mcmc.run(1)\n    >>> mcmc.get()  # doctest: +SKIP\n    >>> later()\n    """\n'
+    )
+    assert program(tmp_path, Example("b.py::A")).endswith(
+        "pyro.set_rng_seed(0)\nmcmc.run(1)\nmcmc.get()  # doctest: +SKIP\n"
+    )
 
 
 def test_a_folder_of_something_else(tmp_path):

@@ -45,7 +45,10 @@ def test_the_notes_are_the_section_of_the_version():
 def test_what_a_built_file_lacks_or_has_too_much_is_named(tmp_path):
     files = [str(p.relative_to(ROOT)) for p in (ROOT / "pyro_dft").rglob("*.py")] + ["pyro_dft/py.typed"]
     root = f"pyro_dft-{__version__}/"
-    beside = [*release.BESIDE, *(f"{folder}/x" for folder in ("tests", "benchmarks", "docs", "examples", "tools"))]
+    beside = [
+        *release.BESIDE,
+        *(f"{folder}/x" for folder in ("tests", "benchmarks", "docs", "examples", "tools")),
+    ]
 
     def packed(modules, besides):
         with tarfile.open(tmp_path / "s.tar.gz", "w:gz") as archive:
@@ -75,7 +78,15 @@ def test_the_table_goes_between_the_marks_of_the_readme(tmp_path):
     readme = tmp_path / "README.md"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-    row = {"model": "m", "d": 3, "worst_mean": 0.031, "sd_low": 0.98, "sd_high": 1.02, "seconds": 7.4, "said": "suspect"}
+    row = {
+        "model": "m",
+        "d": 3,
+        "worst_mean": 0.031,
+        "sd_low": 0.98,
+        "sd_high": 1.02,
+        "seconds": 7.4,
+        "said": "suspect",
+    }
     rows = [row | {"method": "nuts", "seconds": 30.2, "said": ""}, row | {"method": "dft-refined"}]
     table.into_readme(rows, readme)
     table.into_readme(rows, readme)  # again: in the place of the first

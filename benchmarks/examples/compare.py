@@ -93,19 +93,22 @@ def table(rows: list[dict[str, Any]], backend: str) -> str:
     files = {one["name"].split()[0] for one in judged}
     bad = {one["name"].split()[0] for one in judged if one["outcome"] == "error"}
     beyond = [one for one in fine if one.get("beyond")]
-    certain = [one for one in beyond if one["verdicts"] == "converged" or one["verdicts"].endswith(" converged")]
+    certain = [
+        one for one in beyond if one["verdicts"] == "converged" or one["verdicts"].endswith(" converged")
+    ]
     ratios = [one["dft_seconds"] / one["nuts_seconds"] for one in fine if one["nuts_seconds"]]
+    median = np.median(ratios) if ratios else float("nan")
     lines = [
         f"# {backend}'s own examples with the kernel swapped", "",
-        f"`python -m benchmarks.examples FOLDER`: {len(judged)} runs of {len(files)} examples and tutorials; {len(fine)} runs, of "
-        f"{len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of these the largest difference from NUTS passes what "
-        f"chance gives once in a hundred times; {len(certain)} of them say `converged`. CPU seconds within `MCMC.run`, compilation "
-        f"included, over those of NUTS: median {np.median(ratios) if ratios else float('nan'):.2f}.", "",
-        "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, of means and "
-        "of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the ratio of sds. A * marks "
-        "those beyond chance. NUTS is as short as the example has it, and may be the one that is off.", "",
-        "| example | outcome | verdict | CPU s NUTS | CPU s DFT | over NUTS | coordinates | means, in errors | sds, in errors | mean, in sds | "
-        "sd ratio | note |",
+        f"`python -m benchmarks.examples FOLDER`: {len(judged)} runs of {len(files)} examples and tutorials; {len(fine)} runs, "
+        f"of {len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of these the largest difference from "
+        f"NUTS passes what chance gives once in a hundred times; {len(certain)} of them say `converged`. CPU seconds within "
+        f"`MCMC.run`, compilation included, over those of NUTS: median {median:.2f}.", "",
+        "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, "
+        "of means and of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the "
+        "ratio of sds. A * marks those beyond chance. NUTS is as short as the example has it, and may be the one that is off.", "",
+        "| example | outcome | verdict | CPU s NUTS | CPU s DFT | over NUTS | coordinates | means, in errors | sds, in errors | "
+        "mean, in sds | sd ratio | note |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [_line(one) for one in rows if one["outcome"] != "not run"]
