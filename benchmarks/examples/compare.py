@@ -106,7 +106,7 @@ def table(rows: list[dict[str, Any]], backend: str) -> str:
         f"`MCMC.run`, compilation included, over those of NUTS: median {median:.2f}.", "",
         "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, "
         "of means and of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the "
-        "ratio of sds. A * marks those beyond chance. NUTS is as short as the example has it, and may be the one that is off.", "",
+        "ratio of sds. A * marks those beyond chance. NUTS is as short as the example has it, and may be off itself.", "",
         "| example | outcome | verdict | CPU s NUTS | CPU s DFT | over NUTS | coordinates | means, in errors | sds, in errors | "
         "mean, in sds | sd ratio | note |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
