@@ -79,6 +79,8 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     assert ours["error"] == "AssertionError: which is wrong"
     assert ours["calls"] == []
     assert (compare.outcome(nuts, ours), compare.outcome(ours, ours)) == ("error", "not with NUTS either")
+    assert compare.outcome(None, ours) == "ends with an error; NUTS not run yet"
+    assert compare.outcome(nuts, None) == "not run"
     table = (tmp_path / "results" / "examples_numpyro.md").read_text()
     assert "| examples/bad.py | error |" in table
     assert "which is wrong" in table
