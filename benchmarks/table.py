@@ -97,7 +97,13 @@ def brief(rows: Sequence[Row], shown: Sequence[str] = tuple(HEADINGS)) -> str:
         shown: Methods, NUTS and the refined draws first.
     """
     by = {(r["model"], r["method"]): r for r in rows}
-    headings = ["model (parameters)", *(HEADINGS[name] for name in shown), "CPU s NUTS", "CPU s DFT", "status"]
+    headings = [
+        "model (parameters)",
+        *(HEADINGS[name] for name in shown),
+        "CPU s NUTS",
+        "CPU s DFT",
+        "status",
+    ]
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for model, d in dict.fromkeys((r["model"], r.get("d", "–")) for r in rows):
         cells = [f"{model} ({d})"]

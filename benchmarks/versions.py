@@ -1,10 +1,10 @@
 """Which versions the package works with: ``python -m benchmarks.versions [numpyro] [pyro] [--keep FOLDER]``.
 
-Makes an environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds, for each backend, and
-in each makes a small fit with a network, new draws, and ArviZ data, over which ``arviz_stats.diagnose`` goes where it is installed.
-``--python`` names another Python, for which packages are installed into a folder (it need not be able to make virtual environments).
-Rows are kept in benchmarks/results/versions.json, and the table of all is put into docs/versions.md. pip downloads what it needs: with Pyro
-that is a torch of the oldest version, which is large.
+Makes an environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds, for each
+backend, and in each makes a small fit with a network, new draws, and ArviZ data, over which ``arviz_stats.diagnose`` goes where
+it is installed. ``--python`` names another Python, for which packages are installed into a folder (it need not be able to make
+virtual environments). Rows are kept in benchmarks/results/versions.json, and the table of all is put into docs/versions.md.
+pip downloads what it needs: with Pyro that is a torch of the oldest version, which is large.
 """
 
 from __future__ import annotations
@@ -32,7 +32,18 @@ COLUMNS = {
     "backend": "backend", "which": "which", "python": "Python", "versions": "versions", "status": "fit",
     "arviz": "ArviZ data", "diagnose": "`arviz_stats.diagnose`",
 }  # fmt: skip
-SHOWN = ("jax", "numpyro", "optax", "torch", "pyro-ppl", "numpy", "arviz", "arviz-stats", "safetensors", "tqdm")
+SHOWN = (
+    "jax",
+    "numpyro",
+    "optax",
+    "torch",
+    "pyro-ppl",
+    "numpy",
+    "arviz",
+    "arviz-stats",
+    "safetensors",
+    "tqdm",
+)
 # What was current when the oldest of the others were: newer ones break those, and are no dependencies of the package.
 OF_THEIR_TIME = ("matplotlib==3.8.4", "scipy==1.14.1")
 SMALL = {
@@ -146,7 +157,13 @@ def tried(backend: str, which: str, folder: Path, python: str | None) -> dict[st
     if made.returncode:
         last = made.stderr.strip().splitlines()[-1] if made.stderr.strip() else made.returncode
         shown = version_of(python or sys.executable)
-        return row | {"python": shown, "status": f"fails: {last}", "versions": "-", "arviz": "-", "diagnose": "-"}
+        return row | {
+            "python": shown,
+            "status": f"fails: {last}",
+            "versions": "-",
+            "arviz": "-",
+            "diagnose": "-",
+        }
     return row | json.loads(made.stdout.splitlines()[-1])
 
 

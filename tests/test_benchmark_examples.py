@@ -42,8 +42,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "RESULTS", tmp_path / "results")
     theirs = tmp_path / "theirs"
     for name, text in {
-        "numpyro/infer/mcmc.py": "", "numpyro/version.py": '__version__ = "7.8"\n', "examples/good.py": SCRIPT.format(what="fine"),
-        "examples/bad.py": SCRIPT.format(what="bad"),
+        "numpyro/infer/mcmc.py": "", "numpyro/version.py": '__version__ = "7.8"\n',
+        "examples/good.py": SCRIPT.format(what="fine"), "examples/bad.py": SCRIPT.format(what="bad"),
     }.items():  # fmt: skip
         path = theirs / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +79,8 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     assert ours["error"] == "AssertionError: which is wrong"
     assert ours["calls"] == []
     assert (compare.outcome(nuts, ours), compare.outcome(ours, ours)) == ("error", "not with NUTS either")
+    assert compare.outcome(None, ours) == "ends with an error; NUTS not run yet"
+    assert compare.outcome(nuts, None) == "not run"
     table = (tmp_path / "results" / "examples_numpyro.md").read_text()
     assert "| examples/bad.py | error |" in table
     assert "which is wrong" in table
@@ -93,8 +95,8 @@ def test_differences_are_counted_in_monte_carlo_errors():
         moments({"x": rng.normal(size=(4, 1000, 3)) * [1.0, 1.0, 1.2] + [0.0, 0.2, 0.0]}),
     )
     assert same["names"] == ["x[0]", "x[1]", "x[2]"]
-    # Errors of 1/sqrt(4000) and 1/sqrt(8000) on each side: 0.2 is 8.9 of both, a fifth of an sd 0.2/(0.0112 sqrt(1 + 1.44)) = 11.4;
-    # each comes out within four.
+    # Errors of 1/sqrt(4000) and 1/sqrt(8000) on each side: 0.2 is 8.9 of both, a fifth of an sd
+    # 0.2/(0.0112 sqrt(1 + 1.44)) = 11.4; each comes out within four.
     found = compare.differences(same, moved)
     assert found["count"] == 3
     assert found["mean"] == pytest.approx(8.9, abs=4)

@@ -1,8 +1,9 @@
 """Builds wheel and source distribution, and checks them as a user meets them: ``python tools/release.py``.
 
-``python -m build`` makes the source distribution from the repository and the wheel from that. The files of both are compared with those
-of the repository; version, changelog and citation must say the same; and each backend's wheel is installed into a fresh environment, in
-which the README's first example of that framework is run from an empty folder. ``--notes`` prints what the tag says instead.
+``python -m build`` makes the source distribution from the repository and the wheel from that. The files of both are compared with
+those of the repository; version, changelog and citation must say the same; and each backend's wheel is installed into a fresh
+environment, in which the README's first example of that framework is run from an empty folder. ``--notes`` prints what the tag
+says instead.
 
 Everything is done with pip and the standard library, in a temporary folder; only ``dist/`` stays.
 """
@@ -25,7 +26,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = {"numpyro": ("With NumPyro", "torch"), "pyro": ("First example", "jax")}
 # What the source distribution must hold beside the package.
-BESIDE = ("README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "Makefile", "constraints.txt", "pyproject.toml")
+BESIDE = (
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "CITATION.cff",
+    "Makefile",
+    "constraints.txt",
+    "pyproject.toml",
+)
 
 
 def version() -> str:
@@ -83,7 +92,9 @@ def contents(sdist: Path, wheel: Path) -> list[str]:
         wrong += [f"the {kind} holds {name}, which is not there" for name in sorted(found - wanted)]
     wrong += [f"the sdist lacks {name}" for name in BESIDE if root + name not in inside]
     folders = ("tests/", "benchmarks/", "docs/", "examples/", "tools/")
-    wrong += [f"the sdist lacks {name}" for name in folders if not any(i.startswith(root + name) for i in inside)]
+    wrong += [
+        f"the sdist lacks {name}" for name in folders if not any(i.startswith(root + name) for i in inside)
+    ]
     outside = [name for name in packed if not name.startswith(("pyro_dft/", "pyro_dft-"))]
     wrong += [f"the wheel would install {name}" for name in outside]
     if f"Version: {version()}" not in metadata or "License-Expression: Apache-2.0" not in metadata:
@@ -114,7 +125,9 @@ def build(scratch: Path) -> tuple[Path, Path]:
     subprocess.run([python, "-m", "pip", "install", "--quiet", "build"], check=True)
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    subprocess.run([python, "-m", "build", "--outdir", str(dist), str(ROOT)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [python, "-m", "build", "--outdir", str(dist), str(ROOT)], check=True, stdout=subprocess.DEVNULL
+    )
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     return sdist, wheel
 

@@ -1,8 +1,8 @@
 """Do the frameworks' own examples run with the kernel swapped? ``python -m benchmarks.examples FOLDER``.
 
-FOLDER holds a copy of NumPyro's or Pyro's repository; nothing of theirs is kept here. Each example runs in a process of its own under
-a limit of CPU seconds, once with NUTS or HMC as it stands and once with `DFTKernel` under their names. Finished ones are kept, and a
-table goes to benchmarks/results. Nothing is downloaded: see benchmarks/examples/data.py.
+FOLDER holds a copy of NumPyro's or Pyro's repository; nothing of theirs is kept here. Each example runs in a process of its own
+under a limit of CPU seconds, once with NUTS or HMC as it stands and once with `DFTKernel` under their names. Finished ones are
+kept, and a table goes to benchmarks/results. Nothing is downloaded: see benchmarks/examples/data.py.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def run(folder: Path, backend: str, example: Example, kernel: str, limit: int) -
             "folder": str(folder), "backend": backend, "example": dataclasses.asdict(example), "kernel": kernel,
             "target": str(target),
         }  # fmt: skip
+        paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
         done = subprocess.run(
             [sys.executable, "-c", "from benchmarks.examples.worker import main; main()", json.dumps(asked)],
-            cwd=scratch, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+            cwd=scratch, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5)),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Which examples of NumPyro's and Pyro's repositories are run, and with which of their own options.
 
-Only names and options stand here. Where an example takes long, its own options make it smaller, and where it has none, a number in
-its text is replaced, for both kernels.
+Only names and options stand here. Where an example takes long, its own options make it smaller, and where it has none, a number
+in its text is replaced, for both kernels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NUMPYRO = (
     Example("examples/gp.py", _SHORT),
     Example("examples/holt_winters.py", _SHORT),
     Example("examples/var2.py", _SHORT),
-    Example("examples/zero_inflated_poisson.py", _SHORT),
+    Example("examples/zero_inflated_poisson.py", (*_SHORT, "--maxiter", "1000"), note=_MADE),
     Example("examples/hmm.py", _SHORT),
     Example("examples/capture_recapture.py", ("-m", "1", *_SHORT), note=_MADE),
     Example("examples/sparse_regression.py", _SHORT),
@@ -92,9 +92,9 @@ PYRO = (
     Example("tutorial/source/bayesian_regression_ii.ipynb", smoke=True),
     Example("tutorial/source/predictive_deterministic.ipynb"),
     Example("examples/eight_schools/mcmc.py", _FEWER),
-    Example("examples/lkj.py", (*_FEWER, "--num-chains", "1")),
+    Example("examples/lkj.py", ("--num-samples", "200", "--warmup-steps", "200", "--num-chains", "1")),
     Example("examples/neutra.py", ("--num-steps", "300", "--num-samples", "300", "--num-warmup", "200")),
-    Example("examples/baseball.py", ("--num-chains", "1", "--warmup-steps", "200"), note="four models"),
+    Example("examples/baseball.py", ("--num-chains", "1"), note="four models"),
     Example("examples/sir_hmc.py", ("-w", "50", "-n", "100", "--sequential")),
     Example("examples/sir_hmc.py", ("-w", "50", "-n", "100", "-p", "6", "-d", "6", "--enum")),
     Example("examples/contrib/epidemiology/sir.py", _EPIDEMIC),

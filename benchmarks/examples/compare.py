@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+UNJUDGED = ("gets to its end; NUTS not run yet", "ends with an error; NUTS not run yet")
 CHANCE = 0.01  # how often the largest difference of a row passes its bound where both kernels are right
 
 
@@ -70,8 +71,10 @@ def row(name: str, note: str, nuts: dict[str, Any] | None, ours: dict[str, Any] 
 
 def outcome(nuts: dict[str, Any] | None, ours: dict[str, Any] | None) -> str:
     """In words: the swapped run is judged where NUTS itself gets to the end."""
-    if nuts is None or ours is None:
+    if ours is None:
         return "not run"
+    if nuts is None:
+        return UNJUDGED[bool(ours["error"])]
     if nuts["error"]:
         return "not with NUTS either"
     if not nuts["calls"]:
@@ -93,19 +96,24 @@ def table(rows: list[dict[str, Any]], backend: str) -> str:
     files = {one["name"].split()[0] for one in judged}
     bad = {one["name"].split()[0] for one in judged if one["outcome"] == "error"}
     beyond = [one for one in fine if one.get("beyond")]
-    certain = [one for one in beyond if one["verdicts"] == "converged" or one["verdicts"].endswith(" converged")]
+    certain = [
+        one for one in beyond if one["verdicts"] == "converged" or one["verdicts"].endswith(" converged")
+    ]
+    alone = [one for one in rows if one["outcome"] in UNJUDGED]
+    open_ = f" {len(alone)} more runs have no NUTS beside them yet." if alone else ""
     ratios = [one["dft_seconds"] / one["nuts_seconds"] for one in fine if one["nuts_seconds"]]
+    median = np.median(ratios) if ratios else float("nan")
     lines = [
         f"# {backend}'s own examples with the kernel swapped", "",
-        f"`python -m benchmarks.examples FOLDER`: {len(judged)} runs of {len(files)} examples and tutorials; {len(fine)} runs, of "
-        f"{len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of these the largest difference from NUTS passes what "
-        f"chance gives once in a hundred times; {len(certain)} of them say `converged`. CPU seconds within `MCMC.run`, compilation "
-        f"included, over those of NUTS: median {np.median(ratios) if ratios else float('nan'):.2f}.", "",
-        "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, of means and "
-        "of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the ratio of sds. A * marks "
-        "those beyond chance. NUTS is as short as the example has it, and may be the one that is off.", "",
-        "| example | outcome | verdict | CPU s NUTS | CPU s DFT | over NUTS | coordinates | means, in errors | sds, in errors | mean, in sds | "
-        "sd ratio | note |",
+        f"`python -m benchmarks.examples FOLDER`: {len(judged)} runs of {len(files)} examples and tutorials; {len(fine)} runs, "
+        f"of {len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of these the largest difference from "
+        f"NUTS passes what chance gives once in a hundred times; {len(certain)} of them say `converged`. CPU seconds within "
+        f"`MCMC.run`, compilation included, over those of NUTS: median {median:.2f}.{open_}", "",
+        "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, "
+        "of means and of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the "
+        "ratio of sds. A * marks those beyond chance. NUTS is as short as the example has it, and may be off itself.", "",
+        "| example | outcome | verdict | CPU s NUTS | CPU s DFT | over NUTS | coordinates | means, in errors | sds, in errors | "
+        "mean, in sds | sd ratio | note |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [_line(one) for one in rows if one["outcome"] != "not run"]

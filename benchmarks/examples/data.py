@@ -134,12 +134,35 @@ def credit() -> tuple[Any, Any]:
 
     rng = np.random.default_rng(0)
     kinds = [4, 5, 10, 5, 5, 4, 3, 4, 3, 3, 4, 2, 2]
-    table = {f"kind {i}": np.array([f"A{k}" for k in rng.integers(0, n, 1000)], object) for i, n in enumerate(kinds)}
+    table = {
+        f"kind {i}": np.array([f"A{k}" for k in rng.integers(0, n, 1000)], object)
+        for i, n in enumerate(kinds)
+    }
     table |= {f"number {i}": rng.lognormal(1.0, 0.7, 1000) for i in range(7)}
     score = np.log(table["number 0"]) + 0.3 * rng.normal(size=1000)
     return pandas.DataFrame(table), pandas.DataFrame({"class": np.where(score < 1.3, 1, 2)})
 
 
-# By the end of an address that an example gives to `pandas.read_csv`.
-FRAMES: dict[str, Callable[[], Any]] = {"WaffleDivorce.csv": waffle_divorce}
-FILES = ("EfronMorrisBB.txt", "rugged_data.csv")
+def fish() -> Any:
+    """250 groups of visitors, and how many fish they caught; two in five did not try. Made by chance."""
+    import pandas
+
+    rng = np.random.default_rng(0)
+    persons = rng.integers(1, 5, 250)
+    child = rng.integers(0, persons)
+    camper, livebait = rng.integers(0, 2, 250), (rng.random(250) < 0.86).astype(int)
+    rate = np.exp(-1.8 + 0.9 * persons - 1.3 * child + 0.8 * camper + 0.6 * livebait)
+    count = np.where(rng.random(250) < 0.4, 0, rng.poisson(rate))
+    columns = {
+        "nofish": 0,
+        "livebait": livebait,
+        "camper": camper,
+        "persons": persons,
+        "child": child,
+        "count": count,
+    }
+    return pandas.DataFrame(columns).astype(float)
+
+
+# By the end of an address that an example gives to pandas.
+FRAMES: dict[str, Callable[[], Any]] = {"WaffleDivorce.csv": waffle_divorce, "fish.dta": fish}

@@ -1,6 +1,7 @@
 """Runs one example in this process, which its parent started for it alone.
 
-The parent gives a JSON text: folder, backend, the fields of the example, kernel ("nuts" or "dft") and the file for what comes out.
+The parent gives a JSON text: folder, backend, the fields of the example, kernel ("nuts" or "dft") and the file for what comes
+out.
 """
 
 from __future__ import annotations
@@ -57,21 +58,23 @@ def no_downloads(backend: str) -> None:
     """Whatever an example would download comes from `benchmarks.examples.data`."""
     import pandas
 
-    plain = pandas.read_csv
+    def held(plain: Any) -> Any:
+        def read(source: Any, *args: Any, **kwargs: Any) -> Any:
+            name = str(source).rsplit("/", 1)[-1]
+            if not str(source).startswith("http"):
+                return plain(source, *args, **kwargs)
+            if name in data.FRAMES:
+                return data.FRAMES[name]()
+            return plain(data.data_path(f"pyro_datasets/{name}"), *args, **kwargs)
 
-    def read_csv(source: Any, *args: Any, **kwargs: Any) -> Any:
-        name = str(source).rsplit("/", 1)[-1]
-        if not str(source).startswith("http"):
-            return plain(source, *args, **kwargs)
-        if name in data.FRAMES:
-            return data.FRAMES[name]()
-        return plain(data.data_path(f"pyro_datasets/{name}"), *args, **kwargs)
+        return read
 
-    pandas.read_csv = read_csv
+    for name in ("read_csv", "read_stata"):
+        setattr(pandas, name, held(getattr(pandas, name)))
     repository = types.ModuleType("ucimlrepo")
     features, targets = data.credit()
-    held = types.SimpleNamespace(data=types.SimpleNamespace(features=features, targets=targets))
-    repository.fetch_ucirepo = lambda **_: held  # type: ignore[attr-defined]
+    table = types.SimpleNamespace(data=types.SimpleNamespace(features=features, targets=targets))
+    repository.fetch_ucirepo = lambda **_: table  # type: ignore[attr-defined]
     sys.modules["ucimlrepo"] = repository
     if backend == "numpyro":
         from numpyro.examples import datasets

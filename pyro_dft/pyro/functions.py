@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
-from torch._functorch.autograd_function import has_overridden_vmap_rule
 from torch.autograd import Function
 
 from .evaluation import evaluating, replaced
@@ -139,7 +138,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         kept = _Kept()
         results = _plain(_Old, cls, kept, *args, **kwargs)
         return results[0] if kept.single else results[: kept.count]
-    if not cls.generate_vmap_rule and not has_overridden_vmap_rule(cls):
+    if not cls.generate_vmap_rule and cls.vmap is Function.vmap:
         cls = _batchable(cls)
     return _plain(cls, *args, **kwargs)
 
