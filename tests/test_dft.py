@@ -180,7 +180,7 @@ class TestGetSamples:
         def marked(backend, fit, each, refine_steps, *, rng):
             yield torch.arange(3.0)[:, None, None].expand(3, each, 1), {}
 
-        monkeypatch.setattr("pyro_dft.interface.drawing.told_blocks", marked)
+        monkeypatch.setattr("pyro_dft.interface.drawing.new_blocks", marked)
         for count in (1, 2, 4, 6, 8):
             served = torch.bincount(chains.get_samples(count)["mu"].long(), minlength=3)
             assert int(served.sum()) == count

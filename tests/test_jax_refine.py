@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyro_dft.engine_jax import functional, random, train
+from pyro_dft.engine_jax import functional, networks, random, train
 from pyro_dft.engine_jax.refine import refine, whitening
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.settings import Settings
@@ -61,3 +61,33 @@ def test_traced_passes_of_few_steps_leave_a_normal_as_it_is(steps):
         # Each side of a tail of 5 % has a standard error of (.05 .95 / n)^1/2 for each coordinate.
         for tail in (x > 1.6449, x < -1.6449):
             assert np.abs(tail.mean(0) - 0.05).max() < 4 * (0.05 * 0.95 / n) ** 0.5
+
+
+def test_traced_drift_test_agrees_with_the_one_on_the_host():
+    from pyro_dft.judging.drift import drift
+
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(1, 3000, 3))
+    seen, traced = set(), jax.jit(functional.still)
+    with jax.enable_x64(True):
+        for memory in (0.2, 0.7, 0.99):
+            for shift in (0.0, 0.05, 0.5):
+                fresh = rng.normal(size=before.shape)
+                after = memory * before + (1 - memory**2) ** 0.5 * fresh + shift
+                moved = drift(before[0], after[0])
+                expected = moved.still
+                assert bool(traced(jnp.asarray(before), jnp.asarray(after))) == expected
+                seen.add(expected)
+        # Draws that forget where they are, but not how far out.
+        flipped = before * rng.choice([-1.0, 1.0], size=before.shape)
+        assert not traced(jnp.asarray(before), jnp.asarray(flipped))
+    assert seen == {True, False}
+
+
+def test_network_depth_and_shapes():
+    weights = networks.init_generator(jnp.array([0, 1], jnp.uint32), 2, 3, 8, 2, 0.1, np.float32)
+    assert {k: v.shape for k, v in weights.items()} == networks.generator_shapes(2, 3, 8, 2)
+    assert networks.depth_of(weights) == 2
+    z = jnp.ones((2, 5, 3))
+    # The last layer starts at a hundredth: the generator starts near the identity.
+    assert float(jnp.abs(networks.generate(weights, z) - z).max()) < 0.2

@@ -32,7 +32,7 @@ class JaxEngine:
         return x.astype(target.dtype)
 
     def concatenate(self, arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        """Native arrays, one behind the other."""
+        """Native arrays, one after the other."""
         return np.concatenate(arrays, axis)
 
     def host_rng(self, rng: np.random.Generator) -> np.random.Generator:

@@ -180,14 +180,9 @@ def advance(
     n, d = noise.shape[1:]
     centre = s.mean(1)
     elbo, error = bound(log_q, noise, state.log_det)
-    tiny = np.finfo(s.dtype).tiny
+    residual = s - centre[:, None]
     if minibatch:
-        # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
-        spread, size = _minibatch_noise(s - centre[:, None], noise, full)
-        ridge = jnp.maximum(spread / size**2, 1.0)[:, None, None]
-        rate = jnp.minimum(0.5 * size * jnp.sqrt(n / spread), 1.0)
-        pull = 1 - 4 * spread * d / (n * jnp.maximum(jnp.square(centre).sum(-1), tiny))
-        mean_rate = jnp.maximum(rate, pull)
+        ridge, rate, mean_rate = _minibatch_rates(residual, centre, noise, full)
         state = state._replace(best=jnp.fmax(state.best, elbo))
         dropped = jnp.zeros_like(state.returned)
     else:
@@ -197,27 +192,13 @@ def advance(
         rate = mean_rate = jnp.where(dropped, 0.0, state.rate)
     slow = (1.0 + jnp.maximum(averaging, 0)) ** 0.7
     rate, mean_rate = (jnp.where(state.stopped, 0.0, r / slow) for r in (rate, mean_rate))
-    if full:
-        eye = jnp.eye(d, dtype=s.dtype)
-        gram = noise.mT @ noise + ridge * eye
-        product = -(s - centre[:, None]).mT @ noise + ridge * eye
-        curvature = _solve(gram, product.mT).mT
-        curvature = jnp.nan_to_num(0.5 * (curvature + curvature.mT), nan=0.0, posinf=9.0, neginf=-9.0)
-        w, v = jnp.linalg.eigh(curvature, symmetrize_input=False)
-        w = jnp.clip(w, 0.25, 9.0)
-        move = (v @ ((v.mT @ centre[..., None])[..., 0] / w)[..., None])[..., 0]
-    else:
-        weight = ridge[..., 0]
-        w = ((-(s - centre[:, None]) * noise).sum(1) + weight) / (jnp.square(noise).sum(1) + weight)
-        w = jnp.clip(jnp.nan_to_num(w, nan=1.0), 0.25, 9.0)
-        move = centre / w
-    length = jnp.maximum(jnp.linalg.norm(move, axis=-1, keepdims=True), tiny)
+    w, v, move = _newton(residual, centre, noise, ridge, full)
+    length = jnp.maximum(jnp.linalg.norm(move, axis=-1, keepdims=True), np.finfo(s.dtype).tiny)
     # Narrow posteriors can be thousands of their own sds away. While the score still points the way of the last step, and
     # that was cut short, the next may be twice as long.
     ahead = state.limited & ~dropped & ((centre * state.last).sum(-1) > 0)
     reach = jnp.where(ahead, 2 * state.reach, 1.0)
     limit = 2 * d**0.5 * reach[:, None]
-    limited = (length > limit)[:, 0]
     move = jnp.nan_to_num(move * jnp.minimum(limit / length, 1.0)) * mean_rate[:, None]
     shrink = w ** (-0.5 * rate[:, None])
     if full:
@@ -225,8 +206,7 @@ def advance(
         scale = state.scale @ (v * shrink[:, None, :]) @ v.mT
         last = (v @ ((v.mT @ move[..., None])[..., 0] / shrink)[..., None])[..., 0]
     else:
-        mean, scale = state.mean + state.scale * move, state.scale * shrink
-        last = move / shrink
+        mean, scale, last = state.mean + state.scale * move, state.scale * shrink, move / shrink
     log_det = state.log_det - 0.5 * rate * jnp.log(w).sum(-1)
     # A restart that has grown too wide takes its step back, and rests.
     wide = deviations(state._replace(scale=scale)).max(-1) > MAX_SD
@@ -242,13 +222,49 @@ def advance(
         mean=mean,
         scale=scale,
         reach=reach,
-        limited=limited,
+        limited=(length > limit)[:, 0],
         last=last,
         stopped=stopped,
         log_det=log_det,
         calm=jnp.where(still, state.calm + 1, 0),
         nonfinite=state.nonfinite + (~good).sum(dtype=jnp.int32),
     )
+
+
+def _minibatch_rates(residual: Array, centre: Array, noise: Array, full: bool) -> tuple[Array, Array, Array]:
+    """Ridge (K, 1, 1) and rates (K,) of covariance and mean, where scores come from minibatches.
+
+    Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
+    """
+    n, d = noise.shape[1:]
+    spread, size = _minibatch_noise(residual, noise, full)
+    ridge = jnp.maximum(spread / size**2, 1.0)[:, None, None]
+    rate = jnp.minimum(0.5 * size * jnp.sqrt(n / spread), 1.0)
+    square = jnp.maximum(jnp.square(centre).sum(-1), np.finfo(centre.dtype).tiny)
+    pull = 1 - 4 * spread * d / (n * square)
+    return ridge, rate, jnp.maximum(rate, pull)
+
+
+def _newton(
+    residual: Array, centre: Array, noise: Array, ridge: Array, full: bool
+) -> tuple[Array, Any, Array]:
+    """Curvatures w (K, d) in whitened coordinates, their directions v (K, d, d), and the Newton step (K, d) along them.
+
+    Without matrices v is None, and the directions are the coordinates.
+    """
+    if not full:
+        weight = ridge[..., 0]
+        w = ((-residual * noise).sum(1) + weight) / (jnp.square(noise).sum(1) + weight)
+        w = jnp.clip(jnp.nan_to_num(w, nan=1.0), 0.25, 9.0)
+        return w, None, centre / w
+    eye = jnp.eye(noise.shape[-1], dtype=residual.dtype)
+    gram = noise.mT @ noise + ridge * eye
+    product = -residual.mT @ noise + ridge * eye
+    curvature = _solve(gram, product.mT).mT
+    curvature = jnp.nan_to_num(0.5 * (curvature + curvature.mT), nan=0.0, posinf=9.0, neginf=-9.0)
+    w, v = jnp.linalg.eigh(curvature, symmetrize_input=False)
+    w = jnp.clip(w, 0.25, 9.0)
+    return w, v, (v @ ((v.mT @ centre[..., None])[..., 0] / w)[..., None])[..., 0]
 
 
 def _minibatch_noise(s: Array, noise: Array, full: bool) -> tuple[Array, Array]:

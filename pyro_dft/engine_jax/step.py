@@ -266,7 +266,7 @@ def generator_loss(
 
 
 def rates(phase: str, hyper: Hyper, done: Any, after_kl: bool = False) -> tuple[Any, Any]:
-    """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
+    """Learning rates of the generator and the score network; `done` is the fraction of the phase that is done, 0 to 1."""
     if phase != "kl":
         # After KL training both networks are good already, and only have to follow (docs/experiments.md).
         follow = SETTLING_SCORE if after_kl else 1.0
@@ -296,7 +296,7 @@ def step(
     done: Any,
     key: Array,
 ) -> tuple[NetworkState, Array]:
-    """One generator step behind `score_steps` score steps; see `generator_loss` and `rates` for the arguments.
+    """`score_steps` steps of the score network, then one of the generator; see `generator_loss` and `rates` for the arguments.
 
     Returns:
         The new state, and the Fisher gap J(s_q) - J(s_phi) on the fresh draws of this step, mean over chains.
@@ -342,7 +342,7 @@ def step(
 
 
 def _noise(plan: Plan, shape: tuple[int, ...], hyper: Hyper, dtype: Any, key: Array) -> tuple[Array, Any]:
-    """The noise z and eps of a generator step and of the score steps behind it, (1 + score_steps, 2, C, B, d), and its levels.
+    """The noise z and eps of a generator step and of the score steps before it, (1 + score_steps, 2, C, B, d), and its levels.
 
     All of it is made at once: each place that draws costs compilation.
     """

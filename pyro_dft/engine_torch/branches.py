@@ -16,7 +16,6 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
-GradientAndValue = Callable[[Tensor], tuple[Tensor, Tensor]]
 _functorch = torch._C._functorch
 
 

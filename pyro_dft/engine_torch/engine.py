@@ -35,7 +35,7 @@ class TorchEngine:
         return torch.as_tensor(x, dtype=target.dtype, device=target.device)
 
     def concatenate(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
-        """Native arrays, one behind the other."""
+        """Native arrays, one after the other."""
         return torch.cat(list(arrays), axis)
 
     def host_rng(self, rng: torch.Generator) -> np.random.Generator:

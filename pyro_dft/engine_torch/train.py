@@ -32,7 +32,7 @@ from pyro_dft.settings import Settings
 
 
 def rates(phase: str, settings: Settings, done: float) -> tuple[float, float]:
-    """Learning rates of the generator and the score network; `done` is the share of the phase that is behind."""
+    """Learning rates of the generator and the score network; `done` is the fraction of the phase that is done, 0 to 1."""
     s = settings
     if phase != "kl":
         # After KL training both networks are good already, and only have to follow (docs/experiments.md).
@@ -202,11 +202,11 @@ class NetworkTrainer:
         return [self.step(phase, first / length)]
 
     def step(self, phase: str, done: float) -> float:
-        """One generator step behind `score_steps` score steps.
+        """`score_steps` steps of the score network, then one of the generator.
 
         Args:
             phase: "kl", "dft", "dft-paper" or "fisher-partial".
-            done: Share of the phase that is behind, 0 to 1 (sets the learning rates).
+            done: Fraction of the phase that is done, 0 to 1 (sets the learning rates).
 
         Returns:
             The Fisher gap J(s_q) - J(s_phi) on the fresh draws of this step, mean over chains.

@@ -99,16 +99,18 @@ def to_inference_data(
     return _data_tree(arviz, groups, labels, named, unconstrained_dims, notes)
 
 
-def sample_stats(log_density: NDArray[Any], told: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def sample_stats(
+    log_density: NDArray[Any], statistics: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     """The group of that name, in ArviZ's words.
 
     Args:
         log_density: Of each draw, (C, n).
-        told: What is known of the transitions that they come from; see `pyro_dft.interface.result.Result.statistics`.
+        statistics: What is known of the transitions that they come from; see `pyro_dft.interface.result.Result.statistics`.
     """
-    stats = {"lp": log_density, **{name: value for name, value in told.items() if name != "kinetic"}}
-    if "kinetic" in told:
-        stats["energy"] = told["kinetic"] - log_density
+    stats = {"lp": log_density, **{name: value for name, value in statistics.items() if name != "kinetic"}}
+    if "kinetic" in statistics:
+        stats["energy"] = statistics["kinetic"] - log_density
     return stats
 
 

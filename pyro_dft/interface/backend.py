@@ -41,7 +41,7 @@ class Backend(ABC):
         posteriors: The model's posterior in each set of coordinates, its own first.
         problems: The recipe's `Problem` for each of them.
         rng: The framework's random number generator of the fit.
-        looking: Another one, for draws on the way of a training.
+        callback_rng: Another one, for draws on the way of a training.
         amounts: How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
     """
 
@@ -53,7 +53,7 @@ class Backend(ABC):
     posteriors: Any
     problems: Any
     rng: Any
-    looking: Any
+    callback_rng: Any
 
     def __init__(self, options: Options):
         self.options = options

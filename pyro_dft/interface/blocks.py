@@ -12,12 +12,12 @@ from pyro_dft.interface.result import with_kernel
 from pyro_dft.recipe.fit import Fit
 
 # A block of flat draws (chains, n, dim), and what is known of the transitions that each comes from: `Result.statistics`.
-Told = tuple[Any, dict[str, Any]]
+Block = tuple[Any, dict[str, Any]]
 
 
-def told_blocks(
+def new_blocks(
     backend: Backend, fit: Fit, each: int, refine_steps: int, *, rng: Any, chains: slice = slice(None)
-) -> Iterator[Told]:
+) -> Iterator[Block]:
     """New draws in blocks that together have `each` for each chain.
 
     A block is small enough that the flat draws of a million never stand in memory at once.
@@ -32,7 +32,7 @@ def told_blocks(
     """
     modes, samplers = fit.modes, range(fit.sampler.chains)[chains]
     if modes is not None:
-        # A chain has as many samplers as there are modes, one behind the other.
+        # A chain has as many samplers as there are modes, one after the other.
         own = range(modes.chains)[chains]
         modes, samplers = modes[own], range(own.start * modes.count, own.stop * modes.count)
     some = slice(samplers.start, samplers.stop)
@@ -43,13 +43,18 @@ def told_blocks(
     size = max(1, backend.engine.BLOCK_ROWS // fit.sampler.chains)
     for start in range(0, each, size):
         needed, rows = modes.rows(min(size, each - start), backend.host_rng(rng))
-        block, told = _refined(backend, fit, fit.sampler.draw(needed, rng)[some], refine_steps, some, rng)
-        yield modes.combine(block, rows), {name: modes.combine(value, rows) for name, value in told.items()}
+        block, statistics = _refined(
+            backend, fit, fit.sampler.draw(needed, rng)[some], refine_steps, some, rng
+        )
+        yield (
+            modes.combine(block, rows),
+            {name: modes.combine(value, rows) for name, value in statistics.items()},
+        )
 
 
 def _refined(
     backend: Backend, fit: Fit, block: Any, refine_steps: int, samplers: slice, rng: Any
-) -> Told:  # fmt: skip
+) -> Block:  # fmt: skip
     if not refine_steps:
         return block, {"diverging": np.zeros(tuple(block.shape[:2]), bool)}
     measured = fit.measurement
@@ -68,8 +73,8 @@ def _refined(
     return moved.draws, {"diverging": backend.arrays.numpy(moved.diverged), **own}
 
 
-def together(backend: Backend, blocks: Iterator[Told]) -> Told:
+def together(backend: Backend, blocks: Iterator[Block]) -> Block:
     """All blocks as one."""
-    draws, told = zip(*blocks, strict=True)
-    statistics = {name: np.concatenate([part[name] for part in told], 1) for name in told[0]}
-    return backend.arrays.concatenate(draws, axis=1), statistics
+    draws, statistics = zip(*blocks, strict=True)
+    joined = {name: np.concatenate([part[name] for part in statistics], 1) for name in statistics[0]}
+    return backend.arrays.concatenate(draws, axis=1), joined

@@ -137,7 +137,7 @@ class Inference(Reporting, Copying):
 
         The first call sets the training up (also the first one after `run` or `load`). Later calls may bring other data,
         such as minibatches scaled by the model: each iteration sees the arguments of its own call. The learning rates
-        follow the plan of the settings; when the planned iterations are made, further calls train no more.
+        follow the plan of the settings; once the planned iterations are made, further calls leave the sampler as it is.
 
         Draws may be taken after any number of steps, and training goes on after that. Refinement and diagnostics use the
         arguments of the last call: end a loop over minibatches with a step on the full data. (With

@@ -12,7 +12,7 @@ from pyro_dft.errors import FidelityWarning, warn
 from pyro_dft.evidence import importance
 from pyro_dft.evidence.psis import khat_threshold
 from pyro_dft.interface import memory_check
-from pyro_dft.interface.blocks import told_blocks
+from pyro_dft.interface.blocks import new_blocks
 from pyro_dft.interface.training import Training
 from pyro_dft.judging import verdict
 from pyro_dft.judging.summary import Summary, summary_table
@@ -71,8 +71,8 @@ class Drawing:
     def _new(self, each: int, refine_steps: int) -> dict[str, Any]:
         fit, backend = self._training.trained().fit, self._backend
         with backend.session():
-            told = told_blocks(backend, fit, each, refine_steps, rng=backend.rng)
-            return backend.constrain(fit.problem, (draws for draws, _ in told))
+            blocks = new_blocks(backend, fit, each, refine_steps, rng=backend.rng)
+            return backend.constrain(fit.problem, (draws for draws, _ in blocks))
 
     def transitions(self, refine_steps: int | None) -> int:
         """HMC transitions of fresh draws, None for the default; trains networks that were put off where these need them."""

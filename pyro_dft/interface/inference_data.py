@@ -12,7 +12,7 @@ import numpy as np
 from pyro_dft.errors import ModelError
 from pyro_dft.export.arviz import sample_stats, to_inference_data
 from pyro_dft.interface.backend import Backend
-from pyro_dft.interface.blocks import together, told_blocks
+from pyro_dft.interface.blocks import new_blocks, together
 from pyro_dft.interface.training import Training
 
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
@@ -44,16 +44,16 @@ def inference_data(training: Training, fresh: tuple[int, int] | None, wanted: Wa
     fit, numpy = result.fit, backend.arrays.numpy
     with backend.session():
         if fresh is None:
-            flat, told = result.kept, result.statistics()
+            flat, statistics = result.kept, result.statistics()
         else:
-            flat, told = together(backend, told_blocks(backend, fit, *fresh, rng=backend.rng))
+            flat, statistics = together(backend, new_blocks(backend, fit, *fresh, rng=backend.rng))
         samples = backend.constrain(fit.problem, [flat])
         original = backend.original(fit.problem, flat)
         log_density = -backend.potential_at(original).astype(np.float64)
         groups = _model_groups(backend, samples, wanted)
     return to_inference_data(
         {name: numpy(value) for name, value in samples.items()},
-        sample_stats=sample_stats(log_density, told),
+        sample_stats=sample_stats(log_density, statistics),
         unconstrained_posterior=backend.layout.unflatten(original),
         constant_data={name: numpy(value) for name, value in wanted.constant_data.items()},
         coords=wanted.coords,

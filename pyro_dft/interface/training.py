@@ -15,7 +15,7 @@ from pyro_dft.errors import FidelityWarning, ModelError, NotFittedError, first_l
 from pyro_dft.interface import memory_check
 from pyro_dft.interface.arguments import Arguments, unchanged
 from pyro_dft.interface.backend import Backend
-from pyro_dft.interface.blocks import told_blocks
+from pyro_dft.interface.blocks import new_blocks
 from pyro_dft.interface.checkpoint import Checkpoint, check_folder
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.progress import ProgressBar
@@ -207,7 +207,7 @@ class Training:
         """Raw draws of the sampler in training, by random numbers of their own: new ones at each call."""
         check_count("num_samples", num_samples, 1)
         backend, fit, each = self.backend, self.trainer.so_far(), -(-num_samples // self.options.num_chains)
-        blocks = (draws for draws, _ in told_blocks(backend, fit, each, 0, rng=backend.looking))
+        blocks = (draws for draws, _ in new_blocks(backend, fit, each, 0, rng=backend.callback_rng))
         return {
             name: value.reshape((value.shape[0] * value.shape[1], *value.shape[2:]))[:num_samples]
             for name, value in backend.constrain(fit.problem, blocks).items()

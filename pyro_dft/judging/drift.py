@@ -103,11 +103,6 @@ class Drift:
         return self.effects[1]
 
     @property
-    def log_sd_se(self) -> Array:
-        """Standard error of `log_sd_shift`, shape (d,)."""
-        return self.standard_errors[1]
-
-    @property
     def significant(self) -> NDArray[np.bool_]:
         """Which effects chance hardly makes, in any coordinate, where draws are right; booleans of shape (4, d).
 

@@ -31,7 +31,7 @@ from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.recipe.fit import Problem
 
 # Added to the seed of a fit for draws that a callback takes.
-LOOKING = 2**31
+CALLBACK = 2**31
 
 
 class NumPyroBackend(Backend):
@@ -48,7 +48,7 @@ class NumPyroBackend(Backend):
     posteriors: list[Posterior]
     problems: list[Problem]
     rng: np.random.Generator
-    looking: np.random.Generator
+    callback_rng: np.random.Generator
 
     def __init__(self, options: Options):
         super().__init__(options)
@@ -65,7 +65,7 @@ class NumPyroBackend(Backend):
         own = self.options.settings.seed
         words = [*self.words, *(() if own is None else (own % 2**32,))] if seed is None else [seed]
         self.rng = np.random.default_rng(words if seed is None else seed)
-        self.looking = np.random.default_rng([*words, LOOKING])
+        self.callback_rng = np.random.default_rng([*words, CALLBACK])
         if seed is None:
             self.amounts = None
         self.posteriors = self.posteriors_of(args, kwargs)

@@ -38,7 +38,7 @@ class DFT(PureFunctions, Inference):
             points (n, d) to points (n, d), flat and in whitened coordinates (with `precondition="never"` in those of the
             posterior), and is the whole map: nothing is added to it but the noise.
         score_network: The same for the score of the sampler's noised draws, (n, d) to (n, d). With `noise_mode="levels"`
-            both methods get the noise (n, 1) behind x.
+            both methods get the noise (n, 1) after x.
         num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
         init_strategy: Where the search starts, such as `numpyro.infer.init_to_median`; uniform(-2, 2) in
             unconstrained coordinates by default.

@@ -99,9 +99,6 @@ class NumPyroProblem(Problem):
         )
         return inspect_model(model, self.args, self.kwargs, self._given)
 
-    def _origin(self) -> jax.Array:
-        return jnp.zeros(self.dim, self.dtype)
-
     def _read_latents(self) -> None:
         latent = self.structure.latent
         unknown = sorted(set(self._given) - set(latent))

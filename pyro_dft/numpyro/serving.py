@@ -49,7 +49,7 @@ class DFTState(NamedTuple):
         numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.result.Result.statistics`. Empty where
             there are none.
         gradients: Gradients of the potential, (rows, d), or None.
-        told: Words of the key that `block` goes with, (2,).
+        block_key: Words of the key that `block` goes with, (2,).
         data: Words that the model's arguments are recognised by, (2,).
         trained: The samplers.
     """
@@ -72,7 +72,7 @@ class DFTState(NamedTuple):
     diverged: Any = None
     numbers: dict[str, Any] | None = None
     gradients: Any = None
-    told: Any = None
+    block_key: Any = None
     data: Any = None
     trained: Trained | None = None
 
@@ -152,8 +152,8 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         potential = (backend.potential_at(original) if log_density is None else -log_density).astype(
             own.dtype
         )
-        told = result.statistics()
-        numbers = _numbers(told, own.dtype) if result.refine_steps else {}
+        statistics = result.statistics()
+        numbers = _numbers(statistics, own.dtype) if result.refine_steps else {}
         mass = mass_matrices(original, own.layout, wanted.dense, wanted.tree is not None, own.dtype)
     generator = sampler.generator
     if generator is None:
@@ -176,7 +176,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
     )  # fmt: skip
     block = pick(original)
     energies = pick(potential)
-    diverged = pick(told["diverging"])
+    diverged = pick(statistics["diverging"])
     position = jnp.asarray(0 if kept else original.shape[1], jnp.int32)
     gradients = None if score is None else pick(-score)
     numbers = {name: pick(value) for name, value in numbers.items()}
@@ -189,13 +189,14 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
     return shown(state, 0, own, wanted)
 
 
-def _numbers(told: dict[str, Any], dtype: Any) -> dict[str, Any]:
+def _numbers(statistics: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """What the transitions of kept draws tell; NaN, in the same form, for those of an early file, which are not served."""
-    shape = told["diverging"].shape
+    shape = statistics["diverging"].shape
     found = {
-        name: told.get(name, np.full(shape, np.nan)).astype(dtype) for name in (*STATISTICS, "step_size")
+        name: statistics.get(name, np.full(shape, np.nan)).astype(dtype)
+        for name in (*STATISTICS, "step_size")
     }
-    return {**found, "n_steps": told.get("n_steps", np.zeros(shape)).astype(np.int32)}
+    return {**found, "n_steps": statistics.get("n_steps", np.zeros(shape)).astype(np.int32)}
 
 
 def shown(state: DFTState, row: Any, own: Problem, wanted: Wanted) -> DFTState:
@@ -244,7 +245,7 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wan
         wanted: What the state shows.
     """
     several = state.block.ndim == 3
-    due = (state.position >= state.block.shape[-2]) | (random.words(state.rng_key) != state.told).any()
+    due = (state.position >= state.block.shape[-2]) | (random.words(state.rng_key) != state.block_key).any()
 
     def renew(now: DFTState) -> DFTState:
         if not several:
@@ -271,26 +272,32 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
             target = problem.target()
             # Each mode makes as many draws as could be asked of it: how many serve is known only in here.
             schedule = dft.parts.backend.programs.schedule(target)
-            flat, diverged, told = functional.refined(schedule, t, target.data, words, rows)
+            flat, diverged, statistics = functional.refined(schedule, t, target.data, words, rows)
             unit = random.uniform(random.fold(words, 2), (rows,), np.float32)
             ends = jnp.cumsum(t.weights)
             mode = (unit[:, None] * ends[-1] >= ends[:-1]).sum(1)
             flat, diverged = (value[mode, jnp.arange(rows)] for value in (flat, diverged))
-            told = {name: value[mode, jnp.arange(rows)].astype(own.dtype) for name, value in told.items()}
-            return problem.original_coordinates(flat), diverged, {**told, "step_size": t.step_size[mode]}
+            statistics = {
+                name: value[mode, jnp.arange(rows)].astype(own.dtype) for name, value in statistics.items()
+            }
+            return (
+                problem.original_coordinates(flat),
+                diverged,
+                {**statistics, "step_size": t.step_size[mode]},
+            )
 
         return new
 
-    block, diverged, told = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
+    block, diverged, statistics = jax.lax.switch(t.coordinates, [in_coordinates(p) for p in posteriors], None)
     gradients, numbers = state.gradients, state.numbers
     if gradients is not None:
         target = own.target()
         gradients = -target.spec.evaluate(block[None].astype(own.dtype), target.data)[1][0]
     if numbers:
         steps = jnp.full(rows, t.steps * t.leapfrogs, jnp.int32)
-        numbers = {**{name: told[name].astype(own.dtype) for name in told}, "n_steps": steps}
+        numbers = {**{name: statistics[name].astype(own.dtype) for name in statistics}, "n_steps": steps}
     energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
     return state._replace(
-        rng_key=key, told=random.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
+        rng_key=key, block_key=random.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
         energies=energies, diverged=diverged, numbers=numbers, gradients=gradients,
     )  # fmt: skip

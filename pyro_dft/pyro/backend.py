@@ -30,7 +30,7 @@ from pyro_dft.recipe.fit import Problem
 
 # Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
 # of a larger number torch takes the low half alone.
-READING, LOOKING = 0x52454144, 0x1C4F4F4B
+READING, CALLBACK = 0x52454144, 0x1C4F4F4B
 
 
 class PyroBackend(Backend):
@@ -42,7 +42,7 @@ class PyroBackend(Backend):
     posteriors: list[Posterior]
     problems: list[Problem]
     rng: torch.Generator
-    looking: torch.Generator
+    callback_rng: torch.Generator
 
     def __init__(self, options: Options):
         super().__init__(options)
@@ -64,7 +64,7 @@ class PyroBackend(Backend):
             self.problems = [self._problem(posterior) for posterior in self.posteriors]
         self._home = self.posteriors[0].device
         self.rng = torch.Generator(self._home).manual_seed(seed)
-        self.looking = torch.Generator(self._home).manual_seed(seed + LOOKING)
+        self.callback_rng = torch.Generator(self._home).manual_seed(seed + CALLBACK)
 
     def set_seed(self, seed: int) -> None:
         """See the base class."""

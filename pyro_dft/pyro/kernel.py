@@ -205,12 +205,12 @@ class DFTKernel(MCMCKernel):
             self._loss = self._loss if loss is None else loss
         if warming:
             return params
-        draw, told = served.next()
+        draw, statistics = served.next()
         self._last = draw
-        if told["diverging"]:
+        if statistics["diverging"]:
             self._divergences.append(self._calls - self._warmup_steps - 1)
-        if "acceptance_rate" in told:
-            self._accepted.append(float(told["acceptance_rate"]))
+        if "acceptance_rate" in statistics:
+            self._accepted.append(float(statistics["acceptance_rate"]))
         return draw
 
     def logging(self) -> OrderedDict[str, str]:

@@ -29,7 +29,7 @@ class PotentialProblem(Problem):
         initial_params: Name -> unconstrained tensor, one point.
         transforms: Name -> transform from constrained to unconstrained space, whose ``.inv`` constrains
             draws; sites without one are left as they are.
-        smoothed_potential_fn: The same as `potential_fn`, with a noise level sigma behind the dict: minus the log density
+        smoothed_potential_fn: The same as `potential_fn`, with a noise level sigma after the dict: minus the log density
             of the unconstrained values with noise N(0, sigma^2 I) added. Or None.
 
     Raises:

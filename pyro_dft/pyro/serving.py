@@ -13,7 +13,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_dft import messages
 from pyro_dft.interface.arguments import other_numbers
-from pyro_dft.interface.blocks import told_blocks
+from pyro_dft.interface.blocks import new_blocks
 from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.interface.result import Result
 from pyro_dft.pyro.problem import Problem
@@ -119,18 +119,18 @@ class Served:
             with backend.session():
                 block = next(blocks, None)
                 if block is None:
-                    blocks = told_blocks(
+                    blocks = new_blocks(
                         backend, result.fit, BLOCK, result.refine_steps, rng=backend.rng, chains=chain
                     )
                     block = next(blocks)
                 values = self._values(
                     backend.posteriors[result.fit.problem].original_coordinates(block[0][0])
                 )
-            told = {name: value[0] for name, value in block[1].items()}
-            for i in range(len(told["diverging"])):
+            statistics = {name: value[0] for name, value in block[1].items()}
+            for i in range(len(statistics["diverging"])):
                 yield (
                     {name: value[i].clone() for name, value in values.items()},
-                    {name: value[i] for name, value in told.items()},
+                    {name: value[i] for name, value in statistics.items()},
                 )
 
     def _values(self, original: Tensor) -> dict[str, Tensor]:

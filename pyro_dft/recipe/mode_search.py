@@ -42,9 +42,9 @@ Fitted = tuple[
 LEAST_WEIGHT = 0.003
 # So many samplers for each chain at most, those with the highest bounds.
 MOST_MODES = 8
-# A mode of its own is left by less than this share of its draws in a short refinement.
+# A candidate counts as a separate mode where less than this share of its draws leave it in a short refinement.
 LEAVING = 0.12
-# A Gaussian that loses more than this share of its draws to others is no mode.
+# A Gaussian more than this share of whose draws move to other modes is dropped.
 DRAINED = 0.6
 # Where more modes are looked for: around the first, in its sds; around several, in the sds of all together; in a box around
 # the origin (five times that of the usual starting points). So many points are looked at.
