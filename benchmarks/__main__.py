@@ -27,6 +27,7 @@ COMMANDS = {
     "suites": "the frameworks' own tests of MCMC with the kernel swapped",
     "examples": "the frameworks' own examples with the kernel swapped, against NUTS",
     "compiled": "what many chains and many data sets cost in NumPyro",
+    "many": "what many posteriors cost, and whether each is right",
     "million": "what a million draws, or a million rows, cost",
     "baselines": "data and reference of every model: are they there?",
     "paper": "the experiments of the paper",

@@ -22,15 +22,23 @@ from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
-    from pyro_dft.pyro import DFT, DFTKernel
+    from pyro_dft.many.results import ManyFits, load_many
+    from pyro_dft.pyro import DFT, DFTKernel, fit_many
 
-_PYRO = ("DFT", "DFTKernel")
+_PYRO = {
+    "DFT": "pyro_dft.pyro",
+    "DFTKernel": "pyro_dft.pyro",
+    "ManyFits": "pyro_dft.many.results",
+    "fit_many": "pyro_dft.pyro",
+    "load_many": "pyro_dft.many.results",
+}
 
 __all__ = [
     "DFT",
     "DFTKernel",
     "Experimental",
     "FidelityWarning",
+    "ManyFits",
     "ModelError",
     "NotFittedError",
     "PerformanceWarning",
@@ -38,6 +46,8 @@ __all__ = [
     "SettingsError",
     "StorageError",
     "__version__",
+    "fit_many",
+    "load_many",
 ]
 
 
@@ -46,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PYRO:
         raise AttributeError(f"module 'pyro_dft' has no attribute {name!r}")
     try:
-        return getattr(import_module("pyro_dft.pyro"), name)
+        return getattr(import_module(_PYRO[name]), name)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("torch", "pyro"):
             raise ImportError(f"pyro_dft.{name} needs Pyro: pip install 'pyro-dft[pyro]'") from error

@@ -13,17 +13,19 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from backends import BACKENDS
 
 from pyro_dft import Settings
 from pyro_dft.evidence.importance import ImportanceResult
 from pyro_dft.judging.summary import Summary
 from pyro_dft.judging.verdict import Diagnostics
+from pyro_dft.many.results import ManyFits, ManySummary
 
 pytestmark = pytest.mark.usefixtures("brief_surrogate")
 
 # What calls of `DFT` take and return: public as well, although nobody imports some of them.
-RESULTS = (ImportanceResult, Diagnostics, Settings, Summary)
+RESULTS = (ImportanceResult, Diagnostics, ManyFits, ManySummary, Settings, Summary)
 # Inherited from the frameworks or plain data.
 NOT_OURS = {"__version__"}
 FLAGS = doctest.IGNORE_EXCEPTION_DETAIL
@@ -73,8 +75,13 @@ def names_of(backend):
 
     dft = backend.DFT(model, seed=0, disable_progbar=True)
     backend.run(dft, y)
+    fits = backend.package.fit_many(model, [y, y + 1, y - 1], disable_progbar=True)
     return {
         "DFT": backend.DFT,
+        "fit_many": backend.package.fit_many,
+        "load_many": backend.package.load_many,
+        "fits": fits,
+        "torch": torch,
         "model": model,
         "y": y,
         "dft": dft,

@@ -93,6 +93,21 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     return tensors, header
 
 
+def load_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a file that :func:`save` wrote, without its arrays, whose checksum is not looked at.
+
+    Raises:
+        StorageError: as for :func:`load`.
+        OSError: the file does not exist or cannot be read.
+    """
+    _check_container(path)
+    try:
+        with reading(path), safe_open(os.fspath(path), framework="np") as file:
+            return _read_header(path, file.metadata() or {})
+    except SafetensorError as error:
+        raise StorageError(f"{path}: not a valid safetensors file ({error})") from error
+
+
 def clean(path: str | os.PathLike[str], age: float = 0.0) -> None:
     """Removes temporary files that writes to this path have left behind, because they were killed.
 

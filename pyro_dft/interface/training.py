@@ -275,6 +275,10 @@ class Training:
         report |= {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
         return report
 
+    def finish(self) -> Result:
+        """Measures the training where it stands, for a caller who has driven it."""
+        return self._measure(self.trainer)
+
     def reseed(self, seed: int | None) -> None:
         """Starts the random numbers of the draws to come anew."""
         self.backend.set_seed(seed_of(seed))

@@ -19,15 +19,20 @@ from pyro_dft.settings import Settings
 
 if TYPE_CHECKING:
     from pyro_dft.engine_jax.custom import Network
+    from pyro_dft.many.results import ManyFits, load_many
     from pyro_dft.numpyro.compilation import enable_compilation_cache
     from pyro_dft.numpyro.dft import DFT
     from pyro_dft.numpyro.kernel import DFTKernel
+    from pyro_dft.numpyro.many import fit_many
 
 _MODULES = {
     "DFT": "pyro_dft.numpyro.dft",
     "DFTKernel": "pyro_dft.numpyro.kernel",
+    "ManyFits": "pyro_dft.many.results",
     "Network": "pyro_dft.engine_jax.custom",
     "enable_compilation_cache": "pyro_dft.numpyro.compilation",
+    "fit_many": "pyro_dft.numpyro.many",
+    "load_many": "pyro_dft.many.results",
 }
 
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "DFTKernel",
     "Experimental",
     "FidelityWarning",
+    "ManyFits",
     "ModelError",
     "Network",
     "NotFittedError",
@@ -44,6 +50,8 @@ __all__ = [
     "StorageError",
     "__version__",
     "enable_compilation_cache",
+    "fit_many",
+    "load_many",
 ]
 
 

@@ -1,0 +1,261 @@
+"""One model over a stack of data sets: evaluations and transitions of many posteriors in one compiled program."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyro_dft.engine_jax.chains import _block
+from pyro_dft.engine_jax.engine import JaxEngine
+from pyro_dft.engine_jax.refine import Position
+from pyro_dft.engine_jax.target import BRIEFLY, Target, TargetSpec
+from pyro_dft.many import pool
+from pyro_dft.many.calls import spans
+from pyro_dft.recipe.chains import Block
+
+# Points of one posterior in a compiled evaluation; what fills it up costs as much as what was asked for.
+ROWS = 32
+# Elements of the largest tensor of a call on a CPU, where more only miss the cache, and on an accelerator, where more cost hardly
+# more time.
+CPU_ELEMENTS, ACCELERATOR_ELEMENTS = 2**17, 2**26
+# Posteriors, or pieces of them, in one call at most.
+MOST = 256
+
+
+class MemberTarget(Target):
+    """The target of one data set of a stack.
+
+    Attributes:
+        stack: The stack.
+        row: Its place there.
+    """
+
+    stack: Stack
+    row: int
+
+    @classmethod
+    def of(cls, template: Target, stack: Stack, row: int, data: Any) -> MemberTarget:
+        """From the target of another data set of the same shapes."""
+        own = cls.__new__(cls)
+        own.__dict__.update(vars(template))
+        own.data, own.stack, own.row = data, stack, row
+        own.gradient_evaluations = own.data_rows = own.nonfinite_evaluations = 0
+        return own
+
+    def evaluate(
+        self, x: Any, minibatches: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Target.evaluate`; together with others of the stack, inside a pool."""
+        if not pool.inside():
+            return super().evaluate(x, minibatches)
+        x = np.asarray(x)
+        flat = x.reshape(-1, self.dim)
+        log_density, score = pool.ask((self.stack, "scores"), (self.row, flat))
+        self.count(len(flat), int((~np.isfinite(log_density)).sum()))
+        return log_density.reshape(x.shape[:-1]), score.reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What a call of `run_block` asks for."""
+
+    row: int
+    position: Position
+    scale: np.ndarray
+    step_size: np.ndarray
+    words: np.ndarray
+    leapfrogs: int
+    tune: float
+    acceptance: float
+
+
+class StackedEngine(JaxEngine):
+    """The engine of a member of a stack: blocks of transitions are run together with those of others."""
+
+    def __init__(self, chains: int):
+        self._chains = chains
+
+    def run_block(
+        self,
+        target: Target,
+        start: Any,
+        scale: np.ndarray,
+        step_size: np.ndarray,
+        *,
+        steps: int,
+        leapfrog_steps: int,
+        tune: float,
+        acceptance: float,
+        rng: np.random.Generator,
+    ) -> Block:
+        """See `pyro_dft.recipe.engine.Engine.run_block`."""
+        own: dict[str, Any] = {
+            "steps": steps,
+            "leapfrog_steps": leapfrog_steps,
+            "tune": tune,
+            "acceptance": acceptance,
+        }
+        # Of separate modes there are few, and each number of them would be another program.
+        if not isinstance(target, MemberTarget) or not pool.inside() or len(step_size) != self._chains:
+            return super().run_block(target, start, scale, step_size, rng=rng, **own)
+        known = isinstance(start, Position)
+        if known:
+            position = start
+        else:
+            x = np.asarray(start)
+            position = Position(x, np.full(x.shape[:2], -np.inf, x.dtype), np.zeros_like(x))  # type: ignore[arg-type]
+        words = rng.integers(2**32, size=2, dtype=np.uint32)
+        key = (target.stack, "block", position.x.shape, tuple(scale.shape), known, steps)
+        asked = _Blocks(target.row, position, scale, step_size, words, leapfrog_steps, tune, acceptance)
+        block, nonfinite = pool.ask(key, asked)
+        particles = position.x.shape[0] * position.x.shape[1]
+        target.count(particles * (steps * leapfrog_steps + (not known)), nonfinite)
+        return block
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
+def _scores(spec: TargetSpec, shared: Any, data: Any, index: Any, x: Any) -> Any:
+    own = jax.tree.map(lambda leaf: leaf[index], data)
+    return jax.vmap(lambda leaves, points: spec.evaluate(points, {"full": (shared, leaves)}))(own, x)
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
+def _blocks(
+    spec: TargetSpec, shared: Any, data: Any, index: Any, position: Any, scale: Any, step_size: Any, words: Any, first: Any,
+    steps: Any, leapfrogs: Any, tune: Any, goal: Any,
+) -> Any:  # fmt: skip
+    own = jax.tree.map(lambda leaf: leaf[index], data)
+
+    def one(leaves: Any, *rest: Any) -> Any:
+        at, root, step, word, count, rate, aim = rest
+        whole = {"full": (shared, leaves)}
+        return _block.__wrapped__(  # type: ignore[attr-defined]
+            spec, whole, at, root, step, word, first, steps, count, rate, aim
+        )
+
+    return jax.vmap(one)(own, position, scale, step_size, words, leapfrogs, tune, goal)
+
+
+class Stack:
+    """Data sets of one shape, and the programs that serve all of them.
+
+    Args:
+        spec: Of their targets, whose data are ``{"full": (shared, leaves)}``.
+        shared: Arrays that the model reads for each of them.
+        data: The leaves of each data set.
+    """
+
+    def __init__(self, spec: TargetSpec, shared: Any, data: Sequence[Any]):
+        self.spec, self.shared = spec, shared
+        self.data = _stacked(data)
+        self._count = len(data)
+
+    def with_data(self, data: Sequence[Any]) -> Stack:
+        """The same with other data sets; calls stay of the same size, whatever their number."""
+        other = copy.copy(self)
+        other.data = _stacked(data)
+        return other
+
+    def at_once(self, points: int) -> int:
+        """Posteriors in one compiled call, a power of two, where each is evaluated at so many points."""
+        cpu = jax.default_backend() == "cpu"
+        budget = CPU_ELEMENTS if cpu else ACCELERATOR_ELEMENTS
+        fitting = max(1, budget // (points * max(1, self.spec.size.elements)))
+        return 1 << (min(fitting, MOST, max(1, self._count)).bit_length() - 1)
+
+    def full(self, kind: str, key: Any) -> int:
+        """Requests of one kind that fill up a call."""
+        if kind == "scores":
+            return 1
+        (chains, count, _), *_ = key
+        return self.at_once(chains * count)
+
+    def answer(self, kind: str, key: Any, payloads: list[Any]) -> list[Any]:
+        """Answers to requests of one kind: see `MemberTarget.evaluate` and `StackedEngine.run_block`."""
+        return self._scored(payloads) if kind == "scores" else self._moved(key, payloads)
+
+    def _scored(self, payloads: list[tuple[int, np.ndarray]]) -> list[Any]:
+        pieces = [
+            (row, points[start : start + ROWS])
+            for row, points in payloads
+            for start in range(0, len(points), ROWS)
+        ]
+        index = np.array([row for row, _ in pieces])
+        x = np.stack([_filled(points, ROWS) for _, points in pieces])
+        parts = []
+        for start, size in spans(len(pieces), self.at_once(ROWS)):
+            some = _places(start, size, len(pieces))
+            found = _scores(self.spec, self.shared, self.data, index[some], x[some])
+            parts.append([np.asarray(value)[: len(pieces) - start] for value in found])
+        values, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        out, at = [], 0
+        for _, points in payloads:
+            count = -(-len(points) // ROWS)
+            own = slice(at, at + count)
+            flat = scores[own].reshape(-1, scores.shape[-1])[: len(points)]
+            out.append((values[own].reshape(-1)[: len(points)], flat))
+            at += count
+        return out
+
+    def _moved(self, key: Any, payloads: list[_Blocks]) -> list[Any]:
+        shape, _, known, steps = key
+        # Those of about as many leapfrogs together: each call makes as many as one of them asks for.
+        order = sorted(range(len(payloads)), key=lambda i: payloads[i].leapfrogs)
+        out: list[Any] = [None] * len(payloads)
+        for start, size in spans(len(payloads), self.at_once(shape[0] * shape[1])):
+            places = [order[i] for i in _places(start, size, len(payloads))]
+            some = [payloads[i] for i in places]
+            position = jax.tree.map(
+                lambda *parts: np.stack([np.asarray(p) for p in parts]), *[b.position for b in some]
+            )
+            columns = ("row", "scale", "step_size", "words", "leapfrogs", "tune", "acceptance")
+            row, scale, step_size, words, leapfrogs, tune, goal = (
+                np.stack([getattr(b, c) for b in some]) for c in columns
+            )
+            dtype = position.x.dtype
+            found = _blocks(
+                self.spec, self.shared, self.data, row, position, scale, step_size, words, int(known), steps, leapfrogs,
+                tune.astype(dtype), goal.astype(dtype),
+            )  # fmt: skip
+            for i, block in zip(places, _unpacked(found, steps, len(payloads) - start), strict=False):
+                out[i] = block
+        return out
+
+
+def _stacked(data: Sequence[Any]) -> list[jax.Array]:
+    return [jnp.asarray(np.stack([np.asarray(own[k]) for own in data])) for k in range(len(data[0]))]
+
+
+def _places(start: int, size: int, count: int) -> np.ndarray:
+    """Indices of one call; the last ones are repeated to fill it up."""
+    return np.minimum(np.arange(start, start + size), count - 1)
+
+
+def _filled(points: np.ndarray, rows: int) -> np.ndarray:
+    return points[np.minimum(np.arange(rows), len(points) - 1)]
+
+
+def _unpacked(found: Any, steps: int, count: int) -> list[tuple[Block, int]]:
+    """The blocks of the first posteriors of a call, and how many of the evaluations of each were not finite."""
+    host = jax.tree.map(np.asarray, found)
+    taken = slice(1, steps + 1)
+    out = []
+    for i in range(min(count, len(host.log_step))):
+
+        def recorded(value: np.ndarray, i: int = i) -> np.ndarray:
+            return np.moveaxis(value[i, taken], 0, 2)
+
+        position = jax.tree.map(lambda a, i=i: a[i], host.position)
+        block = Block(
+            position, recorded(host.x), recorded(host.log_q), recorded(host.score), recorded(host.probability),
+            recorded(host.moved), recorded(host.diverged), recorded(host.kinetic), np.exp(host.log_step[i]),
+        )  # fmt: skip
+        out.append((block, int(host.nonfinite[i])))
+    return out
