@@ -30,7 +30,7 @@ from pyro_dft.many.run import SLICE
 from pyro_dft.many.run import fit_many as _fit_many
 from pyro_dft.models import circular
 from pyro_dft.models.options import MODEL_ERRORS
-from pyro_dft.pyro.backend import LOOKING, PyroBackend
+from pyro_dft.pyro.backend import CALLBACK, PyroBackend
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.evaluation import patched
 from pyro_dft.pyro.model import PyroProblem
@@ -107,7 +107,7 @@ class Member(PyroBackend):
         group, seed = self.group, int(self.options.settings.seed or 0)
         self._home, self.amounts = group.posteriors[0].device, {}
         self.rng = torch.Generator(self._home).manual_seed(seed)
-        self.looking = torch.Generator(self._home).manual_seed(seed + LOOKING)
+        self.callback_rng = torch.Generator(self._home).manual_seed(seed + CALLBACK)
         self.posteriors = [posterior.with_data((args, kwargs)) for posterior in group.posteriors]
         self.problems = []
         for stack, template, own in zip(group.stacks, group.targets, self.posteriors, strict=True):
