@@ -25,6 +25,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import WORTH, threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging.rhat import rhat
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.selection import Selection
@@ -136,7 +137,7 @@ def banana_fit(dtype, device):
     """Three chains on the banana, trained long enough to be good."""
     settings = Settings(
         num_steps=600,
-        dft_fraction=0.2,
+        experimental=Experimental(dft_fraction=0.2),
         width=48,
         batch_size=96,
         restarts=2,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from daily import daily
 
-from pyro_dft.engine_jax import chains, functional, random, refine, train
+from pyro_dft.engine_jax import chains, functional, objectives, random, refine, step, train
 from pyro_dft.engine_jax import target as target_module
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.target import Target, uses_lapack, whitened_score_differentiable
 from pyro_dft.errors import ModelError
 from pyro_dft.experimental import grouped
-from pyro_dft.recipe.constants import FULL_RANK_LIMIT
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT, MIN_SIGMA
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussian_fit import GaussianFitter
 from pyro_dft.recipe.trainer import Trainer
@@ -264,7 +264,7 @@ def test_noise_modes(mode):
         assert np.allclose(sigma, settings.noise, rtol=1e-5)
     else:
         assert (sigma != settings.noise).all()
-        assert (sigma >= train.MIN_SIGMA - 1e-6).all()
+        assert (sigma >= MIN_SIGMA - 1e-6).all()
 
 
 def test_gate_stops_at_a_gaussian_that_is_right():
@@ -287,10 +287,11 @@ def test_chains_are_independent_of_each_other():
     state = both.state
 
     def loss(weights):
-        distance = train.objectives.Distance("squared", hyper.huber_scale)
-        return train.generator_loss(
-            target.spec, "kl", distance, target.data, sampler.mean, sampler.scale, weights, state.score, z, eps, None
-        )[0][0]  # fmt: skip
+        distance = objectives.Distance("squared", hyper.huber_scale)
+        at = step.Whitened(target.data, sampler.mean, sampler.scale, None)
+        return step.generator_loss(
+            target.spec, "kl", distance, at, weights, state.score, step.Noise(z, eps), None
+        )[0][0]
 
     gradient = jax.jit(jax.grad(loss))(state.generator)
     assert any(float(jnp.abs(value[0]).max()) > 0 for value in gradient.values())

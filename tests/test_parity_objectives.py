@@ -151,7 +151,11 @@ def test_learning_rates(phase, settle, done):
             alone, rel=1e-6
         )
         assert not jax_step.Plan.of(only).after_kl(phase)
-    hyper = jax_step.Hyper(*(float(getattr(settings, name)) for name in jax_step.Hyper._fields))
+    groups = (settings, settings.experimental)
+    hyper = jax_step.Hyper(*(
+        next(float(getattr(group, name)) for group in groups if hasattr(group, name))
+        for name in jax_step.Hyper._fields
+    ))  # fmt: skip
     assert [float(r) for r in jax_step.rates(phase, hyper, done, after_kl=phase == "dft")] == pytest.approx(
         expected, rel=1e-9
     )
