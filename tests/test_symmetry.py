@@ -39,12 +39,13 @@ class TestIsCopy:
         assert not is_copy(MEAN, FACTOR, self.other, self.other_factor, log_density)
 
 
-def entry(log_density):
+def entry(log_density, ends=lambda _: None):
     """Two optima, at (3, -1) and at (-1, 3), and draws of the first one."""
     means, scales = np.array([[3.0, -1.0], [-1.0, 3.0]]), np.tile(0.3 * np.eye(2), (2, 1, 1))
     draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 2))
     return optima_entry(
-        means, scales, np.zeros(2), draws, errors=np.zeros(2), refined=draws, log_density=log_density(draws), density=log_density
+        means, scales, np.zeros(2), draws, errors=np.zeros(2), refined=draws, log_density=log_density(draws), density=log_density,
+        ends=ends,
     )  # fmt: skip
 
 
@@ -67,3 +68,14 @@ def test_an_exact_copy_is_not_missing():
 def test_a_mode_of_another_weight_is_missing():
     report = entry(mixture(0.5, 0.49))
     assert (report["missing"], report["copies"]) == ([1], [])
+
+
+def test_an_optimum_that_transitions_leave_for_the_draws_is_not_missing():
+    """As the evidence bounds have it, it holds half of the posterior: on a ridge they are no guide."""
+    noise = np.random.default_rng(1).normal(size=(64, 2))
+    here, there, elsewhere = (np.array(at) + 0.3 * noise for at in [(3.0, -1.0), (-1.0, 3.0), (9.0, -9.0)])
+    report = entry(mixture(0.5, 0.49), lambda restart: here)
+    assert (report["missing"], report["left"]) == ([], [1])
+    for ends in (there, elsewhere, np.full_like(here, np.nan)):
+        report = entry(mixture(0.5, 0.49), lambda restart, ends=ends: ends)
+        assert (report["missing"], report["left"]) == ([1], [])

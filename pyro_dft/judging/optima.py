@@ -244,7 +244,7 @@ def shortfall(draws: ArrayLike, log_density: ArrayLike, bound: float) -> tuple[f
     half = (n - np.arange(1, d + 1)) / 2.0
     digamma = np.log(half) - 1 / (2 * half) - 1 / (12 * half**2)
     entropy = (
-        half_log_det - 0.5 * float((digamma - np.log(n / 2.0)).sum()) + 0.5 * d * np.log(2 * np.pi * np.e)
+        half_log_det - 0.5 * float((digamma - np.log(n / 2.0)).sum()) + 0.5 * d * (1.0 + np.log(2 * np.pi))
     )
     try:
         squares = (z * np.linalg.solve(correlation, z.T).T).sum(axis=1)

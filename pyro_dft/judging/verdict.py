@@ -14,7 +14,7 @@ from pyro_dft import links
 from pyro_dft.judging import alarms
 from pyro_dft.judging.drift import MOMENTS, Drift
 from pyro_dft.judging.drift import drift as paired_drift
-from pyro_dft.judging.optima import distinct_optima, mode_coverage, shortfall, triangular
+from pyro_dft.judging.optima import ModeCoverage, distinct_optima, mode_coverage, shortfall, triangular
 from pyro_dft.judging.remains import left_over
 from pyro_dft.judging.symmetry import is_copy
 
@@ -22,6 +22,9 @@ from pyro_dft.judging.symmetry import is_copy
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
+# Where less of what started at an optimum stays there, and the rest comes as near to the mean of the draws (sds, in each
+# coordinate), it is no mode of its own.
+STAYED, NEAR = 0.1, 3.0
 # Draws whose log density and spread prove that they miss the evidence by so many nats, and as many more for each coordinate,
 # have lost what holds nearly all of the posterior.
 SHORTFALL_LIMIT, SHORTFALL_BY_DIMENSION = 3.0, 0.01
@@ -62,8 +65,9 @@ class Diagnostics(dict[str, Any]):
         preconditioned: Whether a Gaussian was fitted first, whose restarts look for separate modes.
         optima: Distinct optima that the restarts of all chains ended at: evidence bounds, weights exp(bound), the share of
             the served draws at each, those that are `missing`, those that are exact `copies` of served ones (exchanged labels,
-            flipped signs), the share of the draws `outside` of all; `shortfall`, nats of evidence by which the draws provably
-            fall short of the best bound (`pyro_dft.judging.optima.shortfall`), with its standard error and limit.
+            flipped signs), those that transitions `left` for where the draws are, which are no modes of their own; the share of
+            the draws `outside` of all; `shortfall`, nats of evidence by which the draws provably fall short of the best bound
+            (`pyro_dft.judging.optima.shortfall`), with its standard error and limit.
         modes: Weights of separate modes, each with a sampler of its own, from importance sampling, with their standard errors
             and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
@@ -203,6 +207,7 @@ def optima_entry(
     refined: np.ndarray,
     log_density: np.ndarray,
     density: Callable[[np.ndarray], np.ndarray],
+    ends: Callable[[int], np.ndarray | None],
 ) -> dict[str, Any] | None:
     """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
 
@@ -215,6 +220,8 @@ def optima_entry(
         refined: Draws (..., d) after their refinement.
         log_density: At `refined`, (...).
         density: The log density at points (n, d), to tell missed modes from copies of others.
+        ends: Where draws of a restart's Gaussian, by its index, come to by the transitions that refine draws, (m, d); None
+            where that cannot be seen.
     """
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
@@ -233,19 +240,38 @@ def optima_entry(
         for i in missing
         if any(is_copy(means[j], tril[j], means[picked[i]], tril[picked[i]], density) for j in picked[held])
     ]
+    rest = [int(i) for i in missing if i not in copies]
+    gone = [i for i in rest if _left(i, ends(int(picked[i])), draws, coverage, means[picked], tril[picked])]
     return {
         "count": len(keep),
         "elbos": found.elbo[keep].tolist(),
         "weights": (found.weight[keep] / found.weight[keep].sum()).tolist(),
         "shares": coverage.fraction.tolist(),
-        "missing": [int(i) for i in missing if i not in copies],
+        "missing": [i for i in rest if i not in gone],
         "copies": copies,
+        "left": gone,
         "outside": coverage.outside,
         "shortfall": short,
         "shortfall_error": short_error,
         "shortfall_limit": SHORTFALL_LIMIT + SHORTFALL_BY_DIMENSION * dim,
         "failed_restarts": len(found.failed),
     }
+
+
+def _left(
+    optimum: int,
+    ends: np.ndarray | None,
+    draws: np.ndarray,
+    coverage: ModeCoverage,
+    means: np.ndarray,
+    factors: np.ndarray,
+) -> bool:
+    """Whether the points that started at an optimum, and ended at `ends` (m, d), have left it for where the draws are."""
+    if ends is None or not np.isfinite(ends).all():
+        return False
+    away = np.abs(ends.mean(0) - draws.mean(0)) > NEAR * draws.std(0)
+    stayed = mode_coverage(ends, means, factors, coverage.expected).fraction[optimum]
+    return bool(stayed < STAYED) and not away.any()
 
 
 def approximation_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pyro_dft.judging import verdict
 from pyro_dft.judging.rhat import rhat
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem
+from pyro_dft.recipe.missed import ends
 from pyro_dft.settings import Settings
 
 
@@ -77,6 +78,7 @@ def facts(
             refined=engine.numpy(kept(measured.refined)),
             log_density=engine.numpy(kept(measured.log_density)),
             density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
+            ends=lambda restart: _folded(used, ends(engine, target, fit, restart)),
         ),
         "cut": fit.cut,
         "surrogate_error": fit.surrogate_error,
@@ -96,3 +98,7 @@ def facts(
         "nonfinite_evaluations": sum(problem.target.nonfinite_evaluations for problem in problems),
         "vectorised": target.vectorised,
     }
+
+
+def _folded(used: Any, points: np.ndarray | None) -> np.ndarray | None:
+    return None if points is None else used.folded(points)
