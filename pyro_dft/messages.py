@@ -143,6 +143,21 @@ def noisy(first: float, second: float) -> ModelError:
     )
 
 
+def timed_together() -> SettingsError:
+    """A limit of time, where several processes fit together."""
+    return SettingsError(
+        "max_seconds: processes that share one fit have to end it at the same step, and their clocks differ; give max_gradients"
+    )
+
+
+def seeded_apart(what: str) -> ModelError:
+    """Processes that fit together began with other random numbers."""
+    return ModelError(
+        f"the processes that share these data have different {what}: give the same to all of them, so that they take the same "
+        "steps"
+    )
+
+
 def nan_in_data(site: str, count: int, total: int) -> ModelError:
     """Observed data hold NaN that no mask covers."""
     return ModelError(

@@ -8,9 +8,10 @@ from daily import daily
 
 from pyro_dft.engine_jax import chains, functional, objectives, random, refine, step, train
 from pyro_dft.engine_jax import target as target_module
+from pyro_dft.engine_jax.cost import uses_lapack
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
-from pyro_dft.engine_jax.target import Target, uses_lapack, whitened_score_differentiable
+from pyro_dft.engine_jax.target import Target, whitened_score_differentiable
 from pyro_dft.errors import ModelError
 from pyro_dft.experimental import grouped
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, MIN_SIGMA

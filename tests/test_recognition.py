@@ -17,6 +17,7 @@ from pyro_dft import FidelityWarning, StorageError
 from pyro_dft.interface import storage
 from pyro_dft.interface.recognition import Portrait, changed_arguments, differences, fingerprints, unlike
 from pyro_dft.numpyro.model import NumPyroProblem
+from pyro_dft.pyro.arrays import TorchArrays
 from pyro_dft.pyro.model import PyroProblem
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -219,9 +220,7 @@ def test_arguments_that_changed_have_names():
         pass
 
     def marks(*args, **kwargs):
-        return fingerprints(
-            (args, kwargs), model, lambda v: v.numpy() if isinstance(v, torch.Tensor) else None
-        )
+        return fingerprints((args, kwargs), model, TorchArrays())
 
     x, y = np.arange(6.0).reshape(2, 3), torch.tensor([0.1, 0.2])
     before = marks(x, {"a": y, "b": [1, 2.5]}, scale=2, note="one")

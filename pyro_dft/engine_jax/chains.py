@@ -87,7 +87,7 @@ def _block(
             now.nonfinite + jnp.isinf(reached.log_q).sum(dtype=jnp.int32),
         )
 
-    return jax.lax.fori_loop(first, steps + 1, go, begin)
+    return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))
 
 
 def _felt(probability: Array, error: Array, goal: Any) -> Array:
@@ -115,8 +115,10 @@ def run_block(
     if known:
         position = start
     else:
-        x = jnp.asarray(start)
-        position = Position(x, jnp.full(x.shape[:2], -jnp.inf, x.dtype), jnp.zeros_like(x))
+        # On the host, from where each process puts the same onto its own devices.
+        x: Any = np.asarray(start)
+        wide: Any = np.full(x.shape[:2], -np.inf, x.dtype)
+        position = Position(x, wide, np.zeros_like(x))
     words = rng.integers(2**32, size=2, dtype=np.uint32)
     out = _block(
         target.spec, target.data, position, scale, step_size, words, int(known), steps, leapfrog_steps, tune,

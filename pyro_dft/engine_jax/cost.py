@@ -23,6 +23,12 @@ REDUCING = "reduce_"
 # Operations that have results of their own beside those of the jaxprs inside them.
 LOOPS = frozenset({"scan", "while", "cond"})
 
+# Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
+LAPACK = frozenset(
+    {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "hessenberg", "lu", "qr", "schur",
+     "svd", "triangular_solve", "tridiagonal_solve"}
+)  # fmt: skip
+
 
 def point_size(function: Callable[..., Any], point: Any, *others: Any, own: int = 1) -> PointSize:
     """What a function of one point takes for each point of a batch.
@@ -96,3 +102,8 @@ def any_primitive(jaxpr: Any, names: frozenset[str]) -> bool:
         or any(any_primitive(part, names) for part in _inside(equation.params))
         for equation in jaxpr.eqns
     )
+
+
+def uses_lapack(potential: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function calls LAPACK routines, anywhere inside."""
+    return any_primitive(jax.make_jaxpr(potential)(*arguments).jaxpr, LAPACK)

@@ -240,7 +240,7 @@ def _run_block(
     spec: TargetSpec, data: Any, x: Any, scale: Any, step_size: Any, words: Any, steps: Any, leapfrogs: Any, tune: Any
 ) -> Moves:  # fmt: skip
     moves = run(spec, data, x, scale, step_size, random.words(words), steps, leapfrogs, tune)
-    return moves._replace(position=moves.position._replace(score=jnp.zeros(())))
+    return spec.whole(moves._replace(position=moves.position._replace(score=jnp.zeros(()))))
 
 
 def _block_size(chains: int, target: Target) -> int:

@@ -17,9 +17,11 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import networks, random
-from pyro_dft.engine_jax.cost import any_primitive, point_size
+from pyro_dft.engine_jax.chunks import in_chunks, on_cpu
+from pyro_dft.engine_jax.cost import point_size, uses_lapack
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.roots import coloured, projected
+from pyro_dft.engine_jax.sharding import Placement
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.memory import PointSize
 
@@ -33,16 +35,11 @@ CPU_POINTS = 128
 # How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They
 # run as fast, but for solvers of differential equations, which lose a third.
 BRIEFLY = {"xla_backend_optimization_level": 1}
-# Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
-LAPACK = frozenset(
-    {"cholesky", "cholesky_update", "eig", "eigh", "geqrf", "householder_product", "hessenberg", "lu", "qr", "schur",
-     "svd", "triangular_solve", "tridiagonal_solve"}
-)  # fmt: skip
 
 
 def block_rows() -> int:
     """Rows of one compiled call from the host."""
-    return CPU_BLOCK if _on_cpu() else ACCELERATOR_BLOCK
+    return CPU_BLOCK if on_cpu() else ACCELERATOR_BLOCK
 
 
 def double() -> np.dtype:
@@ -62,11 +59,12 @@ class TargetSpec:
             is two words; see `pyro_dft.engine_jax.random`.
         smoothed_potential: V(x, sigma, data), minus the log density of the posterior with noise N(0, sigma^2 I) added; or
             None.
-        differences: Whether Hessian-vector products come from differences of scores (see `LAPACK`).
+        differences: Whether Hessian-vector products come from differences of scores (see `pyro_dft.engine_jax.cost.LAPACK`).
         size: What each point takes on the full data: how many are evaluated at once.
         minibatch_size: The same on a minibatch.
         surrogate: Whether whitened scores are those of a network, whose weights are what the posterior "reads".
         forward: Whether gradients come in forward mode; see `pyro_dft.engine_jax.gradients`.
+        placement: Where rows and points are, where the data are spread over devices; else None.
     """
 
     potential: Potential
@@ -79,6 +77,7 @@ class TargetSpec:
     minibatch_size: PointSize = PointSize()
     forward: bool = False
     surrogate: bool = False
+    placement: Placement | None = None
 
     @property
     def minibatch(self) -> bool:
@@ -99,7 +98,7 @@ class TargetSpec:
         flat = x.reshape(-1, self.dim).astype(self.dtype)
         levels = jnp.broadcast_to(sigma, (*x.shape[:-1], 1)).reshape(-1).astype(self.dtype)
         function = jax.vmap(value_and_gradient(self.smoothed_potential, self.forward), in_axes=(0, 0, None))
-        rows = _in_chunks(lambda part: function(part[0], part[1], data), (flat, levels), self.size)
+        rows = self._in_chunks(lambda part: function(part[0], part[1], data), (flat, levels), self.size)
         return self._finite(x, *rows)
 
     @staticmethod
@@ -116,31 +115,25 @@ class TargetSpec:
     def _rows(self, x: Array, data: Any, key: Array | None) -> tuple[Array, Array]:
         if key is None or self.minibatch_potential is None:
             function = jax.vmap(value_and_gradient(self.potential, self.forward), in_axes=(0, None))
-            return _in_chunks(lambda rows: function(*rows, data), (x,), self.size)
+            return self._in_chunks(lambda rows: function(*rows, data), (x,), self.size)
         function = jax.vmap(value_and_gradient(self.minibatch_potential, self.forward), in_axes=(0, None, 0))
         # One key gives each point a minibatch of its own: at the same cost, the noise averages out over the batch.
         keys = key if key.ndim > 1 else random.split(key, len(x))
-        return _in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys), self.minibatch_size)
+        return self._in_chunks(lambda rows: function(rows[0], data, rows[1]), (x, keys), self.minibatch_size)
 
+    def _in_chunks(self, function: Callable[[Any], Any], rows: tuple[Array, ...], size: PointSize) -> Any:
+        most, placement = self.at_once(size), self.placement
+        if placement is None:
+            return in_chunks(function, rows, most, size)
+        return in_chunks(lambda part: placement.whole(function(placement.spread(part))), rows, most, size)
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    def whole(self, tree: Any) -> Any:
+        """Results of a compiled function as every device has them."""
+        return tree if self.placement is None else self.placement.whole(tree)
 
-
-def _in_chunks(function: Callable[[Any], Any], rows: tuple[Array, ...], size_of_one: PointSize) -> Any:
-    n, most = len(rows[0]), size_of_one.at_once(_on_cpu())
-    if n <= most:
-        return function(rows)
-    if size_of_one.keeps_too_much(n, _on_cpu()):
-        # A loop keeps what the backward passes of all its rounds need, unless they compute it again.
-        function = jax.checkpoint(function)
-    count = -(-n // most)
-    size = -(-n // count)
-    # The last chunk repeats rows: one size, one compilation.
-    index = jnp.minimum(jnp.arange(count * size), n - 1)
-    chunks = jax.tree.map(lambda a: a[index].reshape((count, size, *a.shape[1:])), rows)
-    results = jax.lax.map(function, chunks)
-    return jax.tree.map(lambda a: a.reshape((count * size, *a.shape[2:]))[:n], results)
+    def at_once(self, size: PointSize) -> int:
+        """Points to evaluate together, on all devices that share them."""
+        return size.at_once(on_cpu()) * (1 if self.placement is None else self.placement.points)
 
 
 @jax.custom_vjp
@@ -277,11 +270,6 @@ def _pushing_backward(spec: TargetSpec, residuals: Any, cotangents: Any) -> tupl
 _score_by_pushing.defvjp(_pushing_forward, _pushing_backward)
 
 
-def uses_lapack(potential: Callable[..., Array], *arguments: Any) -> bool:
-    """Whether a function calls LAPACK routines, anywhere inside."""
-    return any_primitive(jax.make_jaxpr(potential)(*arguments).jaxpr, LAPACK)
-
-
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _evaluate_block(spec: TargetSpec, x: Array, data: Any, words: Any) -> tuple[Array, Array]:
     return spec.evaluate(x, data, None if words is None else random.words(words))
@@ -324,7 +312,7 @@ class Target:
         if getattr(shape, "shape", None) != ():
             raise ModelError(f"potential_fn must return a scalar, got {shape}")
         differences = hvp == "difference"
-        if hvp == "auto" and _on_cpu():
+        if hvp == "auto" and on_cpu():
             differences = uses_lapack(potential, point, data)
         forward = needs_forward(potential, point, data)
         if smoothed_potential is not None:
@@ -335,6 +323,9 @@ class Target:
             key = jax.ShapeDtypeStruct((2,), np.uint32)
             from_key = value_and_gradient(lambda x, k, given: minibatch_potential(x, given, k), forward)
             minibatch = point_size(from_key, point, key, data, own=2)
+        placement = Placement.of(data)
+        if placement is not None:
+            size = size.shared(placement.rows)  # a minibatch is on each device that has its point
         self.spec = TargetSpec(
             potential,
             dim,
@@ -345,6 +336,7 @@ class Target:
             size,
             minibatch,
             forward,
+            placement=placement,
         )
         self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0
@@ -378,7 +370,8 @@ class Target:
         flat = x.reshape(-1, self.dim)
         minibatch = minibatches is not None and self.minibatch
         size = self.spec.minibatch_size if minibatch else self.spec.size
-        rows, n = min(CPU_POINTS if _on_cpu() else ACCELERATOR_BLOCK, size.at_once(_on_cpu())), len(flat)
+        rows = min(CPU_POINTS if on_cpu() else ACCELERATOR_BLOCK, self.spec.at_once(size))
+        n = len(flat)
         log_density, score = np.empty(n, x.dtype), np.empty((n, self.dim), x.dtype)
         for start in range(0, n, rows):
             some = slice(start, min(start + rows, n))

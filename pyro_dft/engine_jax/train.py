@@ -56,7 +56,7 @@ def _chunk(
         now, gap = step(spec, plan, phase, at, now, hyper, done, random.fold(key, i))
         return now, gaps.at[i].set(gap)
 
-    return jax.lax.fori_loop(0, part.count, go, (state, jnp.zeros(CHUNK, state.gap.dtype)))
+    return spec.whole(jax.lax.fori_loop(0, part.count, go, (state, jnp.zeros(CHUNK, state.gap.dtype))))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -66,7 +66,7 @@ def _noisy_scores(
     """Whitened minibatch scores, without and with the control variate."""
     key = random.words(words)
     plain = whitened_score(spec, u, mean, scale, data, key)[0]
-    return plain, whitened_score(spec, u, mean, scale, data, key, anchor)[0]
+    return spec.whole((plain, whitened_score(spec, u, mean, scale, data, key, anchor)[0]))
 
 
 _start = jax.jit(

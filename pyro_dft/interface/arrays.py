@@ -28,6 +28,10 @@ class Arrays(ABC):
     def to_numpy(self, value: Any) -> np.ndarray | None:
         """A native array as a NumPy array; None for any other value."""
 
+    def in_pieces(self, value: Any) -> Iterable[np.ndarray] | None:
+        """Pieces of an array that is in several places, as NumPy arrays, row after row; None for any other value."""
+        return None
+
     def numpy(self, value: Any) -> np.ndarray:
         """Any array as a NumPy array."""
         array = self.to_numpy(value)

@@ -236,7 +236,7 @@ class Backend(ABC):
 
     def fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
         """Checksums of the model's arguments."""
-        return fingerprints(arguments, self.options.model, self.arrays.to_numpy)
+        return fingerprints(arguments, self.options.model, self.arrays)
 
     def state(self, fit: Fit) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and header entries that define a trained sampler."""

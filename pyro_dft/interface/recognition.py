@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyro_dft.interface.arguments import Arguments
+from pyro_dft.interface.arrays import Arrays
 
 # Draws at which the density is kept, and how much further from their mean as many other points are: there prior and data
 # have a larger say.
@@ -224,15 +225,13 @@ def unlike(
 # Arguments
 
 
-def fingerprints(
-    arguments: Arguments, function: Any, to_numpy: Callable[[Any], np.ndarray | None]
-) -> list[dict[str, Any]]:
+def fingerprints(arguments: Arguments, function: Any, arrays: Arrays) -> list[dict[str, Any]]:
     """Checksums of the arguments of a model, in the order of its signature.
 
     Args:
         arguments: (args, kwargs).
         function: The model.
-        to_numpy: Turns an array of the framework into a NumPy array; None for anything else.
+        arrays: Reads arrays of the framework.
 
     Returns:
         One entry for each array, number or text, nested ones by themselves: `name`, and what `_fingerprint` says.
@@ -244,7 +243,7 @@ def fingerprints(
     except (TypeError, ValueError):
         bound = {str(i): value for i, value in enumerate(args)} | kwargs
     return [
-        {"name": name, **_fingerprint(leaf, to_numpy)}
+        {"name": name, **_fingerprint(leaf, arrays)}
         for key, value in bound.items()
         for name, leaf in _leaves(key, value)
     ]
@@ -261,36 +260,46 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _fingerprint(value: Any, to_numpy: Callable[[Any], np.ndarray | None]) -> dict[str, Any]:
+def _fingerprint(value: Any, arrays: Arrays) -> dict[str, Any]:
     """Shape and checksums of an array or number; of a text or nothing `text`; of anything else no checksum."""
     if value is None or isinstance(value, str):
         return {"text": hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()}
     try:
-        native = to_numpy(value)
+        pieces = arrays.in_pieces(value)
+        if pieces is not None:
+            return _of_pieces(tuple(value.shape), pieces)
+        native = arrays.to_numpy(value)
         if native is None and (isinstance(value, bool | int | float) or hasattr(value, "__array__")):
             native = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # an array of a kind that NumPy does not have
         return {}
-    if native is None or native.dtype.kind not in "biuf":
-        return {}
-    # What both sides can have: integers of any width, and floating point numbers rounded to the narrower kind.
-    whole, wide = native.dtype.kind in "biu", native.dtype.itemsize >= 8
-    kinds = ["i8", "f8", "f4"] if whole else ["f8", "f4"] if wide else ["f4"]
-    return {"shape": list(native.shape), **{kind: _digest(native, kind) for kind in kinds}}
+    return {} if native is None else _of_pieces(native.shape, [native])
 
 
-def _digest(array: np.ndarray, kind: str) -> str:
-    """Checksum of an array's values as little-endian numbers of one kind; zeros, and what is no number, have one form."""
-    digest = hashlib.blake2b(digest_size=16)
-    flat = array.reshape(-1)
+def _of_pieces(shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Shape and checksums of an array whose pieces follow each other row by row; nothing of what is no number."""
+    digests: dict[str, Any] = {}
+    for piece in pieces:
+        if piece.dtype.kind not in "biuf":
+            return {}
+        # What both sides can have: integers of any width, and floating point numbers rounded to the narrower kind.
+        whole, wide = piece.dtype.kind in "biu", piece.dtype.itemsize >= 8
+        flat = piece.reshape(-1)
+        for kind in ["i8", "f8", "f4"] if whole else ["f8", "f4"] if wide else ["f4"]:
+            digest = digests.setdefault(kind, hashlib.blake2b(digest_size=16))
+            for start in range(0, len(flat), BLOCK):
+                digest.update(_plain(flat[start : start + BLOCK], kind))
+    return {"shape": list(shape), **{kind: digest.hexdigest() for kind, digest in digests.items()}}
+
+
+def _plain(values: np.ndarray, kind: str) -> bytes:
+    """Values as little-endian numbers of one kind; zeros, and what is no number, have one form."""
     with np.errstate(over="ignore"):
-        for start in range(0, len(flat), BLOCK):
-            block = flat[start : start + BLOCK].astype(f"<{kind}")
-            if kind != "i8":
-                block[np.isnan(block)] = math.nan
-                block += 0.0
-            digest.update(block.tobytes())
-    return digest.hexdigest()
+        block = values.astype(f"<{kind}")
+        if kind != "i8":
+            block[np.isnan(block)] = math.nan
+            block += 0.0
+    return block.tobytes()
 
 
 def changed_arguments(before: Any, now: list[dict[str, Any]]) -> list[str]:

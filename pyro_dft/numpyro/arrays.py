@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyro_dft.engine_jax.sharding import in_row_order, is_spread
 from pyro_dft.interface.arrays import Arrays, same_numbers
 
 
@@ -35,10 +36,19 @@ class JaxArrays(Arrays):
         return same_numbers(a, b)
 
     def to_numpy(self, value: Any) -> np.ndarray | None:
-        """An array as a NumPy array, of single precision at least where it is jax's."""
+        """An array as a NumPy array, of single precision at least where it is jax's; None where no process has all of it."""
         if isinstance(value, np.ndarray):
             return value
-        if not isinstance(value, jax.Array):
-            return None
-        array = np.asarray(value)
-        return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float16") else array
+        if not isinstance(value, jax.Array) or not (value.is_fully_addressable or value.is_fully_replicated):
+            return None  # what no process has all of
+        return _single(value)
+
+    def in_pieces(self, value: Any) -> Iterable[np.ndarray] | None:
+        """See the base class."""
+        rows = in_row_order(value) if is_spread(value) else None
+        return None if rows is None else map(_single, rows)
+
+
+def _single(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float16") else array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pyro_dft import messages
 from pyro_dft.engine_jax.custom import Own
 from pyro_dft.engine_jax.engine import ENGINE
 from pyro_dft.engine_jax.sampler import Sampler
+from pyro_dft.engine_jax.sharding import Placement, gathered
 from pyro_dft.engine_jax.step import OwnNetworks
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
@@ -27,7 +30,7 @@ from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.numpyro.programs import Programs
-from pyro_dft.numpyro.surroundings import lenient
+from pyro_dft.numpyro.surroundings import lenient, without_mesh
 from pyro_dft.recipe.fit import Problem
 
 # Added to the seed of a fit for draws that a callback takes.
@@ -60,6 +63,7 @@ class NumPyroBackend(Backend):
     # From a model to a training
 
     @lenient()
+    @without_mesh()
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
         """See the base class."""
         own = self.options.settings.seed
@@ -70,6 +74,16 @@ class NumPyroBackend(Backend):
             self.amounts = None
         self.posteriors = self.posteriors_of(args, kwargs)
         self.problems = [self._problem(posterior) for posterior in self.posteriors]
+        placement = Placement.of(self.posteriors[0].data)
+        if placement is not None and placement.mesh.is_multi_process:
+            self._check_together()
+
+    def _check_together(self) -> None:
+        """Whether the processes that share the data will take the same steps."""
+        if self.options.settings.max_seconds is not None:
+            raise messages.timed_together()
+        if len(np.unique(gathered(copy.deepcopy(self.rng).random(2)), axis=0)) > 1:
+            raise messages.seeded_apart("random keys")
 
     def set_seed(self, seed: int) -> None:
         """See the base class."""
@@ -84,7 +98,7 @@ class NumPyroBackend(Backend):
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """One thread at a time, whatever jax is told to be strict about."""
-        with exclusive(), lenient():
+        with exclusive(), lenient(), without_mesh():
             yield
 
     @contextlib.contextmanager

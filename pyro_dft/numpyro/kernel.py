@@ -16,6 +16,7 @@ from numpyro.infer.mcmc import MCMC, MCMCKernel
 
 from pyro_dft import messages
 from pyro_dft.engine_jax import random
+from pyro_dft.engine_jax.sharding import pieces
 from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.arguments import Arguments
@@ -351,9 +352,9 @@ def _digest(posterior: Problem) -> bytes:
     """Changes with the operations of a potential, and with each number that they read."""
     found = hashlib.sha256(posterior.potential.digest)
     for leaf in jax.tree.leaves(posterior.data):
-        array = np.asarray(leaf)
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
+        for place, piece in pieces(leaf):
+            found.update(f"{piece.dtype}{piece.shape}{place}".encode())
+            found.update(np.ascontiguousarray(piece).tobytes())
     return found.digest()
 
 

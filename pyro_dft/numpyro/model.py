@@ -14,7 +14,9 @@ from numpyro.handlers import trace as record_trace
 from numpyro.infer.util import log_density
 
 from pyro_dft import messages
+from pyro_dft.engine_jax.sharding import automatic, host
 from pyro_dft.errors import ModelError, PerformanceWarning, warn
+from pyro_dft.interface.arguments import copied
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.numpyro import noncentering, predictive, terms, validity
@@ -69,8 +71,8 @@ class NumPyroProblem(Problem):
         transforms: Mapping[str, Any] | None = None,
         centred: bool = True,
     ) -> None:
-        self.args = tuple(args)
-        self.kwargs = dict(kwargs or {})
+        # Of a mesh whose axes are explicit, the types of what a model computes would speak.
+        self.args, self.kwargs = copied((tuple(args), dict(kwargs or {})), automatic)
         self._given = dict(transforms or {})
         self.structure = self._inspect(model)
         self.model = model
@@ -363,8 +365,8 @@ class NumPyroProblem(Problem):
             computed = jax.jit(
                 lambda: {n: self.run(self.point_of(self._centre()))[n]["value"] for n in sites}
             )
-            return {name: np.asarray(value) for name, value in computed().items()}
-        return {name: np.asarray(site.value) for name, site in sites.items()}
+            return {name: host(value) for name, value in computed().items()}
+        return {name: host(site.value) for name, site in sites.items()}
 
     def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """See the base class."""

@@ -16,6 +16,7 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 
 from pyro_dft import messages
+from pyro_dft.engine_jax.sharding import count_nan
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.models import circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms, takes
@@ -283,11 +284,11 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
 def _check_nan(name: str, fn: Any, value: Any) -> None:
     if isinstance(value, jax.core.Tracer) or isinstance(fn, dist.MaskedDistribution):
         return
-    data = np.asarray(value)
-    if np.iscomplexobj(data):
+    data = value if isinstance(value, jax.Array) else np.asarray(value)
+    if jnp.issubdtype(data.dtype, jnp.complexfloating):
         raise messages.no_array(name, "observed data", "real numbers", data)
-    if np.issubdtype(data.dtype, np.floating) and np.isnan(data).any():
-        raise messages.nan_in_data(name, int(np.isnan(data).sum()), data.size)
+    if jnp.issubdtype(data.dtype, jnp.floating) and (count := count_nan(data)):
+        raise messages.nan_in_data(name, count, data.size)
 
 
 def _check_broadcast(name: str, site: Mapping[str, Any], log_prob: Any) -> None:

@@ -6,12 +6,24 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 # What jax does by default, and what puts that in force.
 _DEFAULTS = (
     ("jax_numpy_rank_promotion", "allow", jax.numpy_rank_promotion),
     ("jax_numpy_dtype_promotion", "standard", jax.numpy_dtype_promotion),
 )
+
+
+@contextlib.contextmanager
+def without_mesh() -> Iterator[None]:
+    """Leaves the mesh that `jax.set_mesh` has put in force: arrays say by themselves where they are."""
+    # Older versions of jax have no such mesh.
+    if not hasattr(jax, "set_mesh") or jax.sharding.get_abstract_mesh().empty:
+        yield
+        return
+    with jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ())):
+        yield
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpyro import distributions as dist
 
-from pyro_dft.numpyro.traced import depends, key_words, map_rows
+from pyro_dft.engine_jax.sharding import row_sums
+from pyro_dft.numpyro.traced import apply_block, depends, key_words
 
 if TYPE_CHECKING:
     from pyro_dft.numpyro.model import NumPyroProblem
@@ -24,15 +25,17 @@ def site_terms(problem: NumPyroProblem, x: np.ndarray) -> dict[str, Pair | None]
     function, arrays = problem._function("terms", terms, problem._row(), key_words())
     words = np.zeros((1, 2), np.uint32)
     # One point at a time: each makes as many numbers as there are rows of data.
-    rows = [map_rows(function, arrays, row[None], words) for row in np.asarray(x, problem.dtype)]
+    rows = [
+        {name: row_sums(term) for name, term in apply_block(function, (row[None], words), arrays).items()}
+        for row in np.asarray(x, problem.dtype)
+    ]
     # Discrete sites are drawn with the key: what depends on them has no density by itself.
     shapes = [problem._row(), key_words()]
     drawn = depends(terms, shapes, 1) if problem.enumerated else dict.fromkeys(rows[0], False)
     found: dict[str, Pair | None] = {}
     for name in rows[0]:
-        values = [np.asarray(row[name], np.float64) for row in rows]
-        sums = np.array([v.sum() for v in values]), np.array([abs(v).sum() for v in values])
-        found[name] = None if drawn[name] else sums
+        sums, sizes = (np.concatenate(part) for part in zip(*(row[name] for row in rows), strict=True))
+        found[name] = None if drawn[name] else (sums, sizes)
     return found
 
 

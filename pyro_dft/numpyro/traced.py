@@ -18,6 +18,7 @@ from jax import Array
 from jax.extend import core
 
 from pyro_dft.engine_jax.cost import size_of
+from pyro_dft.engine_jax.sharding import host, pieces, row_shards
 
 # Elements of one tensor that a batched evaluation may fill.
 MAX_ELEMENTS = 2**23
@@ -113,7 +114,8 @@ def _numbers(jaxpr: Any) -> Iterator[bytes]:
 def _inside(value: Any) -> Iterator[bytes]:
     if isinstance(value, core.ClosedJaxpr):
         for constant in value.consts:
-            yield np.asarray(constant).tobytes()
+            for place, piece in pieces(constant):
+                yield f"{place}".encode() + piece.tobytes()
         yield from _numbers(value.jaxpr)
     elif isinstance(value, core.Jaxpr):
         yield from _numbers(value)
@@ -160,7 +162,8 @@ def _touched(jaxpr: Any, inputs: list[bool]) -> list[bool]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply_block(function: Traced, rows: tuple[Any, ...], arrays: Any) -> Any:
+def apply_block(function: Traced, rows: tuple[Any, ...], arrays: Any) -> Any:
+    """A function of one row at all rows at once, compiled; the results stay on their devices."""
     return jax.vmap(lambda *own: function(*own, arrays))(*rows)
 
 
@@ -180,19 +183,20 @@ def map_rows(function: Traced, arrays: Any, *rows: Any, elements: int = 1) -> An
     n = len(jax.tree.leaves(rows)[0])
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return jax.vmap(lambda *own: function(*own, arrays))(*rows)
-    size_of_one = size_of(function._jaxpr, [True] * len(function._jaxpr.invars))
+    shards = row_shards(arrays)
+    size_of_one = size_of(function._jaxpr, [True] * len(function._jaxpr.invars)).shared(shards)
     affordable = size_of_one.affordable(jax.default_backend() == "cpu")
-    limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS // max(1, elements)), affordable))
+    limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS * shards // max(1, elements)), affordable))
     # Sizes are powers of two, so that few are compiled.
     size = min(limit, 1 << (n - 1).bit_length())
-    host = jax.tree.map(np.asarray, rows)
+    given = jax.tree.map(np.asarray, rows)
     whole: Any = None
     for start in range(0, n, size):
         count = min(size, n - start)
         index = np.minimum(np.arange(start, start + size), n - 1)
-        block = jax.tree.map(lambda a, index=index: a[index], host)
-        result = _apply_block(function, block, arrays)
-        part = jax.tree.map(lambda a, count=count: np.asarray(a)[:count], result)
+        block = jax.tree.map(lambda a, index=index: a[index], given)
+        result = apply_block(function, block, arrays)
+        part = jax.tree.map(lambda a, count=count: host(a)[:count], result)
         if count == n:
             return part
         # Written into the whole as it comes: parts that are joined at the end would stand in memory twice.

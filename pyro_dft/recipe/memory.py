@@ -45,6 +45,10 @@ class PointSize:
         """Points that memory allows for, at least one, whatever is fast."""
         return max(1, self.budget(cpu) // max(1, self.total_bytes))
 
+    def shared(self, devices: int) -> PointSize:
+        """What each of some devices takes that share the rows of the data."""
+        return PointSize(-(-self.elements // devices), -(-self.total_bytes // devices))
+
     def keeps_too_much(self, points: int, cpu: bool = True) -> bool:
         """Whether what a backward pass needs of so many points should be computed again rather than kept."""
         return points * self.total_bytes > self.budget(cpu)
