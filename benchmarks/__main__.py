@@ -24,6 +24,7 @@ COMMANDS = {
     "evidence": "is the evidence right?",
     "cost": "what fits cost against NUTS and others: gradients, CPU seconds, memory, worst errors",
     "objectives": "which objective trains best at equal cost?",
+    "objectives.race": "does DFT earn its place where its steps cost no gradient of the model?",
     "suites": "the frameworks' own tests of MCMC with the kernel swapped",
     "examples": "the frameworks' own examples with the kernel swapped, against NUTS",
     "compiled": "what many chains and many data sets cost in NumPyro",

@@ -9,6 +9,7 @@ from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.judging.alarms import CAREFUL_LIMIT, DIVERGENCE_LIMIT
 from pyro_dft.recipe.measure import CAREFUL_STEPS, SOME_DIVERGENCES, carefully
+from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 N, STEPS = 2000, 4
@@ -42,8 +43,8 @@ def look(potential, draws, step, rng):
     kernel = {"steps": STEPS, "leapfrog_steps": SETTINGS.leapfrog_steps, "rng": rng}
     refined = ENGINE.refine(target, draws, scale, sizes, **kernel)
     before = target.gradient_evaluations
-    args = (ENGINE, target, refined, 500, scale, sizes, SETTINGS, rng, lambda x: x, None)
-    left, moved = carefully(*args, steps=STEPS)
+    subject = Subject(ENGINE, target, None, N, SETTINGS, rng, lambda x: x)
+    left, moved = carefully(subject, refined, 500, scale, sizes, steps=STEPS)
     return refined.divergence_rate, left, moved, target.gradient_evaluations - before
 
 

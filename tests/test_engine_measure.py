@@ -9,6 +9,7 @@ from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.measure import affordable_draws, compare, measure
+from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 
@@ -48,7 +49,7 @@ def target(dtype, device):
 
 
 def test_right_draws_need_few_transitions_and_do_not_move(target, sampler, rng):
-    found = measure(ENGINE, target(gaussian), sampler(), 4000, Settings(), rng, same)
+    found = measure(Subject(ENGINE, target(gaussian), sampler(), 4000, Settings(), rng, same))
     assert found.steps <= 4
     assert found.drift_raw.worst_lower < 0.03
     assert found.drift_refined.worst_lower < 0.03
@@ -63,7 +64,7 @@ def test_right_draws_need_few_transitions_and_do_not_move(target, sampler, rng):
 
 def test_shifted_draws_are_flagged_and_repaired(target, sampler, rng):
     """A shift of one sd and half the spread: the raw draws move by that much, the refined ones stay."""
-    found = measure(ENGINE, target(gaussian), sampler(1.0, 0.5), 4000, Settings(), rng, same)
+    found = measure(Subject(ENGINE, target(gaussian), sampler(1.0, 0.5), 4000, Settings(), rng, same))
     assert found.drift_raw.flagged(0.1)
     assert found.drift_raw.mean_shift == pytest.approx([-1.0, -1.0], abs=0.1)
     assert found.drift_raw.log_sd_shift == pytest.approx([0.69, 0.69], abs=0.1)
@@ -75,10 +76,10 @@ def test_shifted_draws_are_flagged_and_repaired(target, sampler, rng):
 
 def test_steps_double_until_nothing_moves(target, sampler, rng):
     """Far from the banana, around its bend: as many transitions as the limit allows, and more settle more."""
-    easy = measure(ENGINE, target(gaussian), sampler(), 2000, Settings(), rng, same)
+    easy = measure(Subject(ENGINE, target(gaussian), sampler(), 2000, Settings(), rng, same))
     far = sampler(3.0, 0.3)
-    limited = measure(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=7), rng, same)
-    free = measure(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=64), rng, same)
+    limited = measure(Subject(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=7), rng, same))
+    free = measure(Subject(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=64), rng, same))
     assert limited.steps == 4
     assert free.steps in (16, 32, 64)
     assert free.steps > easy.steps
@@ -87,18 +88,22 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
 
 
 def test_a_limit_of_one_transition_is_kept(target, sampler, rng):
-    found = measure(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(max_refine_steps=1), rng, same)
+    found = measure(
+        Subject(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(max_refine_steps=1), rng, same)
+    )
     assert found.steps == 1
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_given_steps_are_taken_as_they_are(target, sampler, rng, steps):
-    found = measure(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(refine_steps=steps), rng, same)
+    found = measure(
+        Subject(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(refine_steps=steps), rng, same)
+    )
     assert found.steps == steps
 
 
 def test_draws_are_spread_over_the_chains(target, sampler, rng):
-    found = measure(ENGINE, target(gaussian), sampler(chains=3), 900, Settings(), rng, same)
+    found = measure(Subject(ENGINE, target(gaussian), sampler(chains=3), 900, Settings(), rng, same))
     assert found.raw.shape == (3, 300, 2)
     assert len(found.drift_raw_by_chain) == len(found.chain_movement) == 3
     assert found.step_size.shape == found.acceptance.shape == (3,)
@@ -109,15 +114,8 @@ def test_draws_are_spread_over_the_chains(target, sampler, rng):
 
 def test_drifts_are_in_the_original_coordinates(target, sampler, rng):
     """The first coordinate comes out in other units, where the map says so."""
-    found = measure(
-        ENGINE,
-        target(gaussian),
-        sampler(1.0),
-        2000,
-        Settings(),
-        rng,
-        lambda x: torch.stack([x[:, 0].exp(), x[:, 1]], 1),
-    )
+    own = lambda x: torch.stack([x[:, 0].exp(), x[:, 1]], 1)  # noqa: E731
+    found = measure(Subject(ENGINE, target(gaussian), sampler(1.0), 2000, Settings(), rng, own))
     # exp of a unit normal has mean exp(1/2), that of a normal around 1 exp(3/2); sd of the first is 2.16.
     assert found.drift_raw.mean_shift[0] == pytest.approx((1 - 2.718) * 1.6487 / 2.161, rel=0.3)
     assert found.drift_raw.mean_shift[1] == pytest.approx(-1.0, abs=0.1)
@@ -154,7 +152,7 @@ def test_the_budget_of_full_data_limits_the_draws(target, rng, sampler):
     assert affordable_draws(4000, 10, settings, subsampled, least=200) == 100
     assert affordable_draws(4000, 2, settings, subsampled, least=200) == 200
     assert affordable_draws(150, 2, settings, subsampled, least=200) == 150
-    found = measure(ENGINE, subsampled, sampler(), 4000, settings, rng, same)
+    found = measure(Subject(ENGINE, subsampled, sampler(), 4000, settings, rng, same))
     assert found.raw.shape[1] < 4000
 
 
@@ -163,7 +161,7 @@ def test_draws_that_are_not_finite_do_not_stop_it(target, sampler, rng, dtype, d
     both = sampler(chains=2)
     mean = both.mean.clone()
     mean[1] = torch.nan
-    found = measure(ENGINE, target(gaussian), Sampler(mean, both.scale), 1000, Settings(), rng, same)
+    found = measure(Subject(ENGINE, target(gaussian), Sampler(mean, both.scale), 1000, Settings(), rng, same))
     assert found.drift_raw.worst == float("inf")
     assert found.drift_raw_by_chain[1].worst == float("inf")
     assert found.drift_raw_by_chain[0].worst < 0.2

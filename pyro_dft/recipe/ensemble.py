@@ -12,6 +12,7 @@ from pyro_dft.judging.mixing import memory_at
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Judged, Particles, Window
+from pyro_dft.recipe.subject import Subject
 
 # Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
 FORGOTTEN, LEFT = 0.3, 0.05
@@ -36,9 +37,9 @@ class Ensemble:
     judged: Judged
 
     @classmethod
-    def run(cls, *arguments: Any) -> Ensemble:
-        """See `Particles`."""
-        particles = Particles(*arguments)
+    def run(cls, subject: Subject) -> Ensemble:
+        """Chains from a sampler's draws; see `Particles`."""
+        particles = Particles(subject)
         return cls(particles, *particles.run())
 
     def against(self, draws: Any) -> list[Drift]:

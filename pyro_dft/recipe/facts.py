@@ -53,7 +53,6 @@ def facts(
         worth = max(3, int(measured.ensemble.judged.effective / chains))
     gaps = np.asarray(fit.fisher_gap)
     same = len(set(fit.objective)) == 1
-    kept = (lambda draws: draws) if fit.modes is None else fit.modes.kept
     return {
         "objective": fit.objective[0] if same else list(fit.objective),
         "coordinates": [site.name for site in used.layout.sites if site != own.layout[site.name]],
@@ -69,17 +68,7 @@ def facts(
         "r_hat": float(np.nanmax(rhat(states))) if chains > 1 else None,
         "r_hat_limit": verdict.rhat_limit(chains, worth, dim) if chains > 1 else None,
         "preconditioned": settings.preconditioned,
-        "optima": verdict.optima_entry(
-            used.folded(np.asarray(fit.optima.mean, float)),
-            np.asarray(fit.optima.scale, float),
-            np.asarray(fit.optima.elbo, float),
-            used.folded(engine.numpy(flat)),
-            errors=np.asarray(fit.optima.elbo_error, float),
-            refined=engine.numpy(kept(measured.refined)),
-            log_density=engine.numpy(kept(measured.log_density)),
-            density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
-            ends=lambda restart: _folded(used, ends(engine, target, fit, restart)),
-        ),
+        "optima": _optima(engine, fit, target, used, flat),
         "cut": fit.cut,
         "surrogate_error": fit.surrogate_error,
         "modes": None if fit.modes is None else fit.modes.entry(),
@@ -100,5 +89,24 @@ def facts(
     }
 
 
-def _folded(used: Any, points: np.ndarray | None) -> np.ndarray | None:
-    return None if points is None else used.folded(points)
+def _optima(engine: Engine, fit: Fit, target: Any, used: Any, served: Any) -> dict[str, Any] | None:
+    """What the restarts of the Gaussian ended at, and how the served draws (n, d) cover it."""
+    measured = fit.measurement
+    assert measured is not None
+    kept = (lambda draws: draws) if fit.modes is None else fit.modes.kept
+
+    def ended(restart: int) -> np.ndarray | None:
+        found = ends(engine, target, fit, restart)
+        return None if found is None else used.folded(found)
+
+    return verdict.optima_entry(
+        used.folded(np.asarray(fit.optima.mean, float)),
+        np.asarray(fit.optima.scale, float),
+        np.asarray(fit.optima.elbo, float),
+        used.folded(engine.numpy(served)),
+        errors=np.asarray(fit.optima.elbo_error, float),
+        refined=engine.numpy(kept(measured.refined)),
+        log_density=engine.numpy(kept(measured.log_density)),
+        density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
+        ends=ended,
+    )

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.judging.drift import Drift, drift
-from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 # A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many
@@ -161,100 +161,87 @@ def _noise(engine: Engine, first: Any, again: Any) -> float:
     return float(difference.std(ddof=1) / 2**0.5) if len(difference) > 1 else 0.0
 
 
-def measure(
-    engine: Engine,
-    target: Any,
-    sampler: Any,
-    draws: int,
-    settings: Settings,
-    rng: Any,
-    original: Callable[[Any], Any],
-    modes: Modes | None = None,
-    budget: Budget | None = None,
-    most_steps: int | None = None,
-) -> Measurement:
+@dataclass
+class _Search:
+    """Draws and their kernel while the number of transitions is looked for."""
+
+    raw: Any
+    first: Refined
+    second: Refined
+    diverged: Any
+    scale: Any
+    step_size: Any
+    steps: int
+    moved: Drift
+
+
+def measure(subject: Subject, most_steps: int | None = None) -> Measurement:
     """Refines a fixed number of draws and compares them before, after, and after twice as many transitions.
 
     Args:
-        engine: Of the target.
-        target: The posterior (full data is used).
-        sampler: Where the draws come from.
-        draws: Draws over all chains (and all modes of each).
-        settings: `refine_steps` fixes S; when it is None, S doubles from 2 to `max_refine_steps` until nothing moves.
-        rng: The engine's random number generator.
-        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
-        modes: Which of several samplers serve each chain, or None.
-        budget: What the fit may cost: fewer draws are refined, and S doubles no more, where it is short.
+        subject: What is measured. `refine_steps` of its settings fixes S; when it is None, S doubles from 2 to
+            `max_refine_steps` until nothing moves. Fewer draws are refined, and S doubles no more, where the budget is short.
         most_steps: In place of `max_refine_steps`, where that is larger.
     """
-    fixed, most = settings.refine_steps or 0, settings.max_refine_steps
-    most = most if most_steps is None else min(most, most_steps)
-    steps = fixed or min(FIRST_STEPS, most)
-    n = max(10, affordable_draws(draws, 4 * steps, settings, target, FEWEST_DRAWS) // sampler.chains)
-    each = (
-        sampler.chains * settings.fixed_leapfrog_steps
-    )  # gradients of a transition of one draw of every sampler
-    if budget is not None:
-        n = budget.most(n, 2 * steps * each, 10)
-    raw = sampler.draw(n, rng)
-    scale = engine.whitening(raw, sampler.scale)
-
-    def go(x: Any) -> Refined:
-        return engine.refine(
-            target, x, scale, step_size, steps=steps, leapfrog_steps=settings.fixed_leapfrog_steps, rng=rng
-        )
-
-    def tune(x: Any) -> Any:
-        return engine.tune_step_size(target, x, scale, leapfrog_steps=settings.fixed_leapfrog_steps, rng=rng)
-
-    step_size = tune(raw)
-    first = go(raw)
-    diverged = first.diverged
-    while True:
-        second = go(first.draws)
-        diverged = diverged | second.diverged
-        moved = compare(engine, first.draws, second.draws, original, modes)[0]
-        if fixed or moved.still or 2 * steps > most:
-            break
-        # Twice the transitions for fewer draws, where the data are many; too few of them would show nothing.
-        fewer = affordable_draws(draws, 8 * steps, settings, target) // sampler.chains
-        if fewer < min(raw.shape[1], LEAST_DRAWS // sampler.chains):
-            break
-        if budget is not None and not budget.affords(2 * steps * fewer * each):
-            break
-        raw, second, diverged = raw[:, :fewer], second.first(fewer), diverged[:, :fewer]
-        # Raw draws that were far off must not decide the kernel that repairs them.
-        scale = engine.whitening(second.draws, sampler.scale)
-        step_size = tune(second.draws)
-        first, steps = second, 2 * steps
-    drifts = compare(engine, raw, first.draws, original, modes)
-    again = CAREFUL_DRAWS // sampler.chains
-    if budget is not None and second.divergence_rate > SOME_DIVERGENCES:
-        again = budget.most(again, CAREFUL * max(steps, CAREFUL_STEPS) * each, 0)
-    careful = carefully(
-        engine, target, second, again, scale, step_size, settings, rng, original, modes, steps=steps
-    )
+    engine, settings, budget = subject.engine, subject.settings, subject.budget
+    most = settings.max_refine_steps if most_steps is None else min(settings.max_refine_steps, most_steps)
+    at = _searched(subject, most)
+    drifts = compare(engine, at.raw, at.first.draws, subject.original, subject.modes)
+    again = CAREFUL_DRAWS // subject.sampler.chains
+    if budget is not None and at.second.divergence_rate > SOME_DIVERGENCES:
+        again = budget.most(again, CAREFUL * max(at.steps, CAREFUL_STEPS) * _each(subject), 0)
+    careful = carefully(subject, at.second, again, at.scale, at.step_size, steps=at.steps)
+    second = at.second
     return Measurement(
-        steps, raw, first.draws, second.draws, second.log_density, drifts[0], moved, drifts[1:], scale, step_size,
-        second.acceptance, second.divergence_rate, second.stuck, diverged, settings.fixed_leapfrog_steps,
-        _noise(engine, first.log_density, second.log_density_before), *careful, at_limit=not fixed and 2 * steps > most,
-        statistics=second.statistics, gradients_each=2 * steps * settings.fixed_leapfrog_steps,
+        at.steps, at.raw, at.first.draws, second.draws, second.log_density, drifts[0], at.moved, drifts[1:], at.scale,
+        at.step_size, second.acceptance, second.divergence_rate, second.stuck, at.diverged, subject.leapfrogs,
+        _noise(engine, at.first.log_density, second.log_density_before), *careful,
+        at_limit=not settings.refine_steps and 2 * at.steps > most, statistics=second.statistics,
+        gradients_each=2 * at.steps * subject.leapfrogs,
     )  # fmt: skip
 
 
+def _each(subject: Subject) -> int:
+    """Gradients of a transition of one draw of every sampler."""
+    return subject.sampler.chains * subject.leapfrogs
+
+
+def _searched(subject: Subject, most: int) -> _Search:
+    """Draws after as many transitions as they need, at most so many, and after as many again."""
+    s, target, budget, chains = subject.settings, subject.target, subject.budget, subject.sampler.chains
+    fixed = s.refine_steps or 0
+    steps, each = fixed or min(FIRST_STEPS, most), _each(subject)
+    n = max(10, affordable_draws(subject.draws, 4 * steps, s, target, FEWEST_DRAWS) // chains)
+    if budget is not None:
+        n = budget.most(n, 2 * steps * each, 10)
+    raw = subject.sampler.draw(n, subject.rng)
+    scale = subject.engine.whitening(raw, subject.sampler.scale)
+    step_size = subject.tune(raw, scale)
+    first = subject.refine(raw, scale, step_size, steps)
+    diverged = first.diverged
+    while True:
+        second = subject.refine(first.draws, scale, step_size, steps)
+        diverged = diverged | second.diverged
+        moved = compare(subject.engine, first.draws, second.draws, subject.original, subject.modes)[0]
+        # Twice the transitions for fewer draws, where the data are many; too few of them would show nothing.
+        fewer = affordable_draws(subject.draws, 8 * steps, s, target) // chains
+        if (
+            fixed
+            or moved.still
+            or 2 * steps > most
+            or fewer < min(raw.shape[1], LEAST_DRAWS // chains)
+            or (budget is not None and not budget.affords(2 * steps * fewer * each))
+        ):
+            return _Search(raw, first, second, diverged, scale, step_size, steps, moved)
+        raw, second, diverged = raw[:, :fewer], second.first(fewer), diverged[:, :fewer]
+        # Raw draws that were far off must not decide the kernel that repairs them.
+        scale = subject.engine.whitening(second.draws, subject.sampler.scale)
+        step_size = subject.tune(second.draws, scale)
+        first, steps = second, 2 * steps
+
+
 def carefully(
-    engine: Engine,
-    target: Any,
-    refined: Refined,
-    count: int,
-    scale: Any,
-    step_size: Any,
-    settings: Settings,
-    rng: Any,
-    original: Callable[[Any], Any],
-    modes: Modes | None,
-    *,
-    steps: int,
+    subject: Subject, refined: Refined, count: int, scale: Any, step_size: Any, *, steps: int
 ) -> tuple[float, Drift | None]:
     """Some refined draws again, with smaller leapfrog steps and as many more of them.
 
@@ -262,33 +249,20 @@ def carefully(
     the draws stay where they are; in a neck that is too narrow they go on diverging, or the draws enter it and so move.
 
     Args:
-        engine: Of the target.
-        target: The posterior (full data is used).
+        subject: What is measured.
         refined: Draws after their refinement.
         count: Draws of each sampler that are looked at.
         scale: Whitening of the kernel.
         step_size: Its leapfrog step.
-        settings: Leapfrog steps of the refinement.
-        rng: The engine's random number generator.
-        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
-        modes: Which of several samplers serve each chain, or None.
         steps: Transitions.
 
     Returns:
         The divergence rate, at most that of the refinement, and how far the draws moved; that of the refinement and None where
         that is small, and where the full data are many.
     """
-    if not refined.divergence_rate > SOME_DIVERGENCES or target.minibatch or count < 10:
+    if not refined.divergence_rate > SOME_DIVERGENCES or subject.target.minibatch or count < 10:
         return refined.divergence_rate, None
     draws = refined.first(count).draws
-    after = engine.refine(
-        target,
-        draws,
-        scale,
-        step_size / CAREFUL,
-        steps=max(steps, CAREFUL_STEPS),
-        leapfrog_steps=CAREFUL * settings.fixed_leapfrog_steps,
-        rng=rng,
-    )
-    moved = compare(engine, draws, after.draws, original, modes)[0]
+    after = subject.refine(draws, scale, step_size, max(steps, CAREFUL_STEPS), finer=CAREFUL)
+    moved = compare(subject.engine, draws, after.draws, subject.original, subject.modes)[0]
     return min(after.divergence_rate, refined.divergence_rate), moved

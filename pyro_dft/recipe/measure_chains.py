@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.measure import Measurement
-from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 
@@ -19,35 +17,12 @@ def by_chains(settings: Settings, target: Any) -> bool:
     return settings.refine_steps is None and settings.objective != "dft-paper" and not target.minibatch
 
 
-def measure_by_chains(
-    engine: Engine,
-    target: Any,
-    sampler: Any,
-    draws: int,
-    settings: Settings,
-    rng: Any,
-    original: Callable[[Any], Any],
-    modes: Modes | None = None,
-    *,
-    budget: Budget,
-) -> Measurement:
-    """Runs an ensemble from the sampler's draws, and compares fresh draws with it.
-
-    Args:
-        engine: Of the target.
-        target: The posterior.
-        sampler: Where the particles start.
-        draws: Draws over all samplers that are kept.
-        settings: See `pyro_dft.settings.Settings`.
-        rng: The engine's random number generator.
-        original: Maps (n, d) points of the target's coordinates to the model's own unconstrained ones.
-        modes: Which of several samplers serve each chain, or None.
-        budget: What the fit may cost.
-    """
-    ensemble = Ensemble.run(engine, target, sampler, draws, settings, rng, original, modes, budget)
-    each = max(10, draws // sampler.chains)
+def measure_by_chains(subject: Subject) -> Measurement:
+    """Runs an ensemble from the sampler's draws, and compares fresh draws with it."""
+    ensemble, settings = Ensemble.run(subject), subject.settings
+    each = max(10, subject.draws // subject.sampler.chains)
     refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
-    raw = sampler.draw(each, rng)
+    raw = subject.sampler.draw(each, subject.rng)
     window, drifts = ensemble.window, ensemble.against(raw)
     return Measurement(
         ensemble.transitions(drifts[0], raw, settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],

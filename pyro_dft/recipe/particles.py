@@ -8,7 +8,6 @@ serves the next, never its own, so that each window is a proper Markov chain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +17,9 @@ from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
-from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.chains import Block
 from pyro_dft.recipe.constants import BLOCK_STEPS, TARGET_ACCEPTANCE
-from pyro_dft.recipe.engine import Engine
-from pyro_dft.recipe.modes import Modes
-from pyro_dft.settings import Settings
+from pyro_dft.recipe.subject import Subject
 
 # Particles of all chains together, and of each sampler at least.
 PARTICLES, LEAST_PARTICLES = 64, 16
@@ -115,38 +111,21 @@ class Particles:
     """Runs the ensemble of one sampler.
 
     Args:
-        engine: Of the target.
-        target: The posterior.
-        sampler: Where the particles start.
-        draws: Draws over all chains that are asked for.
-        settings: See `pyro_dft.settings.Settings`.
-        rng: The engine's random number generator.
-        original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
-        modes: Which of several samplers serve each chain, or None.
-        budget: What the fit may cost.
+        subject: The sampler that they start from, the posterior, how many draws are asked for, and what they may cost.
 
     Attributes:
         bank: The states of all blocks with their scores.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        target: Any,
-        sampler: Any,
-        draws: int,
-        settings: Settings,
-        rng: Any,
-        original: Callable[[Any], Any],
-        modes: Modes | None,
-        budget: Budget,
-    ):
-        self.engine, self.target, self.sampler = engine, target, sampler
-        self.settings, self.rng, self.budget = settings, rng, budget
-        self.original, self.modes = original, modes
+    def __init__(self, subject: Subject):
+        assert subject.budget is not None
+        self.engine, self.target, self.sampler = subject.engine, subject.target, subject.sampler
+        self.settings, self.rng, self.budget = subject.settings, subject.rng, subject.budget
+        self.original, self.modes = subject.original, subject.modes
+        sampler, modes = subject.sampler, subject.modes
         self.chains = sampler.chains if modes is None else modes.chains
         self.count = max(LEAST_PARTICLES, PARTICLES // self.chains)  # P
-        self.each = -(-draws // sampler.chains)
+        self.each = -(-subject.draws // sampler.chains)
         self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
         self.bank = Bank()
         self._spent = 0

@@ -30,6 +30,7 @@ from pyro_dft.recipe.measure import Measurement, measure
 from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again
 from pyro_dft.recipe.network_phase import NetworkPhase
 from pyro_dft.recipe.selection import Selection
+from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 # Transitions at most, of each draw, where an ensemble of chains was given up.
@@ -338,14 +339,24 @@ class Trainer:
         problem, fit, s = self.problems[self.fit.problem], self.fit, self.settings
         # As many for each mode as for each chain.
         draws = s.num_draws * fit.sampler.chains // self.chains
-        given = (self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes)
+        subject = Subject(
+            self.engine,
+            problem.target,
+            fit.sampler,
+            draws,
+            s,
+            self.rng,
+            problem.original,
+            fit.modes,
+            self.budget,
+        )
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
                 # Where chains have failed already, a network's draws need few transitions, or they do not help.
                 most = None if self.gaussian_measured is None or fit.modes is not None else GIVEN_UP_STEPS
-                fit.measurement = measure(*given, budget=self.budget, most_steps=most)
+                fit.measurement = measure(subject, most)
             else:
-                fit.measurement = measure_by_chains(*given, budget=self.budget)
+                fit.measurement = measure_by_chains(subject)
             self.budget.reserved = 0.0
         return fit.measurement
 
