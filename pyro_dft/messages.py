@@ -158,6 +158,49 @@ def seeded_apart(what: str) -> ModelError:
     )
 
 
+def process_lost(reason: str) -> str:
+    """A process that shares a fit does not answer."""
+    line = reason.strip().splitlines()[0] if reason.strip() else "no reason given"
+    return (
+        "another process that shares this fit has ended, or has not answered within the time limit of the process group: this "
+        f"one ends too ({line})"
+    )
+
+
+def process_failed(ranks: Sequence[int]) -> str:
+    """Processes that share a fit raised an error."""
+    return f"process {', '.join(map(str, ranks))} could not evaluate its rows: this one ends too; the reason is said there"
+
+
+def processes_apart() -> str:
+    """Processes that share a fit are no longer at the same points."""
+    return (
+        "the processes that share this fit are at different points: they must run the same program, with the same settings and "
+        "versions, on processors that round alike"
+    )
+
+
+def cannot_share(why: str) -> ModelError:
+    """A model whose rows several processes cannot share."""
+    return ModelError(
+        f"process_group: the rows of this model cannot be shared by processes, as {why}. What they share are rows of observed "
+        "sites whose latent sites are the same for all rows"
+    )
+
+
+def same_rows(size: int) -> str:
+    """All processes have the same data."""
+    return (
+        f"each of the {size} processes has the same data: rows are counted {size} times, and the posterior is too narrow. Give "
+        "each process its own rows"
+    )
+
+
+def not_copied() -> TypeError:
+    """A sampler that shares its rows with other processes."""
+    return TypeError("a DFT with process_group cannot be copied: save() it, and load() it in each process")
+
+
 def nan_in_data(site: str, count: int, total: int) -> ModelError:
     """Observed data hold NaN that no mask covers."""
     return ModelError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_dft.engine_torch.batched import BatchedPotential, Potential
 from pyro_dft.engine_torch.random_state import random_state, set_random_state
 from pyro_dft.engine_torch.roots import projected
+from pyro_dft.engine_torch.together import Together
 
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,6 +40,7 @@ class Target:
         data_size: Data rows that one evaluation of `potential` reads (for budgets).
         minibatch_size: The same of `minibatch_potential`.
         trace: Whether batch sizes that come back may be traced.
+        together: Processes over which values and scores are summed.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Target:
         data_size: int = 1,
         minibatch_size: int = 1,
         trace: bool = True,
+        together: Together | None = None,
     ):
+        self.together = together
         self.dim = dim
         self.dtype = dtype
         self.device = torch.device(device)
@@ -150,9 +154,8 @@ class Target:
         flat = x.reshape(-1, self.dim).to(self.dtype)
         if batched.vectorised and batched.cost is None:
             batched.measure(flat)
-        return (
-            self.dim if batched.cost is None else batched.cost.size.elements * min(len(flat), batched.chunk)
-        )
+        own = self.dim if batched.cost is None else batched.cost.size.elements * min(len(flat), batched.chunk)
+        return own if self.together is None else max(self.together.gather(own))
 
     def evaluate(self, x: Tensor, *, minibatch: bool = False) -> tuple[Tensor, Tensor]:
         """Log density (...,) and score (..., d) at x (..., d), without gradients.
@@ -188,7 +191,9 @@ class Target:
         self.count(len(flat), minibatch)
         anchored = minibatch and self._anchor is not None and x.ndim == 3
         state = random_state(self.device) if anchored else None
-        log_density, score = self._finite(*batched(flat))
+        log_density, score = self._finite(
+            *(batched(flat) if self.together is None else self.together.evaluate(batched, flat))
+        )
         if self._anchor is not None and state is not None:
             mean, full = self._anchor
             with torch.no_grad():

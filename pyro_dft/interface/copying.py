@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+from pyro_dft import messages
 from pyro_dft.interface import restoring, storage
 from pyro_dft.interface.parts import Parts
 from pyro_dft.settings import check_count
@@ -130,6 +131,8 @@ class Copying:
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or another process, gets the trained sampler as a file does, and no unfinished training."""
         training = self.parts.training
+        if self.parts.options.process_group is not None:
+            raise messages.not_copied()
         return {
             "backend": type(self.parts.backend),
             "options": replace(self.parts.options, callback=None),

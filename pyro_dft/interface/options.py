@@ -14,7 +14,7 @@ from pyro_dft.settings import Settings
 class Options:
     """Options of the constructor, checked; `pyro_dft.DFT` and `pyro_dft.numpyro.DFT` describe them.
 
-    `device` and `max_plate_nesting` are options of Pyro's alone.
+    `device`, `max_plate_nesting` and `process_group` are options of Pyro's alone.
     """
 
     settings: Settings
@@ -34,6 +34,7 @@ class Options:
     disable_progbar: bool = False
     device: Any = None
     max_plate_nesting: int | None = None
+    process_group: Any = None
 
     @property
     def brings_networks(self) -> bool:

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft import messages
 from pyro_dft.engine_torch.custom import Networks
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.errors import ModelError
+from pyro_dft.engine_torch.together import Together
+from pyro_dft.errors import ModelError, SettingsError
+from pyro_dft.interface.arguments import Arguments
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
@@ -26,6 +29,7 @@ from pyro_dft.pyro.arrays import TorchArrays
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
 from pyro_dft.pyro.problem import Problem as Posterior
+from pyro_dft.pyro.sharing import added_terms, agreed, joint_fingerprints
 from pyro_dft.recipe.fit import Problem
 
 # Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
@@ -46,6 +50,7 @@ class PyroBackend(Backend):
 
     def __init__(self, options: Options):
         super().__init__(options)
+        self._together: Together | None = None
         self._home: torch.device | None = None  # where the latent sites are, once that is known
 
     # From a model to a training
@@ -55,6 +60,10 @@ class PyroBackend(Backend):
         given, seed = seed, self.options.settings.seed if seed is None else seed
         if seed is None:
             seed = int(torch.randint(2**31 - 1, (), device="cpu"))
+        if self.together is not None:
+            if self.options.settings.max_seconds is not None:
+                raise messages.timed_together()
+            seed = self.together.gather(seed)[0]
         # Another stream than that of the fit, which begins below.
         self.rng, self._home = torch.Generator("cpu").manual_seed(seed + READING), self.options.device
         if given is None:
@@ -97,8 +106,23 @@ class PyroBackend(Backend):
 
     def own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
         """See the base class."""
+        if self.together is None:
+            return self._own_posterior(args, kwargs)
+        return agreed(self.together, self.options.settings, lambda: self._own_posterior(args, kwargs))
+
+    @property
+    def together(self) -> Together | None:
+        """The processes that share the rows."""
+        group = self.options.process_group
+        if self._together is None and group is not None:
+            self._together = Together(group)
+        return self._together
+
+    def _own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
         options = self.options
         own: Posterior
+        if options.potential_fn is not None and self.together is not None:
+            raise SettingsError("process_group: give a model, which says what is prior and what are rows")
         if options.potential_fn is not None:
             if args or kwargs:
                 raise ModelError("potential_fn takes no model arguments: run() must be called without any")
@@ -116,6 +140,7 @@ class PyroBackend(Backend):
                 kwargs,
                 transforms=options.transforms,
                 max_plate_nesting=options.max_plate_nesting,
+                together=self.together,
             )
             if own.noise is not None:
                 raise own.noise
@@ -127,7 +152,9 @@ class PyroBackend(Backend):
 
     def fitted_amounts(self, own: Posterior, sites: tuple[str, ...]) -> dict[str, float] | None:
         """See the base class."""
-        possible = isinstance(own, PyroProblem) and own.batchable and not own.minibatch
+        possible = (
+            isinstance(own, PyroProblem) and own.batchable and not own.minibatch and own.together is None
+        )
         return fitted_amounts(own, sites) if possible else None  # type: ignore[arg-type]
 
     def _problem(self, posterior: Posterior) -> Problem:
@@ -145,6 +172,7 @@ class PyroBackend(Backend):
             data_size=posterior.data_size,
             minibatch_size=posterior.minibatch_size,
             trace=settings.compile == "auto",
+            together=posterior.together,
         )
         starts = torch.empty((self.options.num_chains, 0, posterior.dim), dtype=posterior.dtype)
         return Problem(target, starts, posterior.original_coordinates)
@@ -224,7 +252,13 @@ class PyroBackend(Backend):
     def terms_at(self, points: np.ndarray) -> Terms:
         """See the base class."""
         own = self.posteriors[0]
-        return own.site_terms(torch.as_tensor(points, dtype=own.dtype, device=own.device))
+        terms = own.site_terms(torch.as_tensor(points, dtype=own.dtype, device=own.device))
+        return terms if self.together is None else added_terms(self.together, terms, own.summed)
+
+    def fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
+        """See the base class."""
+        own = super().fingerprints(arguments)
+        return own if self.together is None else joint_fingerprints(self.together, own)
 
     def host_rng(self, rng: torch.Generator) -> np.random.Generator:
         """A NumPy generator that is seeded from the framework's."""

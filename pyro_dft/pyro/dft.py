@@ -53,6 +53,8 @@ class DFT(Inference):
             model.
         device: Default device while the model runs, such as "cuda": priors like `dist.Normal(0.0, 1.0)` are
             made there. The data must be there already. None takes the model as it is.
+        process_group: A group of `torch.distributed`, such as `torch.distributed.group.WORLD`: each of its processes runs the
+            same program with rows of its own, and all get the same draws of the posterior given all rows (docs/scale.md).
         disable_progbar: Whether to hide the progress bar.
         settings: A `Settings` object, or give single settings as keywords, such as `num_steps=1000` or
             `objective="kl"`.
@@ -80,6 +82,7 @@ class DFT(Inference):
     _backend = PyroBackend
     device = Option()
     max_plate_nesting = Option()
+    process_group = Option()
 
     def __init__(
         self,
@@ -87,11 +90,13 @@ class DFT(Inference):
         *,
         device: torch.device | str | None = None,
         max_plate_nesting: int | None = None,
+        process_group: Any = None,
         **options: Any,
     ):
         super().__init__(model, **options)
         self.device = None if device is None else _usable(device)
         self.max_plate_nesting = max_plate_nesting
+        self.process_group = process_group
 
     @property
     def guide(self) -> DrawsGuide:

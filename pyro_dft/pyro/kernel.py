@@ -92,6 +92,10 @@ class DFTKernel(MCMCKernel):
         self.model: Callable[..., Any] | None = model.model if isinstance(model, DFT) else model
         if "checkpoint" in options:
             raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
+        if options.get("process_group") is not None or (
+            self._fitted and self._fitted.process_group is not None
+        ):
+            raise SettingsError("process_group: processes share rows in DFT(...).run(...), and not in MCMC")
         self._options = {"potential_fn": potential_fn, "transforms": transforms, **options}
         self._given = initial_params
         # MCMC takes transforms from here, or else, where there is a model, from `setup`.

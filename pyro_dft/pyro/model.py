@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_dft import messages
+from pyro_dft.engine_torch.together import Together
 from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms
 
-from . import predictive, terms, validity
+from . import predictive, sharing, terms, validity
 from .batching import map_rows
 from .enumeration import minibatch_log_density
 from .evaluation import checked_samples, full_index, patched, with_gradients
@@ -48,6 +49,7 @@ class PyroProblem(Problem):
         kwargs: Keyword arguments of the model.
         transforms: Name -> transform from constrained to unconstrained space, to override the automatic one.
         max_plate_nesting: Number of batch dimensions reserved for plates, where the guess is wrong.
+        together: Processes that share the rows of the observed sites.
 
     Attributes:
         structure: The sites of the model by role.
@@ -67,6 +69,7 @@ class PyroProblem(Problem):
         *,
         transforms: Mapping[str, Transform] | None = None,
         max_plate_nesting: int | None = None,
+        together: Together | None = None,
     ) -> None:
         self.model = model
         self.args, self.kwargs = with_gradients((tuple(args), dict(kwargs or {})))
@@ -76,6 +79,8 @@ class PyroProblem(Problem):
         self.minibatch = bool(self.structure.subsampled)
         self.data_size, self.minibatch_size, self._elements = data_sizes(self.structure)
         self.enumerated = bool(self.structure.discrete)
+        if together is not None:
+            self.together, self.summed = together, sharing.summed_sites(self)
         with patched():
             nesting = self.structure.max_plate_nesting
             self._evaluator = TraceEinsumEvaluator(self.structure.trace, self.enumerated, nesting)
@@ -249,6 +254,8 @@ class PyroProblem(Problem):
         place, log_jacobian = self._place(x)
         trace = self.run(place, full=full)
         place.check(trace)
+        if self.together is not None and self.together.rank:  # what all rows share is the first one's
+            return -torch.as_tensor(trace.log_prob_sum(lambda name, _: name in self.summed)).to(self.dtype)
         if self.enumerated and not full:
             log_density = minibatch_log_density(trace, self.enum_dims, self.ordering)
         else:
@@ -357,7 +364,8 @@ class PyroProblem(Problem):
 
     def invalid(self, x: Any) -> dict[str, dict[str, float]]:
         """See the base class."""
-        return validity.invalid(self, x)
+        found = validity.invalid(self, x)
+        return found if self.together is None else sharing.worst(self.together, found)
 
     def observed(self) -> dict[str, Tensor]:
         """Observed data by site, all rows."""

@@ -14,6 +14,7 @@ from pyro_dft import messages
 from pyro_dft.engine_torch.batched import BatchedPotential
 from pyro_dft.engine_torch.branches import Vmapped
 from pyro_dft.engine_torch.failures import CHECKS
+from pyro_dft.engine_torch.together import Together
 from pyro_dft.errors import ModelError
 from pyro_dft.models.posterior import Posterior, checked_samples
 
@@ -39,6 +40,8 @@ class Problem(Posterior):
     device: torch.device
     minibatch: bool = False
     batchable: bool = True
+    together: Together | None = None  # the processes that share its rows
+    summed: frozenset[str] = frozenset()  # sites of which each of them has its own rows
     dynamic_sites: tuple[str, ...] = ()
     _own_tensors: bool = False
     _asks: bool = False  # for values of the point; see `pyro_dft.engine_torch.branches`
@@ -113,6 +116,11 @@ class Problem(Posterior):
         Returns:
             Potentials (n,) and gradients (n, d), detached; NaN where the model raises as for a density of zero.
         """
+        if self.together is not None:
+            return self.together.evaluate(self._own_values_and_gradients, x.detach())
+        return self._own_values_and_gradients(x)
+
+    def _own_values_and_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with patched():
             if self.batchable:
                 batched = BatchedPotential(self.potential, patched, False, "same", self._asks)
