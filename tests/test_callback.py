@@ -26,7 +26,7 @@ def test_a_callback_sees_each_phase_with_draws_and_changes_nothing(backend):
 
     options = {**NETWORK, "num_chains": 2}
     plain = backend.fitted(backend.dft("hierarchy", **options), Y)
-    watched = backend.fitted(backend.dft("hierarchy", callback=look, callback_every=5, **options), Y)
+    watched = backend.fitted(backend.dft("hierarchy", callback=look, callback_every=10, **options), Y)
     for name, value in plain.get_samples().items():
         np.testing.assert_array_equal(np.asarray(watched.get_samples()[name]), np.asarray(value))
     phases = [phase for phase, _, _ in seen]

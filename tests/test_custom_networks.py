@@ -147,7 +147,7 @@ MODES, SHARES = np.array([[-3.0, 0.0], [3.0, 0.0]], np.float32), np.array([0.3, 
 
 
 LEVELS = grouped({
-    **PLAIN, "objective": "kl", "noise_mode": "levels", "noise": 0.1, "noise_start": 5.0, "num_steps": 800, "refine_steps": 0,
+    **PLAIN, "objective": "kl", "noise_mode": "levels", "noise": 0.1, "noise_start": 5.0, "num_steps": 500, "refine_steps": 0,
 })  # fmt: skip
 
 

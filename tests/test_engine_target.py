@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from potentials import D, curved, one_by_one
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pyro_dft.engine_torch import batched
+from pyro_dft.engine_torch import batched, graphs
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, PerformanceWarning
 
@@ -119,6 +120,21 @@ def test_tracing_stops_where_it_does_not_reproduce_the_values(make, points):
     log_density, _ = target.evaluate(x)
     assert len(calls) == before + 1
     torch.testing.assert_close(log_density, -(1 + 0.1 * len(calls)) * x.square().sum(-1))
+
+
+def test_a_graph_is_made_in_one_mode_of_fake_tensors(points, monkeypatch):
+    """One for each operation takes more than all the rest of a trace."""
+    modes, make_mode = [], FakeTensorMode.__init__
+
+    def counted(self, *args, **kwargs):
+        modes.append(self)
+        make_mode(self, *args, **kwargs)
+
+    monkeypatch.setattr(FakeTensorMode, "__init__", counted)
+    x = points(1)[0]
+    graph = graphs.traced(lambda x: (x.sin() * x).sum(), x)
+    assert len(modes) == 1
+    assert graph(2 * x) == (2 * x * (2 * x).sin()).sum()
 
 
 def test_slow_potentials_are_not_traced(make, points, monkeypatch):

@@ -81,9 +81,9 @@ def test_without_the_full_data_the_noise_stays(backend):
     """The control: a budget for the full data that allows no step leaves the Gaussian where minibatches put it."""
     options = {
         "precondition_steps": 150,
-        "restarts": 2,
+        "restarts": 1,
         "reparam": "never",
-        "num_draws": 400,
+        "num_draws": 40,
         "full_data_budget": 1.0,
     }
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
@@ -93,7 +93,7 @@ def test_without_the_full_data_the_noise_stays(backend):
 
 
 def test_data_rows_count_minibatches_and_full_data_apart(backend):
-    options = {"precondition_steps": 60, "restarts": 2, "reparam": "never", "modes": "never", "num_draws": 40}
+    options = {"precondition_steps": 30, "restarts": 1, "reparam": "never", "modes": "never", "num_draws": 40}
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
     rows = {}
 

@@ -119,7 +119,7 @@ def trace_of(model, settings):
     if model in ("reparam", "full_data_budget"):
         function = pyro.models.hierarchy if model == "reparam" else pyro.models.minibatched
         dft = DFT(function, disable_progbar=True, **grouped(settings))
-        dft.run(pyro.array(ROWS))
+        dft.run(pyro.array(ROWS[:6] if model == "reparam" else ROWS))
     else:
         function = two_modes if model == "modes" else skewed
         start = {"a": torch.zeros(1 if model == "modes" else 2)}

@@ -8,9 +8,12 @@ points go that way. There are a few for the ways that are most common; points on
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dft.engine_torch.branches import Vmapped, joined
@@ -77,4 +80,14 @@ def _graph(vmapped: Vmapped, x: Tensor, script: list[Tensor]) -> Callable[[Tenso
         return results if agree is None else (*results, agree)
 
     with unmoved(x.device):
-        return make_fx(function)(x)
+        return traced(function, x)
+
+
+def traced(function: Callable[..., Any], *args: Tensor) -> Callable[..., Any]:
+    """A flat graph of `function` at `args`.
+
+    `make_fx` notes shapes of results on fake tensors, and makes a mode for each of them, with the stack of calls in words,
+    unless there is one already: more than half of the time of a graph.
+    """
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        return make_fx(function)(*args)

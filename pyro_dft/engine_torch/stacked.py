@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dft.engine_torch.batched import TRACE_LIMIT, BatchedPotential
 from pyro_dft.engine_torch.chains import _felt
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.engine import TorchEngine
+from pyro_dft.engine_torch.graphs import traced
 from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.many import pool
@@ -211,7 +211,7 @@ class Stack:
     def _graph(self, x: Tensor, leaves: list[Tensor]) -> Any:
         """The same as a flat graph, where that gives the same; else None."""
         try:
-            graph = make_fx(self._batched)(x, *leaves)
+            graph = traced(self._batched, x, *leaves)
             for found, expected in zip(graph(x, *leaves), self._batched(x, *leaves), strict=True):
                 if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True):
                     return None
