@@ -57,6 +57,15 @@ SOUNDING = {
 }
 
 
+def test_few_divergences_are_enough_where_chains_have_made_their_steps_small():
+    few = {"careful_divergence_rate": 0.001}
+    chains = {"chains": 64, "transitions": 64, "leapfrog_steps": 8, "ess": 2000.0}
+    assert judge(facts(**few, ensemble=chains))["alarms"] == ["divergences"]
+    assert judge(facts(**few, ensemble=chains))["status"] == "suspect"
+    assert judge(facts(**few, ensemble=None))["status"] == "converged"
+    assert judge(facts(careful_divergence_rate=0.0002, ensemble=chains))["status"] == "converged"
+
+
 def test_every_alarm_is_tried():
     assert set(SOUNDING) == {alarm.name for alarm in alarms.ALARMS}
     assert judge(facts())["status"] == "converged"

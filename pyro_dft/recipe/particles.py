@@ -39,7 +39,7 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 # many gradients for each draw are spent.
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where a larger share of transitions diverges, the next window has smaller steps.
-SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.001, (0.95, 0.99)
+SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.0003, (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
 SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
