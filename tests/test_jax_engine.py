@@ -303,7 +303,7 @@ def test_chains_are_independent_of_each_other():
 def test_a_second_data_set_of_the_same_shape_compiles_nothing():
     settings = small(train="always")
     trained(settings)
-    before = [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains._block)]
+    before = [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains.block)]
     data = ((MEAN + 1).astype(np.float32), np.eye(2, dtype=np.float32))
     rng = np.random.default_rng(5)
     starts = rng.uniform(-2, 2, (1, settings.restarts, 2)).astype(np.float32)
@@ -311,7 +311,7 @@ def test_a_second_data_set_of_the_same_shape_compiles_nothing():
     while not trainer.done:
         trainer.step()
     fit = trainer.finish()
-    assert [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains._block)] == before
+    assert [f._cache_size() for f in (target_module._evaluate_block, train._chunk, chains.block)] == before
     assert np.allclose(fit.measurement.refined.mean((0, 1)), MEAN + 1, atol=5 / 400**0.5)
 
 

@@ -46,7 +46,7 @@ class _Recorded(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
-def _block(
+def block(
     spec: TargetSpec, data: Any, position: Position, scale: Any, step_size: Any, words: Any, first: Any, steps: Any,
     leapfrogs: Any, tune: Any, goal: Any,
 ) -> _Recorded:  # fmt: skip
@@ -73,7 +73,7 @@ def _block(
         )
         # Robbins and Monro: long moves at first.
         rate = jnp.where(start, 0.0, tune / (1 + 0.3 * k))
-        log_step = now.log_step + (rate * (_felt(probability, error, goal) - goal)).astype(dtype)
+        log_step = now.log_step + (rate * (felt(probability, error, goal) - goal)).astype(dtype)
         return _Recorded(
             reached,
             log_step,
@@ -90,7 +90,7 @@ def _block(
     return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))
 
 
-def _felt(probability: Array, error: Array, goal: Any) -> Array:
+def felt(probability: Array, error: Array, goal: Any) -> Array:
     """Mean acceptance (G,) as the adaptation takes it: see `pyro_dft.recipe.constants.FINE`."""
     finite = jnp.isfinite(error)
     count = jnp.maximum(finite.sum(1), 1)
@@ -120,7 +120,7 @@ def run_block(
         wide: Any = np.full(x.shape[:2], -np.inf, x.dtype)
         position = Position(x, wide, np.zeros_like(x))
     words = rng.integers(2**32, size=2, dtype=np.uint32)
-    out = _block(
+    out = block(
         target.spec, target.data, position, scale, step_size, words, int(known), steps, leapfrog_steps, tune,
         acceptance,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyro_dft.engine_jax.chains import _block
+from pyro_dft.engine_jax.chains import block as one_block
 from pyro_dft.engine_jax.engine import JaxEngine
 from pyro_dft.engine_jax.refine import Position
 from pyro_dft.engine_jax.target import BRIEFLY, Target, TargetSpec
@@ -136,7 +136,7 @@ def _blocks(
     def one(leaves: Any, *rest: Any) -> Any:
         at, root, step, word, count, rate, aim = rest
         whole = {"full": (shared, leaves)}
-        return _block.__wrapped__(  # type: ignore[attr-defined]
+        return one_block.__wrapped__(  # type: ignore[attr-defined]
             spec, whole, at, root, step, word, first, steps, count, rate, aim
         )
 
