@@ -29,6 +29,7 @@ COMMANDS = {
     "examples": "the frameworks' own examples with the kernel swapped, against NUTS",
     "compiled": "what many chains and many data sets cost in NumPyro",
     "many": "what many posteriors cost, and whether each is right",
+    "scale": "one posterior over shared rows: what it costs on 1, 2 and 4 devices, predicted and measured",
     "million": "what a million draws, or a million rows, cost",
     "baselines": "data and reference of every model: are they there?",
     "paper": "the experiments of the paper",
