@@ -171,8 +171,8 @@ def table(cases: list[dict[str, Any]]) -> str:
         f"Logistic regression, {cases[0]['rows']:,} rows x {COLUMNS}, evaluations of {POINTS} points. Predicted / measured; CPU "
         "seconds are over all devices or processes.",
         "",
-        "| | devices | CPU ms of an evaluation | row bytes on a device | bytes summed in an evaluation | fit: gradients | fit: CPU s | "
-        "verdict | largest difference of a mean to one device's |",
+        "| | devices | CPU ms of an evaluation | row bytes on a device | bytes summed in an evaluation | fit: gradients "
+        "| fit: CPU s | verdict | largest difference of a mean to one device's |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in cases:
