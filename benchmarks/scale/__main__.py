@@ -1,8 +1,8 @@
 """One posterior over shared rows, against a model of its cost: ``python -m benchmarks scale``.
 
 A logistic regression, with NumPyro on 1, 2 and 4 devices of one process (forced on the CPU), and with Pyro in 1 and 2 processes.
-Each case is a fresh process, or as many as it needs. Measured: CPU seconds of one evaluation of 64 points, over all devices; bytes
-of rows on each device; bytes that an evaluation gives back from other devices; and whole fits: gradients, CPU seconds, verdict.
+Each case is a fresh process, or as many as it needs. Measured: CPU seconds of one evaluation of 64 points, over all devices; bytes of
+rows on each device; bytes that an evaluation gives back from other devices; and whole fits: gradients, CPU seconds, verdict.
 Predicted from the case with one device: the same CPU seconds in all, rows shared out, and 1 + d numbers for each point. Writes
 ``benchmarks/results/scale.json`` and ``.md``.
 """
@@ -81,10 +81,11 @@ def in_numpyro(devices: int, rows: int) -> dict[str, Any]:
     dft = DFT(model, **SETTINGS)
     dft.run(jax.random.key(0), x, y)
     seconds, report = time.process_time() - start, dft.diagnostics()
+    sent = rounds * sum(collectives(program.as_text()).values())
+    held = sum(max(shard.data.nbytes for shard in array.addressable_shards) for array in (x, y))
     return {
         "each": each, "seconds": seconds, "gradients": report["gradient_evaluations"], "status": report["status"],
-        "row_bytes": max(shard.data.nbytes for shard in x.addressable_shards) + max(s.data.nbytes for s in y.addressable_shards),
-        "sent": rounds * sum(collectives(program.as_text()).values()), "mean": np.asarray(dft.get_samples()["w"]).mean(0).tolist(),
+        "row_bytes": held, "sent": sent, "mean": np.asarray(dft.get_samples()["w"]).mean(0).tolist(),
     }  # fmt: skip
 
 
