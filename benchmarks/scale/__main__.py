@@ -1,10 +1,10 @@
 """One posterior over shared rows, against a model of its cost: ``python -m benchmarks scale``.
 
 A logistic regression, with NumPyro on 1, 2 and 4 devices of one process (forced on the CPU), and with Pyro in 1 and 2 processes.
-Each case is a fresh process, or as many as it needs. Measured: CPU seconds of one evaluation of 64 points, over all devices; bytes of
-rows on each device; bytes that an evaluation gives back from other devices; and whole fits: gradients, CPU seconds, verdict.
-Predicted from the case with one device: the same CPU seconds in all, rows shared out, and 1 + d numbers for each point. Writes
-``benchmarks/results/scale.json`` and ``.md``.
+Each case is a fresh process, or as many as it needs. Measured: CPU seconds of one evaluation of 64 points, in all; bytes
+of rows on each device; bytes that an evaluation gives back from other devices; and whole fits: gradients, CPU seconds, verdict.
+Predicted from the case with one device: the same CPU seconds in all, rows shared out, and 1 + d numbers for each point.
+Writes ``benchmarks/results/scale.json`` and ``.md``.
 """
 
 from __future__ import annotations

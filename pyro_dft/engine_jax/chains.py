@@ -73,7 +73,7 @@ def block(
         )
         # Robbins and Monro: long moves at first.
         rate = jnp.where(start, 0.0, tune / (1 + 0.3 * k))
-        log_step = now.log_step + (rate * (felt(probability, error, goal) - goal)).astype(dtype)
+        log_step = now.log_step + (rate * (felt_acceptance(probability, error, goal) - goal)).astype(dtype)
         return _Recorded(
             reached,
             log_step,
@@ -90,7 +90,7 @@ def block(
     return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))
 
 
-def felt(probability: Array, error: Array, goal: Any) -> Array:
+def felt_acceptance(probability: Array, error: Array, goal: Any) -> Array:
     """Mean acceptance (G,) as the adaptation takes it: see `pyro_dft.recipe.constants.FINE`."""
     finite = jnp.isfinite(error)
     count = jnp.maximum(finite.sum(1), 1)

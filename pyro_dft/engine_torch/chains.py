@@ -34,7 +34,9 @@ def run_block(
     for k in range(steps):
         take, probability, error = kernel.transition(log_step.exp())
         # Robbins and Monro: long moves at first.
-        log_step = log_step + tune / (1.3 + 0.3 * k) * (felt(probability, error, acceptance) - acceptance)
+        log_step = log_step + tune / (1.3 + 0.3 * k) * (
+            felt_acceptance(probability, error, acceptance) - acceptance
+        )
         states.append(kernel.x)
         densities.append(kernel.log_q)
         scores.append(kernel.score)
@@ -52,7 +54,7 @@ def run_block(
     )  # fmt: skip
 
 
-def felt(probability: Tensor, error: Tensor, goal: float) -> Tensor:
+def felt_acceptance(probability: Tensor, error: Tensor, goal: float) -> Tensor:
     """Mean acceptance (G,) as the adaptation takes it: see `pyro_dft.recipe.constants.FINE`."""
     finite = torch.isfinite(error)
     total = torch.where(finite, probability, 0.0).sum(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_dft.engine_torch.batched import TRACE_LIMIT, BatchedPotential
-from pyro_dft.engine_torch.chains import felt
+from pyro_dft.engine_torch.chains import felt_acceptance
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.engine import TorchEngine
 from pyro_dft.engine_torch.graphs import traced
@@ -273,7 +273,10 @@ class Stack:
             x, log_q, score, take, probability, error, kinetic, bad = moved
             nonfinite += bad
             felt = torch.stack(
-                [felt(p, e, own.acceptance) for p, e, own in zip(probability, error, asked, strict=True)]
+                [
+                    felt_acceptance(p, e, own.acceptance)
+                    for p, e, own in zip(probability, error, asked, strict=True)
+                ]
             )
             log_step = log_step + rate / (1.3 + 0.3 * k) * (felt - goal)
             new = (x, log_q, score, probability, take, error > MAX_ENERGY_ERROR, kinetic)
