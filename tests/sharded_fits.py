@@ -1,13 +1,8 @@
 """Fits over rows on several devices, in processes of their own: `python sharded_fits.py OUT devices|process K PORT`."""
 
-import os
-
-# jaxlib can deadlock in batched Cholesky factors on few cores. In double precision the order of sums moves nothing.
-os.environ.setdefault("NPROC", "1")
-os.environ["JAX_ENABLE_X64"] = "1"
-
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path

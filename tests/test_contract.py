@@ -58,8 +58,8 @@ ONLY = {
     # PyTorch trains by changing state, as pyro.infer.SVI.step; jax by pure functions, as numpyro.infer.SVI.
     "methods": {"pyro": {"step"}, "numpyro": {"init", "update", "fit", "draw", "adopt", "print_summary"}},
     "options": {
-        # jax places arrays by itself (jax.default_device), and NumPyro knows its plates without being told.
-        "pyro": {"device", "max_plate_nesting"},
+        # jax places arrays by itself (jax.default_device; rows on a mesh), and NumPyro knows its plates without being told.
+        "pyro": {"device", "max_plate_nesting", "process_group"},
         "numpyro": set(),
     },
 }

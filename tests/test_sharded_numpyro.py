@@ -23,10 +23,11 @@ NUMBERS = 1 + COLUMNS + 1
 
 
 def environment(devices):
-    """Variables of a process with so many devices."""
+    """Variables of a process with so many devices. In double precision the order of sums moves nothing."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     paths = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "PYTHONPATH": paths}
+    return {**os.environ, **own}
 
 
 @pytest.fixture(scope="module")
