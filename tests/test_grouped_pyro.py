@@ -1,7 +1,6 @@
 """One posterior whose rows two processes share by `torch.distributed`: the same draws in both, and no hang where one is lost."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +8,14 @@ from pathlib import Path
 import grouped_fits
 import numpy as np
 import pytest
+from ports import free_port
 
 ROOT = str(Path(grouped_fits.__file__).parent.parent)
 
 
 def processes(folder, kind, killed=()):
     """What each of two processes says of itself; None of one that is gone. Those in `killed` are, once the others have ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     outs = [folder / f"{rank}.json" for rank in range(2)]
     running = [
         subprocess.Popen(

@@ -34,3 +34,7 @@ def test_where_points_at_a_missed_optimum_come_to(backend, separate):
     assert found.shape == (64, 2)
     np.testing.assert_allclose(found.mean(0), AWAY * separate, atol=4 * SD / 8)
     np.testing.assert_allclose(found.std(0), SD, rtol=4 / np.sqrt(128))
+    assert (
+        ends(parts.backend.engine, parts.backend.problems[0].target, replace(moved, cut="max_gradients"), 0)
+        is None
+    )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sharded_fits
+from ports import free_port
 from sharded_fits import COLUMNS, POINTS, ROWS
 
 from benchmarks.scale.traffic import collectives
@@ -44,9 +44,7 @@ def fits(tmp_path_factory):
 def processes(tmp_path_factory):
     """The same fit in two processes with a device each."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     outs = [folder / f"{rank}.json" for rank in range(2)]
     running = [
         subprocess.Popen(

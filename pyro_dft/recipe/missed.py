@@ -32,11 +32,12 @@ def ends(engine: Engine, target: Any, fit: Fit, restart: int) -> np.ndarray | No
         restart: Index into its optima.
 
     Returns:
-        (n, d), in the coordinates of the samplers; None where transitions see minibatches only.
+        (n, d), in the coordinates of the samplers; None where transitions see minibatches only, and where the fit has met a limit
+        of what it may cost.
     """
     measured = fit.measurement
     assert measured is not None
-    if target.minibatch:
+    if target.minibatch or fit.cut is not None:
         return None
     mean, scale = np.asarray(fit.optima.mean[restart], float), np.asarray(fit.optima.scale[restart], float)
     count = POINTS if measured.ensemble is None else measured.ensemble.particles.count

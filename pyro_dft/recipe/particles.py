@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.judging.alarms import CHAIN_DIVERGENCES
 from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
@@ -38,8 +39,8 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 # A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
-# Where a larger share of transitions diverges, the next window has smaller steps.
-SOME_DIVERGENCES, CAREFUL_ACCEPTANCES = 0.0003, (0.95, 0.99)
+# Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
+CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
 SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
@@ -236,7 +237,7 @@ class Particles:
     def _careless(self, window: Window) -> bool:
         """Whether smaller steps are due, or would be."""
         last = self.acceptance >= CAREFUL_ACCEPTANCES[-1]
-        return window.diverged > (LAST_DIVERGENCES if last else SOME_DIVERGENCES)
+        return window.diverged > (LAST_DIVERGENCES if last else CHAIN_DIVERGENCES)
 
     def _short(self, judged: Judged) -> bool:
         return judged.effective < self._enough
