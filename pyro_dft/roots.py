@@ -20,6 +20,9 @@ MOST_DIRECTIONS = 64
 NOTABLE = 2.0
 # States that directions are found from, at most.
 MOST_STATES = 4096
+# Up to so many states or coordinates leading directions come from all eigenvectors, beyond by iterations with some more vectors
+# than directions: those that are notable stand out, and the others do not matter.
+EXACT, MORE_VECTORS, ITERATIONS = 512, 16, 6
 
 
 def has_directions(root: Any, vectors: int) -> bool:
@@ -181,8 +184,20 @@ def _without(vectors: Array, values: Array) -> Array:
 
 
 def _leading(values: Array, k: int) -> Array:
-    """The k leading right singular vectors (d, k) of values (n, d), by inner products of the shorter sides."""
+    """The k leading right singular vectors (d, k) of values (n, d).
+
+    By inner products of the shorter sides where these are few, else by subspace iteration (Halko, Martinsson and Tropp, Finding
+    structure with randomness, 2011, algorithm 4.4).
+    """
     n, d = values.shape
+    if k == 0:
+        return np.empty((d, 0), values.dtype)
+    if min(n, d) > EXACT:
+        start = np.random.default_rng(0).normal(size=(n, k + MORE_VECTORS)).astype(values.dtype)
+        basis = np.linalg.qr(values.T @ start)[0]
+        for _ in range(ITERATIONS):
+            basis = np.linalg.qr(values.T @ (values @ basis))[0]
+        return basis @ _leading(values @ basis, k)
     if n > d:
         return np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :k]
     vectors = values.T @ np.linalg.eigh(values @ values.T)[1][:, ::-1][:, :k]

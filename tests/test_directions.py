@@ -75,6 +75,26 @@ def test_directions_are_found():
     assert spread(full) < 3
 
 
+def test_many_states_give_the_directions_that_all_eigenvectors_give(monkeypatch):
+    """Beyond a size leading directions come from iterations. The notable ones are the same to rounding."""
+    rng = np.random.default_rng(3)
+    dim, notable = 600, 5
+    axes = np.linalg.qr(rng.normal(size=(dim, notable)))[0]
+    stretch = np.array([12.0, 9.0, 7.0, 5.0, 4.0])
+    z = rng.normal(size=(64, 20, dim))
+    states = z + (z @ axes) * (stretch - 1) @ axes.T
+    scores = -(states + (states @ axes) * (stretch**-2.0 - 1) @ axes.T)
+    found = roots.directions(states, scores, np.ones(dim))
+    monkeypatch.setattr(roots, "EXACT", 10_000)
+    exact = roots.directions(states, scores, np.ones(dim))
+    lengths = np.linalg.norm(exact, axis=0)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), lengths, rtol=1e-3)
+    own = lengths > 2
+    assert own.sum() == notable
+    cosines = np.abs((found[:, own] * exact[:, own]).sum(0)) / lengths[own] ** 2
+    assert cosines.min() > 0.999
+
+
 def test_chance_finds_none():
     """Nor do states that are alike from one to the next, as those of chains."""
     rng = np.random.default_rng(2)

@@ -90,6 +90,9 @@ def block(
     return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))
 
 
+_large_block = jax.jit(block.__wrapped__, static_argnums=0)
+
+
 def felt_acceptance(probability: Array, error: Array, goal: Any) -> Array:
     """Mean acceptance (G,) as the adaptation takes it: see `pyro_dft.recipe.constants.FINE`."""
     finite = jnp.isfinite(error)
@@ -120,7 +123,8 @@ def run_block(
         wide: Any = np.full(x.shape[:2], -np.inf, x.dtype)
         position = Position(x, wide, np.zeros_like(x))
     words = rng.integers(2**32, size=2, dtype=np.uint32)
-    out = block(
+    program = block if target.spec.brief else _large_block
+    out = program(
         target.spec, target.data, position, scale, step_size, words, int(known), steps, leapfrog_steps, tune,
         acceptance,
     )  # fmt: skip

@@ -71,7 +71,7 @@ def _times(x: Array) -> Array:
 def _autocorrelations(x: Array) -> Array:
     """Of centred features (P, T, k) at all lags, by their power spectra, (T, k)."""
     t, k = x.shape[1:]
-    size, found = 1 << (2 * t - 1).bit_length(), np.empty((t, k))
+    size, found = _fast_length(2 * t - 1), np.empty((t, k))
     counts = np.arange(t, 0, -1)
     columns = max(1, SPECTRA // (x.shape[0] * size))
     for start in range(0, k, columns):
@@ -80,6 +80,16 @@ def _autocorrelations(x: Array) -> Array:
         covariance = np.fft.irfft(power, size)[:, :t] / counts
         found[:, start : start + columns] = (covariance / covariance[:, :1]).T
     return found
+
+
+def _fast_length(least: int) -> int:
+    """The smallest length with no prime factor above five that is as long as this: Fourier transforms of it are fast."""
+    twos = 1 << (least - 1).bit_length()
+    return min(
+        (twos >> shift) * factor
+        for shift, factor in ((0, 1), (2, 3), (3, 5), (4, 9), (4, 15), (5, 25), (5, 27))
+        if (twos >> shift) * factor >= least
+    )
 
 
 def memory_at(points: Array, lag: int) -> Array:

@@ -29,16 +29,20 @@ class PointSize:
     elements: int = 1
     total_bytes: int = 1
 
-    def at_once(self, cpu: bool = True) -> int:
+    def at_once(
+        self, cpu: bool = True, cached_elements: int = CACHED_ELEMENTS, least: int = LEAST_POINTS
+    ) -> int:
         """Points to evaluate together, at least one.
 
         Args:
             cpu: Whether it runs on a CPU, whose cache is small.
+            cached_elements: Numbers in the largest tensor of a batch there.
+            least: Points there, where memory allows for them.
         """
         affordable = self.affordable(cpu)
         if not cpu:
             return min(MOST_POINTS, affordable)
-        cached = max(LEAST_POINTS, CACHED_ELEMENTS // max(1, self.elements))
+        cached = max(least, cached_elements // max(1, self.elements))
         return min(MOST_POINTS, cached, affordable)
 
     def affordable(self, cpu: bool = True) -> int:

@@ -38,7 +38,7 @@ TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 SLOW, MOST_STRETCH = 0.2, 4.0
 # A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
-ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
+ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (15, 0.2), (100, 0.15))
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
