@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,13 @@ def rows_model(backend):
 def test_points_at_once(size, points):
     assert size.at_once() == points
     assert size.at_once(cpu=False) >= points
+
+
+def test_compiled_loops_take_fewer_points_in_a_round_unless_the_model_loops_itself():
+    rows = PointSize(2**14, 2**20)
+    assert rows.at_once(compiled=True) == 4 < rows.at_once()
+    assert replace(rows, loops=True).at_once(compiled=True) == rows.at_once()
+    assert rows.at_once(cpu=False, compiled=True) == rows.at_once(cpu=False)
 
 
 def test_many_rows_are_read_by_few_points_at_once(backend):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ FUSED = frozenset(
 REDUCING = "reduce_"
 # Operations that have results of their own beside those of the jaxprs inside them.
 LOOPS = frozenset({"scan", "while", "cond"})
+ROUNDS = frozenset({"scan", "while"})
 
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
 LAPACK = frozenset(
@@ -41,7 +43,8 @@ def point_size(function: Callable[..., Any], point: Any, *others: Any, own: int 
     """
     closed = jax.make_jaxpr(function)(point, *others)
     count = len(jax.tree.leaves((point, *others)[:own]))
-    return size_of(closed.jaxpr, [i < count for i in range(len(closed.jaxpr.invars))])
+    found = size_of(closed.jaxpr, [i < count for i in range(len(closed.jaxpr.invars))])
+    return replace(found, loops=any_primitive(closed.jaxpr, ROUNDS))
 
 
 def size_of(jaxpr: Any, own: list[bool]) -> PointSize:

@@ -32,10 +32,6 @@ SmoothedPotential = Callable[[Array, Array, Any], Array]
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
 # The same where points are only evaluated: what fills up a block costs as much as what was asked for.
 CPU_POINTS = 128
-# Elements of the largest array, and points at least, that a compiled loop evaluates together on a CPU: its rounds cost next to
-# nothing, so that all arrays of a round may stay in the cache. Half the time of `pyro_dft.recipe.memory`'s sizes with 10,000
-# rows, a tenth less with 100,000.
-LOOP_ELEMENTS, LOOP_POINTS = 2**16, 4
 # How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They
 # run as fast, but for solvers of differential equations, which lose a third. Models whose largest array has so many elements,
 # which lose a quarter, are compiled as jax does by default.
@@ -135,7 +131,7 @@ class TargetSpec:
     def _in_chunks(self, function: Callable[[Any], Any], rows: tuple[Array, ...], size: PointSize) -> Any:
         placement = self.placement
         if placement is None:
-            return in_chunks(function, rows, size.at_once(on_cpu(), LOOP_ELEMENTS, LOOP_POINTS), size)
+            return in_chunks(function, rows, size.at_once(on_cpu(), compiled=True), size)
         # Each round is a message between devices.
         spread = lambda part: placement.whole(function(placement.spread(part)))  # noqa: E731
         return in_chunks(spread, rows, self.at_once(size), size)
