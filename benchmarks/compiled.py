@@ -23,12 +23,13 @@ import numpy as np
 from numpyro.infer import MCMC, NUTS
 
 from benchmarks.models.registry import BENCHMARKS
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT
 
 RESULTS = Path(__file__).resolve().parent / "results" / "compiled"
 MODEL = "breast_cancer"
 # Of the many data sets: the ratio of two times does not need whole trainings.
-BRIEF = {"precondition_steps": 50, "num_steps": 100}
+BRIEF = grouped({"precondition_steps": 50, "num_steps": 100})
 
 
 def seconds(task: Callable[[], Any]) -> tuple[float, Any]:

@@ -15,6 +15,7 @@ import torch
 from benchmarks import cache, nuts, references
 from benchmarks.costs import timed
 from benchmarks.models.case import Case
+from pyro_dft.experimental import grouped
 from pyro_dft.judging.verdict import Diagnostics
 
 NUM_DRAWS = 10_000
@@ -118,6 +119,7 @@ def _prepared(
     benchmark: Case, options: Mapping[str, Any], seed: int, framework: str
 ) -> tuple[Any, Callable[[], None]]:
     """An untrained sampler of a framework, and the call that trains it."""
+    options = grouped(options)
     if framework == "pyro":
         from pyro_dft import DFT
 

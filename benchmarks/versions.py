@@ -64,6 +64,8 @@ def requirements(backend: str, oldest: bool) -> list[str]:
 def fit(backend: str) -> dict[str, Any]:
     """A small fit in this process, and the versions that it ran with."""
     y = [1.0, 2.0, 3.0, 2.5, 1.5]
+    from pyro_dft.experimental import grouped
+
     ppl: Any
     if backend == "pyro":
         import pyro as ppl
@@ -71,14 +73,14 @@ def fit(backend: str) -> dict[str, Any]:
 
         from pyro_dft import DFT
 
-        dft, arguments = DFT(_model(ppl), seed=0, **SMALL), (torch.tensor(y),)
+        dft, arguments = DFT(_model(ppl), seed=0, **grouped(SMALL)), (torch.tensor(y),)
     else:
         import jax
         import numpyro as ppl
 
         from pyro_dft.numpyro import DFT
 
-        dft, arguments = DFT(_model(ppl), **SMALL), (jax.random.key(0), jax.numpy.array(y))
+        dft, arguments = DFT(_model(ppl), **grouped(SMALL)), (jax.random.key(0), jax.numpy.array(y))
     dft.run(*arguments)
     dft.get_samples(100)
     found = {"status": dft.diagnostics()["status"], "mean": float(dft.get_samples()["mu"].mean())}

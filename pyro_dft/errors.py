@@ -48,10 +48,10 @@ class SettingsError(_Explained, ValueError):
     Example:
         >>> from pyro_dft import Settings, SettingsError
         >>> try:
-        ...     Settings(noise=-0.1)
+        ...     Settings(learning_rate=-0.1)
         ... except SettingsError as error:
         ...     print(error)
-        noise=-0.1: expected a positive finite number
+        learning_rate=-0.1: expected a positive finite number
     """
 
 

@@ -15,10 +15,18 @@ from pyro_dft.errors import SettingsError
 CHOICES = {
     "distance": ("squared", "pseudo-huber"),
     "noise_mode": ("constant", "annealed", "learned", "levels"),
+    "precondition": ("auto", "never"),
+    "compile": ("auto", "never"),
 }
 # Least values of the counts.
-LEAST = {"score_steps": 1, "final_batch_factor": 1}
-POSITIVE = ("dft_learning_rate", "score_learning_rate", "huber_scale", "noise_start", "gate")
+LEAST = {
+    "score_steps": 1,
+    "final_batch_factor": 1,
+    "precondition_steps": 1,
+    "max_refine_steps": 1,
+    "refine_limit": 0,
+}
+POSITIVE = ("dft_learning_rate", "score_learning_rate", "huber_scale", "noise", "noise_start", "gate")
 SHARES = ("dft_fraction", "settle_fraction")
 
 
@@ -92,12 +100,22 @@ class Experimental:
             weights. The average is short at first: its decay is (1 + n) / (10 + n) after n steps, if that is less.
         distance: Distance of Theorem 1, `"squared"` (1/2 ||delta||^2) or `"pseudo-huber"` (bounded slope).
         huber_scale: Pseudo-Huber knee, in units of sqrt(d); also bounds single particles under KL.
+        noise: Standard deviation sigma of the noise that is part of a draw.
         noise_mode: `"constant"`, `"annealed"` (geometrically from `noise_start` to `noise`), `"learned"` (one
             global sigma for each whitened coordinate, started at `noise`) or `"levels"` (a sigma for each draw in training,
             log-uniform from `noise` to `noise_start`; needs `smoothed_potential_fn` and `precondition="never"`).
         noise_start: First sigma of the annealed mode, largest one of the levels.
         gate: `train="auto"` skips the network when no coordinate of the Gaussian's draws moves by more than this (posterior
             sds, and log sds) under refinement.
+        precondition: `"auto"` fits a Gaussian first and trains in its coordinates, `"never"` trains in those of the
+            posterior; the objective `"dft-paper"` never has one. Without it there is no search for modes either.
+        precondition_steps: Natural-gradient steps of the Gaussian.
+        leapfrog_steps: Leapfrog steps for each HMC transition. None takes as many as a quarter of a Gaussian's period needs
+            with the step size that was found; 5 where `refine_steps` is given, and where the model subsamples its data.
+        max_refine_steps: Most transitions that refine a draw, where `refine_steps` is None.
+        refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.
+        compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
+            Pyro only: jax always compiles.
 
     Example:
         >>> from pyro_dft import Experimental, Settings
@@ -116,15 +134,25 @@ class Experimental:
     averaging: float = 0.0
     distance: str = "squared"
     huber_scale: float = 3.0
+    noise: float = 0.1
     noise_mode: str = "constant"
     noise_start: float = 0.5
     gate: float = 0.08
+    precondition: str = "auto"
+    precondition_steps: int = 300
+    leapfrog_steps: int | None = None
+    max_refine_steps: int = 64
+    refine_limit: int = 20_000
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks every value; raises SettingsError naming the setting."""
         check_values(self, CHOICES, LEAST, POSITIVE, SHARES)
         if not is_number(self.averaging) or not 0 <= self.averaging < 1:
             raise SettingsError(f"averaging={self.averaging!r}: expected a number from 0 to below 1")
+        leapfrogs = self.leapfrog_steps
+        if leapfrogs is not None and (not is_integer(leapfrogs) or leapfrogs < 1):
+            raise SettingsError(f"leapfrog_steps={leapfrogs!r}: expected an integer of at least 1, or None")
         if not isinstance(self.partial_gradient, bool):
             raise SettingsError(f"partial_gradient={self.partial_gradient!r}: expected True or False")
 

@@ -20,19 +20,16 @@ OBJECTIVES = ("auto", "kl", "dft", "dft-paper")
 CHOICES = {
     "objective": OBJECTIVES,
     "train": ("auto", "always", "never"),
-    "compile": ("auto", "never"),
     "reparam": ("auto", "never"),
     "modes": ("auto", "never"),
-    "precondition": ("auto", "never"),
 }
 # Least values of the counts.
 LEAST = {
-    "num_steps": 1, "batch_size": 2, "width": 1, "depth": 1, "restarts": 1, "precondition_steps": 1, "max_refine_steps": 1,
-    "refine_limit": 0, "num_draws": 10,
+    "num_steps": 1, "batch_size": 2, "width": 1, "depth": 1, "restarts": 1, "num_draws": 10,
 }  # fmt: skip
-POSITIVE = ("learning_rate", "noise", "full_data_budget")
+POSITIVE = ("learning_rate", "full_data_budget")
 # Counts and numbers that may be left out, with their least values.
-OPTIONAL = {"refine_steps": 0, "leapfrog_steps": 1, "max_gradients": 1}
+OPTIONAL = {"refine_steps": 0, "max_gradients": 1}
 # Seeds are integers from -SEEDS to below SEEDS.
 SEEDS = 2**63
 
@@ -52,20 +49,12 @@ class Settings:
         width: Hidden units for each layer of the generator and of the score network.
         depth: Hidden layers of both networks.
         learning_rate: Adam rate of the generator under KL.
-        noise: Standard deviation sigma of the noise that is part of a draw.
         train: `"auto"` skips the network where a Gaussian is measured to be right already; where it is not, but the
             chains gave all that is kept, the network is trained when raw draws, importance sampling, a file or a copy first
             need it. `"always"` trains it in the fit, `"never"` stops at the Gaussian.
-        precondition: `"auto"` fits a Gaussian first and trains in its coordinates, `"never"` trains in those of the
-            posterior; `"dft-paper"` never has one. Without it there is no search for modes either.
         restarts: Starting points of the Gaussian preconditioner for each chain.
-        precondition_steps: Natural-gradient steps of the preconditioner.
         refine_steps: HMC transitions that refine a draw (default of `get_samples`; 0 serves raw draws). None finds
-            them by the drift test: 2, doubled until as many transitions again move nothing.
-        max_refine_steps: Limit of that search.
-        leapfrog_steps: Leapfrog steps for each HMC transition. None takes as many as a quarter of a Gaussian's period needs
-            with the step size that was found; 5 where `refine_steps` is given, and where the model subsamples its data.
-        refine_limit: `get_samples(n)` with n above this is raw unless `refine_steps` is given.
+            them by the drift test: 2, doubled until as many transitions again move nothing, up to `max_refine_steps`.
         num_draws: Draws over all chains that are kept after the fit: the default of `get_samples`, `summary` and
             `to_inference_data`, and the fixed number at which the drift test is made.
         full_data_budget: Gradient evaluations times data rows that each of these may use when the model subsamples its
@@ -74,8 +63,6 @@ class Settings:
         max_gradients: Gradient evaluations of the model that a fit may take; None for as many as the recipe asks for. A fit that
             meets the limit ends with what it has, and says so; the least it takes is a short run of the chains.
         max_seconds: The same in wall seconds. A seed then gives other draws on a slower machine.
-        compile: `"auto"` traces the batched potential into a flat graph where that works; `"never"` keeps eager mode.
-            Pyro only: jax always compiles.
         reparam: `"auto"` also tries the non-centred form of location-scale sites and keeps the form whose Gaussian
             fit has the higher evidence bound; `"never"` takes the model's own coordinates.
         modes: `"auto"` trains a sampler for each of several separate modes that the restarts of the Gaussian ended at, and
@@ -98,20 +85,13 @@ class Settings:
     width: int = 96
     depth: int = 2
     learning_rate: float = 3e-3
-    noise: float = 0.1
     train: str = "auto"
-    precondition: str = "auto"
     restarts: int = 6
-    precondition_steps: int = 300
     refine_steps: int | None = None
-    max_refine_steps: int = 64
-    leapfrog_steps: int | None = None
-    refine_limit: int = 20_000
     num_draws: int = 4000
     full_data_budget: float = 1e9
     max_gradients: int | None = None
     max_seconds: float | None = None
-    compile: str = "auto"
     reparam: str = "auto"
     modes: str = "auto"
     seed: int | None = None
@@ -150,14 +130,14 @@ class Settings:
         if own.partial_gradient and self.objective != "dft":
             raise SettingsError(f'partial_gradient needs objective="dft", got objective={self.objective!r}')
         if not self.preconditioned and self.train == "never":
-            why = 'precondition="never"' if self.precondition == "never" else f"objective={self.objective!r}"
+            why = 'precondition="never"' if own.precondition == "never" else f"objective={self.objective!r}"
             raise SettingsError(f'{why} and train="never" leave nothing to draw from')
         if own.noise_mode == "levels" and self.preconditioned:
             raise SettingsError(
                 'noise_mode="levels" needs precondition="never": its noise is in units of the target'
             )
-        if own.noise_mode == "levels" and own.noise_start < self.noise:
-            raise SettingsError(f"noise_start={own.noise_start!r} is below noise={self.noise!r}")
+        if own.noise_mode == "levels" and own.noise_start < own.noise:
+            raise SettingsError(f"noise_start={own.noise_start!r} is below noise={own.noise!r}")
 
     def check_use(self) -> None:
         """Checks that each choice that was made has something to act on.
@@ -247,17 +227,18 @@ class Settings:
             >>> Settings().fixed_leapfrog_steps
             5
         """
-        return 5 if self.leapfrog_steps is None else self.leapfrog_steps
+        given = self.experimental.leapfrog_steps
+        return 5 if given is None else given
 
     @property
     def preconditioned(self) -> bool:
         """Whether a Gaussian is fitted first.
 
         Example:
-            >>> Settings(precondition="never").preconditioned
+            >>> Settings(objective="dft-paper").preconditioned
             False
         """
-        return self.precondition == "auto" and self.objective != "dft-paper"
+        return self.experimental.precondition == "auto" and self.objective != "dft-paper"
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> Settings:
@@ -267,8 +248,8 @@ class Settings:
             SettingsError: a name is unknown (the message lists the known ones) or a value is out of range.
 
         Example:
-            >>> Settings.from_kwargs(noise=0.05).noise
-            0.05
+            >>> Settings.from_kwargs(width=64).width
+            64
         """
         check_names(kwargs)
         return cls(**kwargs)
@@ -294,6 +275,14 @@ class Settings:
             8
         """
         return cls.from_kwargs(**grouped(entries))
+
+
+def in_present_form(settings: Any) -> Any:
+    """Settings of a file as this version writes them; what are none, as they are."""
+    try:
+        return Settings.from_json(settings).to_json()
+    except (SettingsError, TypeError, ValueError, AttributeError):
+        return settings
 
 
 def check_names(names: Iterable[str], others: Iterable[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +19,7 @@ from quick import GAUSSIAN
 
 import pyro_dft
 import pyro_dft.numpyro
+from pyro_dft import Experimental
 
 Y = np.array([1.0, 2.0, 3.0, 2.5, 1.5], np.float32)
 ROWS = np.linspace(-1.0, 3.0, 40, dtype=np.float32)
@@ -101,6 +103,16 @@ def models_of(ppl, dist, array):
     return SimpleNamespace(**{name: value for name, value in locals().items() if callable(value)})
 
 
+def joined(brief, options):
+    """Both, the second first; of its group for experiments only what differs from the defaults."""
+    own = options.get("experimental", Experimental())
+    if not isinstance(own, Experimental):
+        return {**brief, **options}
+    changed = {k: v for k, v in dataclasses.asdict(own).items() if v != getattr(Experimental(), k)}
+    group = dataclasses.replace(brief["experimental"], **changed)
+    return {**brief, **options, "experimental": group}
+
+
 class Backend:
     """A front door: its names, its arrays, and how it is run."""
 
@@ -114,7 +126,7 @@ class Backend:
 
     def dft(self, model="known_mean", **options):
         model = {"model": getattr(self.models, model)} if model else {}
-        return self.DFT(**model, disable_progbar=True, **{**GAUSSIAN, **options})
+        return self.DFT(**model, disable_progbar=True, **joined(GAUSSIAN, options))
 
     def potential(self, function, **options):
         start = {"a": self.array([1.0, 1.0])}

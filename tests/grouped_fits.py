@@ -16,6 +16,7 @@ import torch.distributed as group
 
 from pyro_dft import DFT, DFTKernel
 from pyro_dft.errors import ModelError, SettingsError
+from pyro_dft.experimental import grouped
 
 ROWS, COLUMNS = 900, 3
 OPTIONS = {"num_draws": 300, "seed": 0, "modes": "never", "reparam": "never", "disable_progbar": True}
@@ -119,7 +120,9 @@ def everything(own, out):
     again = DFT.load(path, regression, *own, options={"process_group": world}, seed=1)
     found["loaded"] = again.get_samples()["w"].tolist() == whole.get_samples()["w"].tolist()
     found["pickled"] = error(lambda: whole.__getstate__(), TypeError)
-    short = {"train": "always", "num_steps": 6, "precondition_steps": 5, "num_draws": 20, "batch_size": 8}
+    short = grouped(
+        {"train": "always", "num_steps": 6, "precondition_steps": 5, "num_draws": 20, "batch_size": 8}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dft = fit(own, process_group=world, objective="dft-paper", **short)

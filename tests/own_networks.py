@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import Network
 
 CENTRE, NOISE = np.array([0.5, -1.0], np.float32), 0.1
 
 
-PLAIN = {
+PLAIN = grouped({
     "precondition": "never", "train": "always", "refine_steps": 2, "num_draws": 400, "reparam": "never", "seed": 3,
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Shift(torch.nn.Module):

@@ -10,18 +10,18 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_dft.experimental import Experimental
+from pyro_dft.experimental import grouped
 
 # The preconditioner alone: a full fit with everything but a network.
-GAUSSIAN = {
+GAUSSIAN = grouped({
     "train": "never", "compile": "never", "precondition_steps": 40, "restarts": 2, "refine_steps": 2,
     "num_draws": 200, "seed": 2,
-}  # fmt: skip
+})  # fmt: skip
 # Both phases of the network on top of it.
-NETWORK = {
+NETWORK = grouped({
     **GAUSSIAN, "train": "always", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16,
-    "experimental": Experimental(dft_fraction=0.2),
-}  # fmt: skip
+    "dft_fraction": 0.2,
+})  # fmt: skip
 
 
 def known_mean(y):

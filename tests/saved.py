@@ -4,9 +4,11 @@ import functools
 
 import numpy as np
 
+from pyro_dft.experimental import grouped
+
 ROWS = (2 + np.random.default_rng(0).normal(size=2000)).astype(np.float32)
 # Few steps on one start: nothing here asks for a good fit.
-TINY = {"precondition_steps": 20, "restarts": 1, "modes": "never", "num_draws": 100}
+TINY = grouped({"precondition_steps": 20, "restarts": 1, "modes": "never", "num_draws": 100})
 FIVE = np.array([1.0, 2.0, 3.0, 2.5, 1.5], np.float32)
 
 

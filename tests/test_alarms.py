@@ -8,6 +8,7 @@ import pytest
 from backends import BACKENDS
 
 from pyro_dft import FidelityWarning
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging import alarms
 from pyro_dft.judging.verdict import judge
 
@@ -120,7 +121,7 @@ def test_few_draws_of_an_exact_fit_cannot_tell(backend):
         start = {"x": backend.array([0.0] * 20)}
         dft = backend.dft(
             None, potential_fn=lambda z: 0.5 * (z["x"] ** 2).sum(), initial_params=start, num_draws=draws, seed=seed,
-            train="never", modes="never", restarts=2, precondition_steps=120,
+            train="never", modes="never", restarts=2, experimental=Experimental(precondition_steps=120),
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FidelityWarning)

@@ -13,6 +13,7 @@ from jax.experimental.ode import odeint
 from numpyro.contrib.control_flow import scan
 
 from pyro_dft.engine_jax.target import Target, smoothed_score, whitened_score_differentiable
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT
 from pyro_dft.numpyro.model import NumPyroProblem
 
@@ -173,14 +174,9 @@ def test_what_neither_mode_can_differentiate_raises_what_jax_says():
 
 
 def fitted(model, objective):
-    settings = {
-        "precondition_steps": 100,
-        "num_steps": 20,
-        "width": 8,
-        "depth": 1,
-        "num_draws": 1000,
-        "restarts": 2,
-    }
+    settings = grouped({
+        "precondition_steps": 100, "num_steps": 20, "width": 8, "depth": 1, "num_draws": 1000, "restarts": 2,
+    })  # fmt: skip
     dft = DFT(model, disable_progbar=True, seed=0, train="always", objective=objective, **settings)
     dft.run(jax.random.key(0), Y)
     return dft

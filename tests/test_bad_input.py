@@ -15,6 +15,7 @@ from pyro.infer import MCMC
 from quick import GAUSSIAN, NETWORK, deadline, known_mean, known_mean_posterior, line, line_data, mean_error
 
 from pyro_dft import DFT, DFTKernel, FidelityWarning, ModelError, NotFittedError, Settings, SettingsError
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.trainer import Trainer
 
@@ -154,7 +155,7 @@ class TestImproper:
             potential_fn=lambda z: 0.5 * z["a"][0] ** 2,
             initial_params={"a": torch.zeros(2)},
             disable_progbar=True,
-            **settings | {"precondition_steps": 300},
+            **grouped(settings | {"precondition_steps": 300}),
         )
         self.ends_with_a_warning(dft)
 
@@ -165,7 +166,7 @@ class TestImproper:
             b = pyro.sample("b", dist.ImproperUniform(dist.constraints.real, (), ()))
             pyro.sample("y", dist.Normal(a + b, 1.0).expand([5]).to_event(1), obs=y)
 
-        self.ends_with_a_warning(make(model, precondition_steps=300), Y)
+        self.ends_with_a_warning(make(model, **grouped({"compile": "never", "precondition_steps": 300})), Y)
 
     @pytest.mark.parametrize("power", daily([1, 2, 4], 1, 2))
     def test_a_density_without_bound(self, power):
@@ -173,7 +174,7 @@ class TestImproper:
             potential_fn=lambda z: -(z["a"].abs() ** power).sum(),
             initial_params={"a": torch.ones(2)},
             disable_progbar=True,
-            **GAUSSIAN | {"precondition_steps": 300},
+            **grouped(GAUSSIAN | {"precondition_steps": 300}),
         )
         self.ends_with_a_warning(dft)
 
@@ -191,8 +192,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         "wrong",
         [
-            {"num_steps": 0}, {"num_steps": 1.5}, {"num_steps": True}, {"objective": "vi"}, {"noise": -1.0},
-            {"noise": float("nan")}, {"refine_steps": -1}, {"seed": 1.5},
+            {"num_steps": 0}, {"num_steps": 1.5}, {"num_steps": True}, {"objective": "vi"}, {"learning_rate": -1.0},
+            {"learning_rate": float("nan")}, {"refine_steps": -1}, {"seed": 1.5},
             {"num_chains": 0}, {"num_chains": 1.5}, {"num_draws": 1},
         ],
     )  # fmt: skip
@@ -297,7 +298,7 @@ class Interrupt:
 
 
 class TestInterrupt:
-    PLAN = NETWORK | {"precondition_steps": 60, "num_steps": 40}  # of which 32 KL and 8 DFT
+    PLAN = grouped(NETWORK | {"precondition_steps": 60, "num_steps": 40})  # of which 32 KL and 8 DFT
 
     def run_interrupted(self, **options):
         dft = DFT(known_mean, disable_progbar=True, **self.PLAN | options)
@@ -359,7 +360,7 @@ class TestInterrupt:
                 raise KeyboardInterrupt
             return 0.5 * (z["a"] ** 2).sum()
 
-        plan = self.PLAN | {"precondition_steps": 10_000}
+        plan = grouped(self.PLAN | {"precondition_steps": 10_000})
         dft = DFT(potential_fn=potential, initial_params={"a": torch.zeros(2)}, disable_progbar=True, **plan)
         left[0] = 60
         with pytest.warns(FidelityWarning, match="interrupted"):

@@ -8,6 +8,7 @@ from backends import BACKENDS, ROWS, Y
 from quick import NETWORK
 
 from pyro_dft import FidelityWarning, SettingsError
+from pyro_dft.experimental import grouped
 
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
@@ -41,7 +42,7 @@ def test_draws_come_nearer_on_the_way(backend):
     """Also where a fit to minibatches goes on with the full data."""
     means = []
     options = {
-        "precondition_steps": 150,
+        **grouped({"precondition_steps": 150}),
         "callback": lambda _, draw: means.append(float(draw(500)["mu"].mean())),
     }
     dft = backend.fitted(backend.dft("minibatched", **options), ROWS)

@@ -7,13 +7,14 @@ import torch
 
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging.alarms import CAREFUL_LIMIT, DIVERGENCE_LIMIT
 from pyro_dft.recipe.measure import CAREFUL_STEPS, SOME_DIVERGENCES, carefully
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
 N, STEPS = 2000, 4
-SETTINGS = Settings(leapfrog_steps=5)
+SETTINGS = Settings(experimental=Experimental(leapfrog_steps=5))
 
 
 def bend(x):
@@ -40,7 +41,7 @@ def look(potential, draws, step, rng):
     """Divergence rate of the usual transitions, and what is left of it."""
     target = Target(potential, 2, dtype=torch.float64)
     scale, sizes = torch.eye(2, dtype=torch.float64)[None], torch.full((1,), step, dtype=torch.float64)
-    kernel = {"steps": STEPS, "leapfrog_steps": SETTINGS.leapfrog_steps, "rng": rng}
+    kernel = {"steps": STEPS, "leapfrog_steps": SETTINGS.fixed_leapfrog_steps, "rng": rng}
     refined = ENGINE.refine(target, draws, scale, sizes, **kernel)
     before = target.gradient_evaluations
     subject = Subject(ENGINE, target, None, N, SETTINGS, rng, lambda x: x)
@@ -58,7 +59,7 @@ def test_a_bend_diverges_no_more(rng):
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left < DIVERGENCE_LIMIT
     assert moved.worst_lower < CAREFUL_LIMIT
-    assert gradients == 500 * (CAREFUL_STEPS * 4 * SETTINGS.leapfrog_steps + 1)
+    assert gradients == 500 * (CAREFUL_STEPS * 4 * SETTINGS.fixed_leapfrog_steps + 1)
 
 
 def test_a_neck_does(rng):

@@ -12,6 +12,7 @@ from backends import BACKENDS
 from numpyro.handlers import reparam
 from numpyro.infer.reparam import CircularReparam
 
+from pyro_dft.experimental import grouped
 from pyro_dft.models import circular
 from pyro_dft.numpyro.model import NumPyroProblem
 from pyro_dft.numpyro.transforms import Wrapped as JaxWrapped
@@ -19,8 +20,8 @@ from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.transforms import Wrapped
 
 LOC, CONCENTRATION = np.array([3.0, -2.9, 1.0]), np.array([4.0, 20.0, 1.0])
-FIT = {"train": "never", "precondition_steps": 100, "restarts": 3, "num_draws": 2000, "num_chains": 2, "refine_steps": 12,
-       "disable_progbar": True}  # fmt: skip
+FIT = grouped({"train": "never", "precondition_steps": 100, "restarts": 3, "num_draws": 2000, "num_chains": 2, "refine_steps": 12,
+       "disable_progbar": True})  # fmt: skip
 DRAWS = 20_000
 
 

@@ -16,6 +16,7 @@ from quick import GAUSSIAN, NETWORK
 import pyro_dft
 import pyro_dft.numpyro
 from pyro_dft import SettingsError
+from pyro_dft.experimental import Experimental
 from pyro_dft.interface import storage
 from pyro_dft.interface.dft import Inference
 
@@ -26,7 +27,9 @@ FITS = {
     "network": lambda b: b.fitted(b.dft(num_chains=2, **{**NETWORK, "seed": 1}), Y),
     # A Gaussian is far off in the tail of log tau, and 2 transitions leave much of that.
     "hierarchy": lambda b: b.fitted(b.dft("hierarchy", refine_steps=20), Y),
-    "minibatched": lambda b: b.fitted(b.dft("minibatched", precondition_steps=150), ROWS),
+    "minibatched": lambda b: b.fitted(
+        b.dft("minibatched", experimental=Experimental(precondition_steps=150)), ROWS
+    ),
     "constrained": lambda b: b.fitted(b.dft("constrained")),
     "potential": lambda b: b.fitted(b.potential(lambda z: 0.5 * ((z["a"] - 3.0) ** 2).sum())),
 }

@@ -10,6 +10,7 @@ import pytest
 from backends import BACKENDS, ROWS, Y
 
 from pyro_dft import FidelityWarning, ModelError, NotFittedError, SettingsError, StorageError
+from pyro_dft.experimental import Experimental
 from pyro_dft.interface import storage
 
 
@@ -191,7 +192,7 @@ def test_after_a_failed_run_nothing_is_left(backend):
 
 
 def test_an_improper_posterior_ends_with_a_warning(backend):
-    dft = backend.dft("improper", precondition_steps=300)
+    dft = backend.dft("improper", experimental=Experimental(precondition_steps=300))
     with pytest.warns(FidelityWarning) as caught:
         backend.run(dft, backend.array(Y))
     (warning,) = caught

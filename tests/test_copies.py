@@ -9,6 +9,8 @@ import torch
 from backends import BACKENDS, Y
 from quick import GAUSSIAN, NETWORK
 
+from pyro_dft.experimental import Experimental
+
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 PYRO, NUMPYRO = BACKENDS
@@ -160,7 +162,7 @@ def test_data_changed_in_place_after_the_run(backend, container):
 
 def test_steps_see_a_buffer_that_was_filled_anew():
     """`step` takes the arguments as they are at each call, also where they are the same objects."""
-    dft = PYRO.dft("known_mean", precondition_steps=150)
+    dft = PYRO.dft("known_mean", experimental=Experimental(precondition_steps=150))
     buffer = torch.as_tensor(Y.copy())
     dft.step(buffer)
     buffer += 10

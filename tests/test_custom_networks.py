@@ -34,7 +34,7 @@ def test_own_networks_are_what_is_trained(backend):
     dft = gaussian(
         backend,
         **NETS[backend.name],
-        **{**PLAIN, "objective": "kl", "num_steps": 800, "noise": NOISE, "learning_rate": 1e-2},
+        **grouped({**PLAIN, "objective": "kl", "num_steps": 800, "noise": NOISE, "learning_rate": 1e-2}),
     )
     backend.run(dft)
     z = backend.array(np.zeros((1, 2)))
@@ -206,7 +206,7 @@ def test_own_score_network_is_told_the_noise(backend):
             grouped({"noise_mode": "levels", "smoothed_potential_fn": lambda z, s: 0.0}),
             'needs precondition="never"',
         ),
-        ({"precondition": "never", "train": "never"}, "nothing to draw from"),
+        (grouped({"precondition": "never", "train": "never"}), "nothing to draw from"),
     ],
 )
 def test_options_that_do_not_fit_together(backend, options, message):

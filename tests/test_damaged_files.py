@@ -10,6 +10,7 @@ from backends import BACKENDS
 from saved import FIVE, TINY, fitted, normal
 
 from pyro_dft import FidelityWarning, SettingsError, StorageError
+from pyro_dft.experimental import grouped
 from pyro_dft.interface import restoring, storage
 from pyro_dft.recipe import history
 
@@ -236,7 +237,7 @@ def test_what_a_kill_left_behind_is_cleaned_up(backend, tmp_path):
 def test_no_header_of_a_checkpoint_does_anything_but_resume_or_be_refused(tmp_path):
     """In torch; the other engine's training would have to be compiled, and reads the same header."""
     path, rng = tmp_path / "training", np.random.default_rng(2)
-    net = {"precondition": "never", "train": "always", "width": 4, "depth": 1, "batch_size": 8}
+    net = grouped({"precondition": "never", "train": "always", "width": 4, "depth": 1, "batch_size": 8})
     own = prepared(BACKENDS[0], path, **net)
     for _ in range(7):
         own.parts.training.trainer.step()

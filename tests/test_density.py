@@ -18,6 +18,7 @@ from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.evidence import importance, reverse
 from pyro_dft.evidence.psis import khat_threshold
 from pyro_dft.evidence.student import StudentT
+from pyro_dft.experimental import grouped
 
 # A fit of a second may be doubted, and so may its weights. Whether they are doubted rightly is tested where it matters.
 pytestmark = [
@@ -50,15 +51,20 @@ FITS = {
     "conjugate": ("known_mean", {}, (Y,), gaussian(Y, 100 + np.eye(len(Y)))),
     "two chains": ("known_mean", {"num_chains": 2}, (Y,), gaussian(Y, 100 + np.eye(len(Y)))),
     "network": ("regression", {"num_chains": 2, **NETWORK}, (X, Z), gaussian(Z, X @ X.T + np.eye(len(Z)))),
-    "minibatches": ("minibatched", {"precondition_steps": 150}, (ROWS,), gaussian(ROWS, 100 + np.eye(40))),
+    "minibatches": (
+        "minibatched",
+        grouped({"precondition_steps": 150}),
+        (ROWS,),
+        gaussian(ROWS, 100 + np.eye(40)),
+    ),
     "non-centred": (
         "hierarchy",
-        {"precondition_steps": 300, "num_draws": 2000},
+        grouped({"precondition_steps": 300, "num_draws": 2000}),
         (Y,),
         evidence_of_the_hierarchy(),
     ),
     # No data: the evidence is that of the prior, one, whatever the transforms of the sites.
-    "constrained": ("constrained", {"precondition_steps": 150}, (), 0.0),
+    "constrained": ("constrained", grouped({"precondition_steps": 150}), (), 0.0),
 }
 
 

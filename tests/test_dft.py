@@ -26,7 +26,7 @@ from quick import (
 )
 
 from pyro_dft import DFT, FidelityWarning, ModelError
-from pyro_dft.experimental import Experimental
+from pyro_dft.experimental import grouped
 from pyro_dft.judging.verdict import Diagnostics
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
@@ -90,7 +90,7 @@ class TestRun:
         dft = DFT(
             known_mean,
             disable_progbar=True,
-            **NETWORK | {"objective": objective, "experimental": Experimental()},
+            **grouped(NETWORK | {"objective": objective, "dft_fraction": 0.0}),
         )
         dft.run(Y)
         report = dft.diagnostics()
@@ -100,7 +100,7 @@ class TestRun:
 
     def test_minibatches(self):
         y = torch.linspace(-1, 3, 40)
-        dft = DFT(minibatched, disable_progbar=True, **GAUSSIAN | {"precondition_steps": 150})
+        dft = DFT(minibatched, disable_progbar=True, **grouped(GAUSSIAN | {"precondition_steps": 150}))
         dft.run(y)
         mean, sd = known_mean_posterior(y)
         mu = dft.get_samples(2000)["mu"]
@@ -187,7 +187,7 @@ class TestGetSamples:
             assert int(served.max() - served.min()) <= 1
 
     def test_many_draws_are_raw_unless_asked_otherwise(self, fitted):
-        limit = fitted.settings.refine_limit
+        limit = fitted.settings.experimental.refine_limit
 
         def gradients(*args, **kwargs):
             before = fitted.diagnostics()["gradient_evaluations"]
@@ -216,7 +216,7 @@ class TestStep:
 
     @pytest.mark.parametrize("first", [3, 20])  # within the Gaussian phase, and within the network's
     def test_draws_on_the_way_do_not_end_the_training(self, first):
-        settings = NETWORK | {"precondition_steps": 30}
+        settings = grouped(NETWORK | {"precondition_steps": 30})
         dft, undisturbed = (DFT(known_mean, disable_progbar=True, **settings) for _ in range(2))
         for _ in range(first):
             dft.step(Y)
@@ -236,7 +236,7 @@ class TestStep:
                 pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
         y = torch.linspace(-1.0, 3.0, 30)[torch.randperm(30, generator=torch.Generator().manual_seed(0))]
-        dft = DFT(scaled, disable_progbar=True, **GAUSSIAN | {"precondition_steps": 90})
+        dft = DFT(scaled, disable_progbar=True, **grouped(GAUSSIAN | {"precondition_steps": 90}))
         for i in range(90):
             dft.step(y[i % 3 * 10 :][:10], 30)
         dft.step(y, 30)
@@ -319,7 +319,7 @@ class TestReports:
         assert set(report["phase_gradients"]) >= {"start", "gaussian", "refinement"}
         assert 0 < sum(report["phase_gradients"].values()) <= report["gradient_evaluations"]
         assert report["cpu_seconds"] > 0
-        assert report["iterations"] <= GAUSSIAN["precondition_steps"]
+        assert report["iterations"] <= GAUSSIAN["experimental"].precondition_steps
 
 
 class TestGuide:

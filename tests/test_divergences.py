@@ -13,6 +13,7 @@ from pyro_dft.engine_jax import refine as jax_refine
 from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_torch import refine as torch_refine
 from pyro_dft.engine_torch.target import Target as TorchTarget
+from pyro_dft.experimental import Experimental
 from pyro_dft.interface.mcmc_verdict import show_verdict, verdict_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
@@ -67,7 +68,11 @@ def fits():
     made = {}
     for backend in BACKENDS:
         made[backend] = backend.potential(
-            wall(backend), precondition_steps=40, refine_steps=3, num_draws=400, num_chains=2
+            wall(backend),
+            experimental=Experimental(precondition_steps=40),
+            refine_steps=3,
+            num_draws=400,
+            num_chains=2,
         )
         backend.run(made[backend])
     return made

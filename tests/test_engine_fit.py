@@ -25,7 +25,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.threads import WORTH, threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
-from pyro_dft.experimental import Experimental
+from pyro_dft.experimental import Experimental, grouped
 from pyro_dft.judging.rhat import rhat
 from pyro_dft.recipe.fit import FittedTrainer, Problem
 from pyro_dft.recipe.selection import Selection
@@ -137,11 +137,10 @@ def banana_fit(dtype, device):
     """Three chains on the banana, trained long enough to be good."""
     settings = Settings(
         num_steps=600,
-        experimental=Experimental(dft_fraction=0.2),
+        experimental=Experimental(dft_fraction=0.2, precondition_steps=100),
         width=48,
         batch_size=96,
         restarts=2,
-        precondition_steps=100,
         num_draws=6000,
     )
     target = Target(banana, 2, dtype=dtype, device=device)
@@ -247,7 +246,7 @@ def test_the_coordinates_with_the_higher_evidence_are_kept(dtype, device):
         Problem(Target(funnel, 2, dtype=dtype, device=device), points),
         Problem(Target(plain, 2, dtype=dtype, device=device), points, original),
     ]
-    settings = Settings(**{**SMALL, "precondition_steps": 150, "num_draws": 2000, "train": "never"})
+    settings = Settings(**grouped({**SMALL, "precondition_steps": 150, "num_draws": 2000, "train": "never"}))
     t = Trainer(ENGINE, problems, settings, torch.Generator(device=device).manual_seed(0))
     assert t.total == 2 * 150
     fit = run(t)

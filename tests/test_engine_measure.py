@@ -8,6 +8,7 @@ import torch
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
+from pyro_dft.experimental import Experimental
 from pyro_dft.recipe.measure import affordable_draws, compare, measure
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
@@ -24,6 +25,10 @@ def banana(x):
 
 def same(x):
     return x
+
+
+def at_most(transitions):
+    return Settings(experimental=Experimental(max_refine_steps=transitions))
 
 
 @pytest.fixture
@@ -78,8 +83,28 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
     """Far from the banana, around its bend: as many transitions as the limit allows, and more settle more."""
     easy = measure(Subject(ENGINE, target(gaussian), sampler(), 2000, Settings(), rng, same))
     far = sampler(3.0, 0.3)
-    limited = measure(Subject(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=7), rng, same))
-    free = measure(Subject(ENGINE, target(banana), far, 2000, Settings(max_refine_steps=64), rng, same))
+    limited = measure(
+        Subject(
+            ENGINE,
+            target(banana),
+            far,
+            2000,
+            at_most(7),
+            rng,
+            same,
+        )
+    )
+    free = measure(
+        Subject(
+            ENGINE,
+            target(banana),
+            far,
+            2000,
+            at_most(64),
+            rng,
+            same,
+        )
+    )
     assert limited.steps == 4
     assert free.steps in (16, 32, 64)
     assert free.steps > easy.steps
@@ -89,7 +114,15 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
 
 def test_a_limit_of_one_transition_is_kept(target, sampler, rng):
     found = measure(
-        Subject(ENGINE, target(banana), sampler(0.0, 1.5), 400, Settings(max_refine_steps=1), rng, same)
+        Subject(
+            ENGINE,
+            target(banana),
+            sampler(0.0, 1.5),
+            400,
+            at_most(1),
+            rng,
+            same,
+        )
     )
     assert found.steps == 1
 
@@ -135,7 +168,7 @@ def test_compare_pools_and_separates(rng, dtype, device):
 
 
 def test_the_budget_of_full_data_limits_the_draws(target, rng, sampler):
-    settings = Settings(full_data_budget=1e6, leapfrog_steps=5)
+    settings = Settings(full_data_budget=1e6, experimental=Experimental(leapfrog_steps=5))
     plain = target(gaussian, data_size=1000)
     assert affordable_draws(4000, 10, settings, plain) == 4000
 

@@ -7,6 +7,7 @@ import benchmarks.geometry.__main__ as command
 from benchmarks import cache, methods
 from benchmarks.geometry.targets import TARGETS
 from benchmarks.objectives import report
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro.model import NumPyroProblem
 
 
@@ -43,7 +44,9 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     monkeypatch.setattr(methods, "NUM_DRAWS", 500)
-    brief = {"train": "never", "precondition_steps": 100, "num_draws": 200, "refine_steps": 1, "restarts": 2}
+    brief = grouped(
+        {"train": "never", "precondition_steps": 100, "num_draws": 200, "refine_steps": 1, "restarts": 2}
+    )
     monkeypatch.setitem(methods.FITS, "gaussian", brief)
     asked = ["four_modes", "--methods", "reference,gaussian-raw,gaussian-refined"]
     command.main(asked)

@@ -15,9 +15,12 @@ from benchmarks.hostile.__main__ import main, parse
 from benchmarks.hostile.judge import Truth, compare
 from benchmarks.hostile.kinds import KINDS, generate, order
 from benchmarks.posteriordb.bars import REFINED
+from pyro_dft.experimental import grouped
 from pyro_dft.pyro.model import PyroProblem
 
-TINY = {"train": "never", "precondition_steps": 40, "num_draws": 200, "refine_steps": 1, "restarts": 2}
+TINY = grouped(
+    {"train": "never", "precondition_steps": 40, "num_draws": 200, "refine_steps": 1, "restarts": 2}
+)
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,15 @@ import torch
 from backends import BACKENDS, Y
 
 from pyro_dft import ModelError, NotFittedError, SettingsError
+from pyro_dft.experimental import grouped
 
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
 
 PYRO, NUMPYRO = BACKENDS
 # A fit as small as can be.
-TINY = {"precondition_steps": 20, "restarts": 1, "refine_steps": 1, "num_draws": 20, "modes": "never"}
+TINY = grouped(
+    {"precondition_steps": 20, "restarts": 1, "refine_steps": 1, "num_draws": 20, "modes": "never"}
+)
 
 
 @pytest.fixture(params=BACKENDS, ids=repr)
@@ -181,7 +184,7 @@ def test_a_model_that_raises_where_its_density_is_zero_is_fitted():
         if float(a.detach()) < -2.05:  # starting points are above -2
             raise ValueError("outside")
 
-    options = {**TINY, "precondition_steps": 30, "refine_steps": 2, "num_draws": 100}
+    options = grouped({**TINY, "precondition_steps": 30, "refine_steps": 2, "num_draws": 100})
     dft = PYRO.DFT(model, disable_progbar=True, seed=0, train="never", **options)
     with pytest.warns(match="point by point"):
         dft.run()

@@ -262,9 +262,9 @@ def test_noise_modes(mode):
     _, fit = trained(settings)
     sigma = np.exp(np.asarray(fit.sampler.generator["log_sigma"]))
     if mode == "annealed":
-        assert np.allclose(sigma, settings.noise, rtol=1e-5)
+        assert np.allclose(sigma, settings.experimental.noise, rtol=1e-5)
     else:
-        assert (sigma != settings.noise).all()
+        assert (sigma != settings.experimental.noise).all()
         assert (sigma >= MIN_SIGMA - 1e-6).all()
 
 

@@ -10,6 +10,7 @@ import pytest
 from pyro_dft.engine_jax import functional, networks, random, train
 from pyro_dft.engine_jax.refine import refine, whitening
 from pyro_dft.engine_jax.target import Target
+from pyro_dft.experimental import Experimental
 from pyro_dft.settings import Settings
 
 SHAPE = 3.0
@@ -48,7 +49,8 @@ def test_exact_draws_of_a_curved_target_stay_exact(step_size):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_traced_passes_of_few_steps_leave_a_normal_as_it_is(steps):
     """Two passes of as many steps: with noise in common they would resonate, and the draws get too wide."""
-    target, settings = Target(lambda x, data: 0.5 * (x**2).sum(), 4), Settings(refine_steps=steps, noise=1e-3)
+    target = Target(lambda x, data: 0.5 * (x**2).sum(), 4)
+    settings = Settings(refine_steps=steps, experimental=Experimental(noise=1e-3))
     schedule = functional.Schedule.of(target.spec, settings)
     words = random.words(jax.random.key(0))
     state = functional.start(schedule, train.Hyper.of(settings), jnp.zeros((1, 2, 4)), words)

@@ -179,7 +179,7 @@ class TestWarmup:
         if warmup_steps:
             assert made[warmup_steps - 1] == made[-1]  # all of it in the warm-up
             # Spread evenly over the plan; what a phase saves is saved at the end of the phase.
-            plan = NETWORK["precondition_steps"] + NETWORK["num_steps"]
+            plan = NETWORK["experimental"].precondition_steps + NETWORK["num_steps"]
             assert max(b - a for a, b in zip([0, *made], made, strict=False)) <= plan / warmup_steps + 1
         logs = [log for *_, log in stages]
         assert json.loads(json.dumps(logs)) == logs

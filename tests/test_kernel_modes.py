@@ -18,11 +18,13 @@ from daily import daily
 from numpyro.infer import MCMC as NumPyroMCMC
 from pyro.infer import MCMC as PyroMCMC
 
+from pyro_dft.experimental import grouped
+
 PYRO, NUMPYRO = BACKENDS
 SHARE, CENTRE, BLOCK = 0.3, 5.0, 400
-OPTIONS = {
+OPTIONS = grouped({
     "train": "never", "precondition_steps": 80, "restarts": 6, "num_draws": BLOCK, "disable_progbar": True,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def jax_potential(z):
@@ -39,7 +41,8 @@ def torch_potential(z):
 def options_of(backend):
     potential = torch_potential if backend is PYRO else jax_potential
     seed = {"seed": 0, "compile": "never"} if backend is PYRO else {}
-    return {"potential_fn": potential, "initial_params": {"x": backend.array(np.zeros(2))}, **OPTIONS, **seed}
+    start = {"x": backend.array(np.zeros(2))}
+    return {"potential_fn": potential, "initial_params": start, **grouped({**OPTIONS, **seed})}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from backends import BACKENDS
 from quick import NETWORK
 
-from pyro_dft.experimental import Experimental
+from pyro_dft.experimental import grouped
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 
 pytestmark = [
@@ -93,8 +93,9 @@ def test_a_network_can_be_trained(backend):
     sd = backend.array(SD)
     dft = backend.dft(
         None, potential_fn=lambda sites: 0.5 * ((sites["a"] / sd) ** 2).sum(),
-        initial_params={"a": backend.array(np.zeros(D))}, **{**NETWORK, "num_draws": 200, "num_steps": 3,
-                                                                          "experimental": Experimental()},
+        initial_params={"a": backend.array(np.zeros(D))}, **grouped(
+            {**NETWORK, "num_draws": 200, "num_steps": 3, "dft_fraction": 0.0}
+        ),
     )  # fmt: skip
     backend.run(dft)
     assert np.isfinite(np.asarray(dft.get_samples(50, refine_steps=0)["a"])).all()

@@ -12,11 +12,15 @@ import pytest
 from backends import BACKENDS
 
 from pyro_dft.errors import StorageError
+from pyro_dft.experimental import grouped
+from pyro_dft.interface import storage
 from pyro_dft.many import executors
 from pyro_dft.many.__main__ import main
 from pyro_dft.numpyro import fit_many, load_many
 
-OPTIONS = {"num_draws": 100, "train": "never", "compile": "never", "slice_size": 2, "disable_progbar": True}
+OPTIONS = grouped(
+    {"num_draws": 100, "train": "never", "compile": "never", "slice_size": 2, "disable_progbar": True}
+)
 SPEC = str(Path(many_spec.__file__))
 
 
@@ -67,6 +71,14 @@ def test_a_call_that_was_killed_goes_on_from_what_is_there(backend, tmp_path, mo
     assert alike(again, fits)
     assert again.framework == backend.name
     assert again.to_inference_data(4).posterior["mu"].shape == (1, 100)
+    # Early versions had the settings of experiments beside the others.
+    path = tmp_path / "slice-000000.safetensors"
+    arrays, header = storage.load(path)
+    settings = header["call"]["settings"]
+    settings |= settings.pop("experimental")
+    storage.save(path, arrays, {name: header[name] for name in ("records", "sums", "call")})
+    assert alike(fit(model, y, folder=tmp_path, **OPTIONS), fits)
+    assert done == [[0, 1], [2, 3], 3]
     for other in ({"num_draws": 200}, {"seed": 5}, {"num_chains": 2}):
         with pytest.raises(StorageError, match="another call"):
             fit(model, y, folder=tmp_path, **{**OPTIONS, **other})

@@ -14,6 +14,7 @@ from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_jax.target import whitened_score
 from pyro_dft.engine_torch.target import Target as TorchTarget
+from pyro_dft.experimental import grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
@@ -61,13 +62,9 @@ def errors(draws):
 
 @pytest.mark.parametrize("train", daily(["never", "always"], "never"))
 def test_fits_to_minibatches_reach_the_posterior_of_all_data(backend, train):
-    options = {
-        "precondition_steps": 150,
-        "restarts": 2,
-        "num_steps": 400,
-        "reparam": "never",
-        "num_draws": 400,
-    }
+    options = grouped({
+        "precondition_steps": 150, "restarts": 2, "num_steps": 400, "reparam": "never", "num_draws": 400,
+    })  # fmt: skip
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train=train, **options)
     backend.run(dft, *map(backend.array, data()))
     draws = dft.parts.backend.arrays.numpy(dft.get_samples(20_000, refine_steps=0)["slopes"])
@@ -79,13 +76,9 @@ def test_fits_to_minibatches_reach_the_posterior_of_all_data(backend, train):
 
 def test_without_the_full_data_the_noise_stays(backend):
     """The control: a budget for the full data that allows no step leaves the Gaussian where minibatches put it."""
-    options = {
-        "precondition_steps": 150,
-        "restarts": 1,
-        "reparam": "never",
-        "num_draws": 40,
-        "full_data_budget": 1.0,
-    }
+    options = grouped({
+        "precondition_steps": 150, "restarts": 1, "reparam": "never", "num_draws": 40, "full_data_budget": 1.0,
+    })  # fmt: skip
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
     backend.run(dft, *map(backend.array, data()))
     mean, _ = errors(dft.parts.backend.arrays.numpy(dft.get_samples(20_000, refine_steps=0)["slopes"]))
@@ -93,7 +86,9 @@ def test_without_the_full_data_the_noise_stays(backend):
 
 
 def test_data_rows_count_minibatches_and_full_data_apart(backend):
-    options = {"precondition_steps": 30, "restarts": 1, "reparam": "never", "modes": "never", "num_draws": 40}
+    options = grouped(
+        {"precondition_steps": 30, "restarts": 1, "reparam": "never", "modes": "never", "num_draws": 40}
+    )
     dft = backend.DFT(regression(backend), disable_progbar=True, seed=0, train="never", **options)
     rows = {}
 

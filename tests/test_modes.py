@@ -9,6 +9,7 @@ import torch
 from backends import BACKENDS
 
 from pyro_dft.errors import StorageError
+from pyro_dft.experimental import Experimental
 from pyro_dft.recipe import mode_search
 from pyro_dft.recipe.mode_search import further_starts, search, separate, weigh
 from pyro_dft.recipe.modes import Modes
@@ -251,7 +252,8 @@ def fit(request):
     start = {"a": backend.array(np.zeros(8))}
     options = {"seed": 1} if backend.name == "pyro" else {}
     dft = backend.potential(
-        function, initial_params=start, train="auto", precondition_steps=120, num_draws=2000, restarts=4, num_chains=2,
+        function, initial_params=start, train="auto", experimental=Experimental(precondition_steps=120),
+        num_draws=2000, restarts=4, num_chains=2,
         **options,
     )  # fmt: skip
     backend.run(dft)
@@ -300,7 +302,7 @@ def test_switched_off_the_missing_modes_are_flagged(fit):
         function,
         initial_params=start,
         train="never",
-        precondition_steps=120,
+        experimental=Experimental(precondition_steps=120),
         restarts=12,  # enough to meet all three
         num_draws=1000,
         modes="never",
@@ -335,7 +337,8 @@ def fit_far(backend):
     options = {"seed": 1} if backend.name == "pyro" else {}
     dft = backend.potential(
         FAR["torch" if backend.name == "pyro" else "jax"], initial_params={"a": backend.array(np.zeros(2))},
-        init_strategy=None, precondition_steps=60, restarts=4, num_draws=1000, num_chains=2, refine_steps=4, **options,
+        init_strategy=None, experimental=Experimental(precondition_steps=60), restarts=4, num_draws=1000, num_chains=2,
+        refine_steps=4, **options,
     )  # fmt: skip
     backend.run(dft)
     return dft

@@ -18,6 +18,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import transforms as jax_transforms
 from pyro.distributions import transforms as torch_transforms
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.models import amounts
 from pyro_dft.numpyro import DFT
 from pyro_dft.numpyro import amounts as jax_amounts
@@ -379,7 +380,13 @@ def test_amounts_are_small_where_the_data_say_much(where):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_dft.errors.FidelityWarning")
 def test_a_saved_sampler_finds_its_coordinates_again(tmp_path, monkeypatch):
-    fit = DFT(two_hierarchies(numpyro), train="never", num_draws=200, precondition_steps=50, num_chains=1)
+    fit = DFT(
+        two_hierarchies(numpyro),
+        train="never",
+        num_draws=200,
+        experimental=Experimental(precondition_steps=50),
+        num_chains=1,
+    )
     fit.run(jax.random.key(0), Y, 2 * Y)
     assert fit.parts.backend.amounts
     assert len(fit.parts.backend.posteriors) == 3

@@ -13,12 +13,13 @@ import pytest
 from numpyro.infer import MCMC, Predictive, log_likelihood
 
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError, StorageError
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT, DFTKernel
 
-GAUSSIAN = {
+GAUSSIAN = grouped({
     "train": "never", "precondition_steps": 40, "restarts": 2, "refine_steps": 2, "num_draws": 400,
     "disable_progbar": True,
-}  # fmt: skip
+})  # fmt: skip
 NETWORK = {**GAUSSIAN, "train": "always", "num_steps": 20, "width": 8, "depth": 1, "batch_size": 16}
 Y = np.array([1.0, 2.0, 3.0, 2.5], np.float32)
 KEY = jax.random.key(0)
@@ -314,12 +315,14 @@ def test_the_error_without_numpyro_says_what_to_install():
 def test_compiled_programs_outlive_the_process(tmp_path):
     code = (
         "import sys, jax, numpy as np, numpyro, numpyro.distributions as dist\n"
+        "from pyro_dft import Experimental\n"
         "from pyro_dft.numpyro import DFT, enable_compilation_cache\n"
         "enable_compilation_cache(sys.argv[1])\n"
         "def model(y):\n"
         "    mu = numpyro.sample('mu', dist.Normal(0.0, 10.0))\n"
         "    numpyro.sample('y', dist.Normal(mu, 1.0).expand([len(y)]).to_event(1), obs=y)\n"
-        "dft = DFT(model, train='never', precondition_steps=10, restarts=2, refine_steps=1, num_draws=100, "
+        "brief = Experimental(precondition_steps=10)\n"
+        "dft = DFT(model, train='never', experimental=brief, restarts=2, refine_steps=1, num_draws=100, "
         "disable_progbar=True)\n"
         "dft.run(jax.random.key(0), np.ones(3, np.float32))\n"
     )
@@ -336,6 +339,7 @@ import numpyro
 numpyro.set_host_device_count(2)
 import jax, numpy as np, numpyro.distributions as dist
 from numpyro.infer import MCMC
+from pyro_dft import Experimental
 from pyro_dft.numpyro import DFTKernel
 
 def model(y):
@@ -344,8 +348,8 @@ def model(y):
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 y = np.array([1.0, 2.0, 3.0, 2.5], np.float32)
-kernel = DFTKernel(model, precondition_steps=40, restarts=2, refine_steps=2, num_draws=400, num_steps=20, width=8,
-                   depth=1, batch_size=16, disable_progbar=True)
+kernel = DFTKernel(model, restarts=2, refine_steps=2, num_draws=400, num_steps=20, width=8, depth=1,
+                   experimental=Experimental(precondition_steps=40), batch_size=16, disable_progbar=True)
 mcmc = MCMC(kernel, num_warmup=5, num_samples=500, num_chains=2, chain_method="parallel", progress_bar=False)
 mcmc.run(jax.random.key(0), y)
 first = np.asarray(mcmc.get_samples(group_by_chain=True)["mu"])

@@ -9,10 +9,12 @@ import numpyro.infer
 import pyro.infer
 import pytest
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.interface.nuts_options import NUMPYRO_NUTS, PLACES, PYRO_HMC, PYRO_NUTS, translated
 
 # Options of NUTS and HMC that `DFT` has too.
 SHARED = {"init_strategy", "max_plate_nesting", "transforms", "num_steps"}
+FOUR, SEVEN = Experimental(leapfrog_steps=4), Experimental(leapfrog_steps=7)
 KERNELS = {
     "NumPyro's NUTS": (numpyro.infer.NUTS, NUMPYRO_NUTS), "NumPyro's HMC": (numpyro.infer.HMC, None),
     "Pyro's NUTS": (pyro.infer.NUTS, PYRO_NUTS), "Pyro's HMC": (pyro.infer.HMC, PYRO_HMC),
@@ -66,9 +68,11 @@ def test_what_is_done_anyway_is_not_worth_a_word():
     ("given", "expected"),
     [
         # HMC's, and not the training of a network for four steps.
-        ({"num_steps": 4}, {"leapfrog_steps": 4}),
-        ({"num_steps": 4, "step_size": 0.1, "seed": 1}, {"leapfrog_steps": 4, "seed": 1}),
-        ({"num_steps": 4, "leapfrog_steps": 7}, {"num_steps": 4, "leapfrog_steps": 7}),
+        ({"num_steps": 4}, {"experimental": FOUR}),
+        ({"num_steps": 4, "step_size": 0.1, "seed": 1}, {"experimental": FOUR, "seed": 1}),
+        ({"num_steps": 4, "experimental": SEVEN}, {"num_steps": 4, "experimental": SEVEN}),
+        ({"num_steps": 4, "step_size": 0.1, "experimental": SEVEN}, {"experimental": SEVEN}),
+        ({"num_steps": None, "experimental": SEVEN}, {"experimental": SEVEN}),
         ({"num_steps": 200, "step_size": 0.01}, {}),  # more than a transition may have
         ({"num_steps": None, "trajectory_length": 1.0}, {}),
         # The training's.
@@ -97,7 +101,11 @@ def test_the_depth_of_trees_is_no_budget(depth, told):
 
 def test_positions_are_those_of_the_framework():
     # HMC(model, None, step_size, trajectory_length, num_steps) and NUTS(model, None, step_size, adapt_step_size).
-    assert translate(1.0, None, 4)[0] == {"leapfrog_steps": 4}
+    assert translate(1.0, None, 4)[0] == {"experimental": FOUR}
+    rate = Experimental(score_steps=4)
+    found = translate(1.0, None, 4, experimental=rate)[0]["experimental"]
+    assert found == Experimental(score_steps=4, leapfrog_steps=4)
+    assert translate(1.0, None, 4, experimental=SEVEN)[0] == {"experimental": SEVEN}
     assert translate(1.0, True, True, True)[:2] == ({}, True)
     assert translate(1.0, True, True, False, True, {"a": 1}, 2)[0] == {
         "transforms": {"a": 1},

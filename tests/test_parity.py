@@ -186,7 +186,8 @@ def test_gradients_at_noise_levels_agree(phase, feed):
     feed(z, eps, share)
     trainer._generator_step(phase, 0.0, B)
     spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", smoothed_potential=jax_smoothed).spec
-    level = jnp.asarray(settings.noise * (settings.experimental.noise_start / settings.noise) ** share)
+    own = settings.experimental
+    level = jnp.asarray(own.noise * (own.noise_start / own.noise) ** share)
     at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))
     distance = jax_objectives.Distance("squared", settings.experimental.huber_scale)
 

@@ -9,6 +9,7 @@ import torch
 from backends import BACKENDS
 from scipy import special
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
 from pyro_dft.recipe.bank import Bank, Substitute, usable
@@ -46,7 +47,7 @@ def fit(backend, fits):
     if backend not in fits:
         start = {"x": backend.array(np.zeros(3))}
         fits[backend] = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None,
-                                          restarts=6, precondition_steps=300, num_draws=4000)  # fmt: skip
+                                          restarts=6, num_draws=4000)  # fmt: skip
         backend.run(fits[backend])
     return fits[backend]
 
@@ -87,7 +88,7 @@ def test_fresh_draws_follow_from_the_gaussian_with_the_moments_of_the_states(fit
 def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):
     start = {"x": backend.array(np.zeros(3))}
     dft = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None, restarts=6,
-                            precondition_steps=300, num_draws=4000, max_gradients=15_000)  # fmt: skip
+                            num_draws=4000, max_gradients=15_000)  # fmt: skip
     with pytest.warns(UserWarning, match="ended at its max_gradients"):
         backend.run(dft)
     report = dft.diagnostics()
@@ -100,7 +101,7 @@ def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):
 def test_several_chains_share_the_particles_and_agree(backend):
     start = {"x": backend.array(np.zeros(3))}
     dft = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None, restarts=6,
-                            precondition_steps=300, num_draws=4000, num_chains=4)  # fmt: skip
+                            num_draws=4000, num_chains=4)  # fmt: skip
     backend.run(dft)
     report = dft.diagnostics()
     assert report["status"] == "converged"
@@ -119,7 +120,7 @@ def trained(backend, fits):
     if (backend, "network") not in fits:
         start = {"x": backend.array(np.zeros(3))}
         fits[backend, "network"] = dft = backend.potential(
-            gamma_and_line, initial_params=start, train="always", refine_steps=None, restarts=6, precondition_steps=300,
+            gamma_and_line, initial_params=start, train="always", refine_steps=None, restarts=6,
             num_draws=4000, num_steps=600, width=48, batch_size=64,
         )  # fmt: skip
         backend.run(dft)
@@ -255,7 +256,7 @@ def torch_light_mode(z):
 def test_a_light_mode_serves_states_of_all_its_chains(backend):
     potential = jax_light_mode if backend.name == "numpyro" else torch_light_mode
     dft = backend.potential(potential, initial_params={"x": backend.array(np.zeros(2))}, train="never", restarts=6,
-                            refine_steps=None, precondition_steps=100, num_draws=2000)  # fmt: skip
+                            refine_steps=None, experimental=Experimental(precondition_steps=100), num_draws=2000)  # fmt: skip
     backend.run(dft)
     x = np.asarray(dft.get_samples()["x"], float)
     light = x[x[:, 0] > APART / 2]

@@ -28,20 +28,20 @@ def backend(request):
 def test_numbers_of_numpy_are_stored_as_plain_ones():
     given = Settings(
         num_steps=np.int64(5),
-        noise=np.float32(0.25),
+        learning_rate=np.float32(0.25),
         refine_steps=np.int32(3),
         seed=np.uint8(7),
         experimental=Experimental(averaging=np.float64(0.5)),
     )
     own = Experimental(averaging=0.5)
-    assert given == Settings(num_steps=5, noise=0.25, refine_steps=3, seed=7, experimental=own)
+    assert given == Settings(num_steps=5, learning_rate=0.25, refine_steps=3, seed=7, experimental=own)
     entries = given.to_json()
     plain = {type(value) for value in [*entries.pop("experimental").values(), *entries.values()]}
     assert plain <= {int, float, str, bool, type(None)}
     for wrong in (
         {"num_steps": np.bool_(True)},
         {"num_steps": np.float64(5.0)},
-        {"noise": np.float32("nan")},
+        {"learning_rate": np.float32("nan")},
     ):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Settings(**wrong)
@@ -197,8 +197,14 @@ def test_minibatches_and_the_pseudo_huber_distance(backend, objective):
 
 @pytest.mark.parametrize("make", [Settings, Settings.from_kwargs, BACKENDS[0].dft, BACKENDS[1].dft], ids=str)
 def test_an_old_use_of_a_setting_for_experiments_names_the_new_place(make):
-    with pytest.raises(SettingsError, match=r"experimental=Experimental\(dft_fraction=\.\.\."):
-        make(dft_fraction=0.2)
+    for name, value in (
+        ("dft_fraction", 0.2),
+        ("leapfrog_steps", 5),
+        ("precondition_steps", 50),
+        ("noise", 0.05),
+    ):
+        with pytest.raises(SettingsError, match=rf"experimental=Experimental\({name}=\.\.\."):
+            make(**{name: value})
     with pytest.raises(SettingsError, match=r'"dft" with experimental=Experimental\(partial_gradient=True\)'):
         make(objective="fisher-partial")
     with pytest.raises(SettingsError, match=r"expected Experimental\(...\)"):
@@ -208,7 +214,8 @@ def test_an_old_use_of_a_setting_for_experiments_names_the_new_place(make):
 @pytest.mark.parametrize(
     "wrong",
     [{"dft_fraction": 2.0}, {"averaging": 1.0}, {"score_steps": 0}, {"distance": "l1"}, {"gate": 0.0},
-     {"partial_gradient": 1}],
+     {"partial_gradient": 1}, {"noise": 0.0}, {"noise": np.float32("nan")}, {"precondition": "sometimes"}, {"leapfrog_steps": 0},
+     {"leapfrog_steps": 2.0}, {"precondition_steps": 0}, {"max_refine_steps": 0}, {"refine_limit": -1}, {"compile": True}],
     ids=str,
 )  # fmt: skip
 def test_values_of_experiments_out_of_range(wrong):
@@ -218,9 +225,8 @@ def test_values_of_experiments_out_of_range(wrong):
 
 def test_settings_of_early_files_are_read():
     """They had those of experiments beside the others."""
-    now = Settings(
-        width=8, objective="dft", experimental=Experimental(partial_gradient=True, huber_scale=2.0)
-    )
+    own = Experimental(partial_gradient=True, huber_scale=2.0, leapfrog_steps=7, noise=0.2, compile="never")
+    now = Settings(width=8, objective="dft", experimental=own)
     entries = now.to_json()
     assert Settings.from_json(entries) == now
     own = entries.pop("experimental")

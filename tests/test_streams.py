@@ -75,7 +75,7 @@ def test_keys_of_a_training_under_a_trace_and_of_blocks_after_it(keys):
 def test_keys_of_a_run_and_of_its_draws(keys):
     """With minibatches, draws for a callback, and new draws twice."""
     looks = []
-    dft = NUMPYRO.dft("minibatched", **SMALL, callback=lambda _, draw: looks.append(draw(9)))
+    dft = NUMPYRO.dft("minibatched", **grouped(SMALL), callback=lambda _, draw: looks.append(draw(9)))
     NUMPYRO.fitted(dft, ROWS)
     dft.get_samples(20)
     dft.get_samples(20, refine_steps=0)
@@ -113,7 +113,7 @@ class States(TorchFunctionMode):
 @pytest.mark.parametrize("model", ["hierarchy", "minibatched"])
 def test_states_of_torchs_generators(model):
     looks = []
-    options = SMALL | {"compile": "never", "seed": 4}
+    options = grouped(SMALL | {"compile": "never", "seed": 4})
     dft = PYRO.dft(model, **options, callback=lambda _, draw: looks.append(draw(9)))
     with States() as states:
         PYRO.fitted(dft, Y if model == "hierarchy" else ROWS)

@@ -17,6 +17,7 @@ import pytest
 from numpyro.infer import MCMC, NUTS
 
 from pyro_dft import SettingsError
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT, DFTKernel
 from pyro_dft.numpyro.structure import inspect_model
 
@@ -24,7 +25,9 @@ FIELDS = (
     "num_steps", "accept_prob", "mean_accept_prob", "energy", "potential_energy", "diverging", "adapt_state.step_size",
     "z_grad", "trajectory_length", "z.x", "i",
 )  # fmt: skip
-QUICK = {"train": "never", "precondition_steps": 40, "restarts": 2, "refine_steps": 2, "num_draws": 200}
+QUICK = grouped(
+    {"train": "never", "precondition_steps": 40, "restarts": 2, "refine_steps": 2, "num_draws": 200}
+)
 KEPT, DRAWS = 640, 1000
 
 
@@ -170,7 +173,9 @@ def test_fields_of_several_chains(method):
 
 
 def test_fields_of_traced_data():
-    kernel = DFTKernel(model, precondition_steps=40, num_steps=10, width=8, num_draws=100, refine_steps=2)
+    kernel = DFTKernel(
+        model, **grouped(QUICK | {"train": "auto", "num_steps": 10, "width": 8, "num_draws": 100})
+    )
 
     @jax.jit
     def run(key, y):

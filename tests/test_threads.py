@@ -15,6 +15,7 @@ import torch
 from backends import BACKENDS, Y
 from quick import known_mean_posterior
 
+from pyro_dft.experimental import Experimental
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.pyro.batching import map_rows
 from pyro_dft.pyro.evaluation import patched
@@ -120,8 +121,8 @@ def test_fits_at_once_are_right_and_the_same_as_alone(backend):
         return own
 
     def fit(i):
-        dft = backend.DFT(model(i), disable_progbar=True, train="never", precondition_steps=40, restarts=1,
-                          refine_steps=2, num_draws=200, seed=2)  # fmt: skip
+        dft = backend.DFT(model(i), disable_progbar=True, train="never", restarts=1,
+                          experimental=Experimental(precondition_steps=40), refine_steps=2, num_draws=200, seed=2)  # fmt: skip
         backend.fitted(dft, Y + 5 * i)
         return dft.parts.backend.arrays.numpy(dft.get_samples()[f"mu{i}"])
 

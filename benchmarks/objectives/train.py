@@ -72,7 +72,7 @@ class Bench:
     def __post_init__(self) -> None:
         import jax
 
-        dft, args = self.subject.dft(num_chains=self.seeds, **BRIEF)
+        dft, args = self.subject.dft(num_chains=self.seeds, **grouped(BRIEF))
         dft.run(jax.random.key(self.first), *args)
         self.fitted, self.problem = dft.parts.fit.sampler, dft.parts.backend.problems[dft.parts.fit.problem]
         self.posterior = dft.parts.posterior

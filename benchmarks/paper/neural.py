@@ -183,7 +183,7 @@ def by_steps(toy: Toy, recipe: Recipe, size: Size) -> dict[str, Any]:
     look = jax.jit(lambda key, s: dft.draw(key, s, size.curve_draws)["x"])
     given = Settings(**grouped(settings))
     # The Gaussian comes first where there is one.
-    total = given.num_steps + (given.precondition_steps if given.preconditioned else 0)
+    total = given.num_steps + (given.experimental.precondition_steps if given.preconditioned else 0)
     steps, curve, gap = [0], [look(jax.random.key(1), state)], [np.nan]
     for done in range(size.every, total + 1, size.every):
         state, losses = advance(state)

@@ -14,6 +14,7 @@ from numpyro.infer import Predictive
 
 from benchmarks.sbc.models import Model
 from benchmarks.sbc.uniformity import DRAWS
+from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT, DFTKernel
 
 Draws = dict[str, np.ndarray]
@@ -36,7 +37,7 @@ def fit(
 ) -> tuple[DFT, dict[str, Draws]]:
     """A trained sampler, and its raw and refined draws."""
     function, fixed = model.numpyro()
-    dft = DFT(function, disable_progbar=True, **settings)
+    dft = DFT(function, disable_progbar=True, **grouped(settings))
     dft.run(_keys(seed, replicate)[1], *fixed, y)
     raw, refined = dft.get_samples(DRAWS, refine_steps=0), dft.get_samples(DRAWS)
     return dft, {kind: _numpy(draws) for kind, draws in (("raw", raw), ("refined", refined))}
@@ -62,7 +63,7 @@ def simuk(
     function, fixed = model.numpyro()
     # simuk takes for data what its arguments name like an observed site.
     data = {model.argument: fixed[0], "y": simulate(model, seed, replicate)[1]}
-    kernel = DFTKernel(function, disable_progbar=True, **settings)
+    kernel = DFTKernel(function, disable_progbar=True, **grouped(settings))
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar with one step
         sbc = SBC(
             kernel,

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.sbc.models import Model
 from benchmarks.sbc.uniformity import DRAWS
 from pyro_dft import DFT
+from pyro_dft.experimental import grouped
 
 Draws = dict[str, np.ndarray]
 
@@ -37,7 +38,7 @@ def fit(
 ) -> tuple[DFT, dict[str, Draws]]:
     """A trained sampler, and its raw and refined draws."""
     function, fixed = model.pyro()
-    dft = DFT(function, seed=_seeds(seed, replicate)[1], disable_progbar=True, **settings)
+    dft = DFT(function, seed=_seeds(seed, replicate)[1], disable_progbar=True, **grouped(settings))
     dft.run(*fixed, torch.tensor(y))
     raw, refined = dft.get_samples(DRAWS, refine_steps=0), dft.get_samples(DRAWS)
     return dft, {kind: _numpy(draws) for kind, draws in (("raw", raw), ("refined", refined))}

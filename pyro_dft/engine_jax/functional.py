@@ -67,9 +67,9 @@ class Schedule:
         paper = settings.objective == "dft-paper"
         return cls(
             spec, training.Plan.of(settings, networks), settings.phase,
-            settings.precondition_steps if settings.preconditioned else 0,
+            settings.experimental.precondition_steps if settings.preconditioned else 0,
             settings.num_steps - last, last, settings.fixed_leapfrog_steps, 0 if paper else settings.refine_steps,
-            settings.max_refine_steps,
+            settings.experimental.max_refine_steps,
         )  # fmt: skip
 
     @property

@@ -107,7 +107,9 @@ class NetworkTrainer:
         self, own: Networks
     ) -> tuple[Generator | CustomGenerator, ScoreNetwork | LevelScoreNetwork | CustomScore]:
         (c, d), s, dtype, device = self.mean.shape, self.settings, self.target.dtype, self.mean.device
-        start = s.experimental.noise_start if s.experimental.noise_mode == "annealed" else s.noise
+        start = (
+            s.experimental.noise_start if s.experimental.noise_mode == "annealed" else s.experimental.noise
+        )
         if own.generator is None:
             generator: Generator | CustomGenerator = Generator(
                 c, d, s.width, s.depth, start, rng=self.rng, dtype=dtype
@@ -217,7 +219,8 @@ class NetworkTrainer:
         if s.experimental.noise_mode == "annealed" and not after_kl:
             fraction = min(done / 0.6, 1.0)
             self.generator.log_sigma.fill_(
-                math.log(s.experimental.noise_start) * (1 - fraction) + math.log(s.noise) * fraction
+                math.log(s.experimental.noise_start) * (1 - fraction)
+                + math.log(s.experimental.noise) * fraction
             )
         batch = s.batch_size * (s.experimental.final_batch_factor if after_kl else 1)
         for _ in range(s.experimental.score_steps):
@@ -231,7 +234,7 @@ class NetworkTrainer:
         s = self.settings
         dtype, device = self.target.dtype, self.target.device
         share = torch.rand((len(self.mean), batch, 1), generator=self.rng, dtype=dtype, device=device)
-        return s.noise * (s.experimental.noise_start / s.noise) ** share
+        return s.experimental.noise * (s.experimental.noise_start / s.experimental.noise) ** share
 
     def _fresh(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draws u (C, 2 batch, d), eps and sigma: each eps is used with -eps, which halves the gradient's error."""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from pyro_dft import messages
-from pyro_dft.errors import SettingsError, StorageError, warn
+from pyro_dft.errors import StorageError, warn
 from pyro_dft.interface import storage
 from pyro_dft.interface.recognition import Portrait, unlike
 from pyro_dft.recipe.history import taking_up
-from pyro_dft.settings import Settings
+from pyro_dft.settings import in_present_form
 
 KIND = "training"
 
@@ -55,7 +55,7 @@ class Checkpoint:
         if not os.path.exists(self.path):
             return
         arrays, header = storage.load(self.path)
-        kept = {**header, "settings": _in_present_form(header.get("settings"))}
+        kept = {**header, "settings": in_present_form(header.get("settings"))}
         different = [key for key, value in self.owner.items() if kept.get(key) != value]
         if header.get("kind") != KIND or different:
             raise StorageError(
@@ -114,14 +114,6 @@ class Checkpoint:
             return
         except OSError as error:
             warn(messages.checkpoint_not_removed(self.path, error), RuntimeWarning)
-
-
-def _in_present_form(settings: Any) -> Any:
-    """Settings of a file as this version writes them; what are none, as they are."""
-    try:
-        return Settings.from_json(settings).to_json()
-    except (SettingsError, TypeError, ValueError, AttributeError):
-        return settings
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

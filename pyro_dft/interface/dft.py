@@ -152,7 +152,7 @@ class Inference(Reporting, Copying):
             ModelError: as for `run`. Data that cannot be used leave the training as it was before the call.
 
         Example:
-            >>> dft = DFT(model, seed=0, precondition_steps=50, train="never")
+            >>> dft = DFT(model, seed=0, train="never")
             >>> losses = [dft.step(y) for _ in range(50)]
             >>> losses[-1] < losses[0]
             True

@@ -44,7 +44,7 @@ class Drawing:
         else:
             self.check_room(num_samples * (chains if group_by_chain else 1))
             each = num_samples if group_by_chain else -(-num_samples // chains)
-            few = each * chains <= settings.refine_limit
+            few = each * chains <= settings.experimental.refine_limit
             samples = self._new(
                 each, self.transitions(refine_steps if few or refine_steps is not None else 0)
             )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_dft import links
+from pyro_dft.experimental import Experimental
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.particles import CAREFUL_ACCEPTANCES, MOST_LEAPFROGS
 from pyro_dft.settings import Settings
@@ -33,7 +34,7 @@ _STEP_SIZE = "the chains find their step size"
 _MASS = f"the chains find it, dense up to {FULL_RANK_LIMIT} parameters"
 _ADAPTED = "the chains always adapt it, and not while they are kept"
 _ACCEPTANCE = f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge"
-_LENGTH = "a quarter of a Gaussian's period, longer where chains are slow; leapfrog_steps fixes it"
+_LENGTH = "a quarter of a Gaussian's period, longer where chains are slow; Experimental(leapfrog_steps=...) fixes it"
 _BY_ITSELF = ""  # done without being asked for: nothing is lost
 # Name -> the default of NUTS and HMC, and what takes the place of another value.
 PLACES: dict[str, tuple[Any, str]] = {
@@ -129,11 +130,15 @@ def _is_of_hmc(own: Mapping[str, Any], foreign: Mapping[str, Any], placed: bool)
 def _leapfrogs(own: dict[str, Any], steps: Any) -> str:
     """Sets the leapfrog steps where they are as many as transitions may have; says what was done."""
     whole = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST_LEAPFROGS
-    if not whole or own.keys() & {"settings", "leapfrog_steps"}:
-        return f"the leapfrog steps of HMC, of which a transition has leapfrog_steps, at most {MOST_LEAPFROGS} by itself"
-    own["leapfrog_steps"] = steps
+    group = own.get("experimental", Experimental())
+    if not whole or "settings" in own or group.leapfrog_steps is not None:
+        return (
+            "the leapfrog steps of HMC, of which a transition has Experimental(leapfrog_steps=...), at most "
+            f"{MOST_LEAPFROGS} by itself"
+        )
+    own["experimental"] = dataclasses.replace(group, leapfrog_steps=steps)
     return (
-        f"taken for those of HMC, leapfrog_steps={steps}; for the training of a network write "
+        f"taken for those of HMC, Experimental(leapfrog_steps={steps}); for the training of a network write "
         f"settings=Settings(num_steps={steps})"
     )
 

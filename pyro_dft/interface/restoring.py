@@ -76,7 +76,7 @@ def check_sampler(
     """
     with reading(path):
         steps, layout = _count(header, "measured_steps"), header["sampler_layout"]
-        most = max(settings.max_refine_steps, settings.refine_steps or 0)
+        most = max(settings.experimental.max_refine_steps, settings.refine_steps or 0)
         # Files of early versions have none.
         leapfrogs = (
             _count(header, "measured_leapfrogs")

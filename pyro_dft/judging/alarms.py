@@ -139,8 +139,8 @@ def _unsettled(facts: Facts) -> str:
         )
     return (
         f"the draws still move, or remember where they started, after {facts['refine_steps']} transitions, and no more "
-        "were made: an error could be left that they repair slowly. Try a larger max_refine_steps (or refine_steps, where it "
-        "is given), a larger num_steps, or a reparametrised model."
+        f"were made: an error could be left that they repair slowly. Try refine_steps={2 * facts['refine_steps']}, a larger "
+        "num_steps, or a reparametrised model."
     )
 
 
@@ -285,8 +285,8 @@ ALARMS: tuple[Alarm, ...] = (
     Alarm("mode weights", "suspect", _uneven_shares, _shares, unless=("mode weights",)),
     Alarm(
         "no search", "suspect", lambda f: not f.get("preconditioned", True),
-        lambda f: 'nothing looked for separate modes, as there was no preconditioner (precondition="never", or objective '
-        '"dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
+        lambda f: 'nothing looked for separate modes, as no Gaussian was fitted first (Experimental(precondition="never"), or '
+        'objective "dft-paper"): modes that the draws miss, and wrong weights of those they have, would not be seen. Compare '
         "chains (num_chains=4), or a fit with the default settings.",
     ),
     Alarm(

@@ -45,7 +45,12 @@ class _Phase(GaussianPhase):
         restarts = starts.shape[1]
         scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
         return SharedFitter(
-            self.engine, target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng
+            self.engine,
+            target,
+            starts,
+            scales,
+            steps=self.settings.experimental.precondition_steps,
+            rng=self.rng,
         )
 
 

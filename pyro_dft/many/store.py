@@ -12,6 +12,7 @@ import numpy as np
 from pyro_dft.errors import StorageError, reading
 from pyro_dft.interface import storage
 from pyro_dft.many.record import Record
+from pyro_dft.settings import in_present_form
 
 _NAME = re.compile(r"slice-(\d{6,})\.safetensors")
 
@@ -109,7 +110,8 @@ class Folder:
         if not path.exists():
             return False
         header = storage.load_header(path)
-        if header.get("call") != self.call:
+        call = dict(header.get("call") or {})
+        if {**call, "settings": in_present_form(call.get("settings"))} != self.call:
             raise StorageError(
                 f"{path}: holds posteriors of another call: its settings, seed, slices or model arguments differ. Give another "
                 "folder, or remove this one"

@@ -35,8 +35,8 @@ class DFT(PureFunctions, Inference):
             denoising model gives it. Training at many levels finds far modes and their weights.
         generator: A network of your own in place of the default one: anything with methods `init(key, x)` and `apply(params,
             x)`, such as a `flax.linen.Module`, or `pyro_dft.numpyro.Network(init, apply)`. It maps standard normal latent
-            points (n, d) to points (n, d), flat and in whitened coordinates (with `precondition="never"` in those of the
-            posterior), and is the whole map: nothing is added to it but the noise.
+            points (n, d) to points (n, d), flat and in whitened coordinates (with `Experimental(precondition="never")` in
+            those of the posterior), and is the whole map: nothing is added to it but the noise.
         score_network: The same for the score of the sampler's noised draws, (n, d) to (n, d). With `noise_mode="levels"`
             both methods get the noise (n, 1) after x.
         num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
@@ -181,9 +181,9 @@ class DFT(PureFunctions, Inference):
     def generator(self) -> TrainedNetwork | list[TrainedNetwork]:
         """The trained generator of your own: latent points (n, d) to noise-free draws (n, d), flat.
 
-        They are in the coordinates of the training, which are those of the posterior with `precondition="never"`. A list where
-        there are several chains or modes. Each is called with points, has its `params`,
-        and may be given to another `DFT`, to go on with.
+        They are in the coordinates of the training: whitened ones, or with `Experimental(precondition="never")` those of the
+        posterior. A list where there are several chains or modes. Each is called with points, has its `params`, and may be
+        given to another `DFT`, to go on with.
 
         Raises:
             NotFittedError: before the training.

@@ -43,7 +43,7 @@ class PureFunctions:
             ModelError: the model or its data cannot be used; the message names the site or argument.
 
         Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> dft = DFT(model, num_steps=50, width=8, experimental=Experimental(precondition_steps=50))
             >>> state = dft.init(jax.random.key(0), y)
             >>> update = jax.jit(dft.update)
             >>> for _ in range(100):
@@ -70,7 +70,7 @@ class PureFunctions:
             ModelError: as for `init`.
 
         Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> dft = DFT(model, num_steps=50, width=8, experimental=Experimental(precondition_steps=50))
             >>> state, loss = dft.update(dft.init(jax.random.key(0), y), y)
             >>> bool(jnp.isfinite(loss))
             True
@@ -88,7 +88,7 @@ class PureFunctions:
             ModelError: as for `init`.
 
         Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> dft = DFT(model, num_steps=50, width=8, experimental=Experimental(precondition_steps=50))
             >>> state, losses = dft.fit(jax.random.key(0), y)
             >>> losses.shape
             (100,)
@@ -112,7 +112,7 @@ class PureFunctions:
             Site name -> array of shape (num_chains, num_samples, *site).
 
         Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> dft = DFT(model, num_steps=50, width=8, experimental=Experimental(precondition_steps=50))
             >>> state, losses = dft.fit(jax.random.key(0), y)
             >>> dft.draw(jax.random.key(1), state, 10, y)["mu"].shape
             (1, 10)
@@ -135,7 +135,7 @@ class PureFunctions:
             FidelityWarning: a diagnostic says that the fit is doubtful.
 
         Example:
-            >>> dft = DFT(model, precondition_steps=50, num_steps=50, width=8)
+            >>> dft = DFT(model, num_steps=50, width=8, experimental=Experimental(precondition_steps=50))
             >>> state, losses = dft.fit(jax.random.key(0), y)
             >>> dft.adopt(state, y)
             >>> dft.get_samples(10)["mu"].shape

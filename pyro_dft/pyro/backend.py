@@ -171,7 +171,7 @@ class PyroBackend(Backend):
             context=posterior.context,
             data_size=posterior.data_size,
             minibatch_size=posterior.minibatch_size,
-            trace=settings.compile == "auto",
+            trace=settings.experimental.compile == "auto",
             together=posterior.together,
         )
         starts = torch.empty((self.options.num_chains, 0, posterior.dim), dtype=posterior.dtype)

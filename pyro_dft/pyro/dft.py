@@ -35,8 +35,8 @@ class DFT(Inference):
             denoising model gives it. Training at many levels finds far modes and their weights.
         generator: A network of your own in place of the default one: a `torch.nn.Module` (copied), or a function without
             arguments that makes one, for each chain. It maps standard normal latent points (n, d) to points (n, d), flat and
-            in whitened coordinates (with `precondition="never"` in those of the posterior), and is the whole map: nothing is
-            added to it but the noise.
+            in whitened coordinates (with `Experimental(precondition="never")` in those of the posterior), and is the whole map:
+            nothing is added to it but the noise.
         score_network: The same for the score of the sampler's noised draws, (n, d) to (n, d). With `noise_mode="levels"`
             it is called with the noise (n, 1) as well.
         num_chains: Independently initialised and trained samplers, all at once; R-hat compares them.
@@ -123,8 +123,9 @@ class DFT(Inference):
     def generator(self) -> torch.nn.Module | list[torch.nn.Module]:
         """The trained generator of your own: latent points (n, d) to noise-free draws (n, d), flat.
 
-        They are in the coordinates of the training, which are those of the posterior with `precondition="never"`. A list where
-        there are several chains or modes. They are copies, and may be given to another `DFT`, to go on with.
+        They are in the coordinates of the training: whitened ones, or with `Experimental(precondition="never")` those of the
+        posterior. A list where there are several chains or modes. They are copies, and may be given to another `DFT`, to go
+        on with.
 
         Raises:
             NotFittedError: before the training.

@@ -200,7 +200,7 @@ class Group:
         return target
 
     def _stack(self, posterior: StackedProblem, data: list[list[Tensor]]) -> Stack:
-        trace = self.options["settings"].compile == "auto"
+        trace = self.options["settings"].experimental.compile == "auto"
         try:
             return Stack(
                 posterior.potential_of, posterior.dim, data, posterior.context, trace, posterior._prototype.detach()

@@ -68,7 +68,7 @@ class GaussianPhase:
         self.engine, self.problems, self.settings, self.rng = engine, problems, settings, rng
         self.ledger = ledger
         self.chains = problems[0].starts.shape[0]
-        self.steps, self.total = 0, settings.precondition_steps * len(problems)
+        self.steps, self.total = 0, settings.experimental.precondition_steps * len(problems)
         self._fitters: list[GaussianFitter | None] = [None] * len(problems)
         self._fitted: list[Gaussians | None] = [None] * len(problems)
 
@@ -180,5 +180,10 @@ class GaussianPhase:
         restarts = starts.shape[1]
         scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
         return GaussianFitter(
-            self.engine, target, starts, scales, steps=self.settings.precondition_steps, rng=self.rng
+            self.engine,
+            target,
+            starts,
+            scales,
+            steps=self.settings.experimental.precondition_steps,
+            rng=self.rng,
         )

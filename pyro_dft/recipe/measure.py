@@ -184,7 +184,8 @@ def measure(subject: Subject, most_steps: int | None = None) -> Measurement:
         most_steps: In place of `max_refine_steps`, where that is larger.
     """
     engine, settings, budget = subject.engine, subject.settings, subject.budget
-    most = settings.max_refine_steps if most_steps is None else min(settings.max_refine_steps, most_steps)
+    most = settings.experimental.max_refine_steps
+    most = most if most_steps is None else min(most, most_steps)
     at = _searched(subject, most)
     drifts = compare(engine, at.raw, at.first.draws, subject.original, subject.modes)
     again = CAREFUL_DRAWS // subject.sampler.chains

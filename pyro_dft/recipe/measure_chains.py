@@ -19,13 +19,14 @@ def by_chains(settings: Settings, target: Any) -> bool:
 
 def measure_by_chains(subject: Subject) -> Measurement:
     """Runs an ensemble from the sampler's draws, and compares fresh draws with it."""
-    ensemble, settings = Ensemble.run(subject), subject.settings
+    ensemble = Ensemble.run(subject)
     each = max(10, subject.draws // subject.sampler.chains)
     refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
     raw = subject.sampler.draw(each, subject.rng)
     window, drifts = ensemble.window, ensemble.against(raw)
+    steps = ensemble.transitions(drifts[0], raw, subject.settings.experimental.max_refine_steps)
     return Measurement(
-        ensemble.transitions(drifts[0], raw, settings.max_refine_steps), raw, halfway, refined, log_density, drifts[0],
+        steps, raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
         statistics=statistics, gradients_each=window.leapfrog_steps,
@@ -40,5 +41,5 @@ def measured_again(
     assert ensemble is not None
     raw = sampler.draw(measurement.raw.shape[1], rng)
     drifts = ensemble.against(raw)
-    steps = ensemble.transitions(drifts[0], raw, settings.max_refine_steps)
+    steps = ensemble.transitions(drifts[0], raw, settings.experimental.max_refine_steps)
     return replace(measurement, steps=steps, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])

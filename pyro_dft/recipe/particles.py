@@ -263,8 +263,8 @@ class Particles:
     # Transitions
 
     def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS) -> int:
-        if self.settings.leapfrog_steps is not None:
-            return self.settings.leapfrog_steps
+        if self.settings.experimental.leapfrog_steps is not None:
+            return self.settings.experimental.leapfrog_steps
         smallest = float(np.min(self.engine.numpy(step_size)))
         return int(np.clip(round(self.stretch * LENGTH / max(smallest, 1e-6)), 1, most))
 
@@ -273,7 +273,7 @@ class Particles:
 
         Trajectories of twice the length would end where they began, with the opposite sign.
         """
-        if self.settings.leapfrog_steps is not None:
+        if self.settings.experimental.leapfrog_steps is not None:
             return step_size
         sizes = self.engine.numpy(step_size)
         count = min(np.ceil(LENGTH / max(sizes.min(), 1e-6) - 0.1), MOST_LEAPFROGS)

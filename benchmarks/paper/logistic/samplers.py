@@ -114,8 +114,9 @@ def stepwise(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np
     dft = DFT(_numpyro_model(), disable_progbar=True, **grouped(settings["options"]))
     key, batch = jax.random.key(seed), settings["batch"]
     plan = dft.settings
+    first = plan.experimental.precondition_steps
     state = dft.init(key, x, y, batch=batch)
-    total = plan.precondition_steps + plan.num_steps
+    total = first + plan.num_steps
     share = (batch or course.split.rows) / course.split.rows
     passes = 0.0
     for i in range(1, total + 1):
@@ -141,10 +142,11 @@ def stepwise(course: Course, seed: int, settings: Mapping[str, Any]) -> tuple[np
 
 def _evaluations(plan: Any, step: int, dim: int, minibatch: bool) -> int:
     """Evaluations of the score that a step costs, as the library counts them: a Hessian-vector product is two."""
-    if step <= plan.precondition_steps:
+    own = plan.experimental
+    if step <= own.precondition_steps:
         return plan.restarts * 2 * max(32, 2 * dim)
-    last = step > plan.precondition_steps + plan.num_steps * (1 - plan.dft_fraction)
-    phase = "dft" if plan.objective == "auto" and last else plan.objective
+    last = step > own.precondition_steps + plan.num_steps * (1 - own.dft_fraction)
+    phase = "dft" if plan.objective == "auto" and last else plan.phase
     two = 2 if minibatch else 1
     differentiated = {"dft": two, "dft-paper": two, "fisher-partial": 1}.get(phase, 0)
     return 2 * plan.batch_size * (two + 2 * differentiated)
