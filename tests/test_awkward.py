@@ -19,6 +19,7 @@ from pyro_dft.engine_torch import branches
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.pyro.model import PyroProblem
+from pyro_dft.recipe.engine import Forms
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +266,7 @@ def test_minibatches_of_points_that_disagree_are_drawn_one_by_one():
         return x.sum() * (3.0 if row + 0 * x.sum() > 0.5 else 1.0)
 
     target = Target(
-        lambda x: (2.0 if x.sum() < 9 else 1) * x.sum(), 1, dtype=torch.float64, minibatch_potential=minibatch
+        lambda x: (2.0 if x.sum() < 9 else 1) * x.sum(), 1, dtype=torch.float64, forms=Forms(minibatch)
     )
     target.probe(torch.tensor([[1.0], [2.0]]))
     assert target.vectorised

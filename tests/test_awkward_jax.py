@@ -16,6 +16,7 @@ from pyro_dft.engine_jax.target import Target, smoothed_score, whitened_score_di
 from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT
 from pyro_dft.numpyro.model import NumPyroProblem
+from pyro_dft.recipe.engine import Forms
 
 RNG = np.random.default_rng(0)
 Y = RNG.normal(size=6).astype(np.float32)
@@ -152,7 +153,7 @@ def test_a_smoothed_potential_with_a_loop_has_scores_and_products():
 
         return jax.lax.while_loop(lambda s: s[1] < len(x), add, (x.sum() * 0, 0))[0]
 
-    target = Target(lambda x, data: loop(x, 0.0, data), 3, smoothed_potential=loop)
+    target = Target(lambda x, data: loop(x, 0.0, data), 3, forms=Forms(smoothed=loop))
     assert target.spec.forward
     u, sigma = jnp.arange(6.0).reshape(1, 2, 3), jnp.full((1, 2, 1), 2.0)
 

@@ -27,7 +27,8 @@ from pyro_dft.engine_torch.threads import WORTH, threads, worthwhile
 from pyro_dft.engine_torch.train import NetworkTrainer
 from pyro_dft.experimental import Experimental, grouped
 from pyro_dft.judging.rhat import rhat
-from pyro_dft.recipe.fit import FittedTrainer, Problem
+from pyro_dft.recipe.engine import Forms
+from pyro_dft.recipe.fit import FittedTrainer, Problem, Restored
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
@@ -92,7 +93,7 @@ def test_the_paper_objective_starts_without_a_gaussian(trainer):
 @pytest.mark.parametrize("minibatch", [False, True])
 def test_the_loss_is_the_fisher_gap_and_falls(dtype, device, minibatch):
     """The gap of the Gaussian on the banana is large; that of the trained sampler is a fraction of it."""
-    target = Target(banana, 2, dtype=dtype, device=device, minibatch_potential=banana if minibatch else None)
+    target = Target(banana, 2, dtype=dtype, device=device, forms=Forms(banana if minibatch else None))
     settings = Settings(**{**SMALL, "num_steps": 300, "train": "always", "width": 32, "batch_size": 64})
     rng = torch.Generator(device=device).manual_seed(0)
     fit = run(Trainer(ENGINE, [Problem(target, starts(1, 2, 2, dtype, device))], settings, rng))
@@ -302,7 +303,7 @@ def test_one_data_pass_is_counted_for_every_minibatch(dtype, device):
     """KL needs a score of each of two minibatches, and so does DFT, with their derivatives: 3 evaluations each."""
     counts = {}
     for phase in ("kl", "dft"):
-        target = Target(banana, 2, dtype=dtype, device=device, minibatch_potential=banana)
+        target = Target(banana, 2, dtype=dtype, device=device, forms=Forms(banana))
         eye = torch.eye(2, dtype=dtype, device=device)[None]
         sampler = Sampler(torch.zeros(1, 2, dtype=dtype, device=device), eye)
         rng = torch.Generator(device=device).manual_seed(0)
@@ -320,10 +321,8 @@ def test_a_stored_fit_is_complete(banana_fit, dtype, device):
         "scale": measured.scale, "step_size": measured.step_size, "diverged": measured.diverged,
     }  # fmt: skip
     problem = Problem(Target(banana, 2, dtype=dtype, device=device), starts(3, 2, 2, dtype, device))
-    t = FittedTrainer(
-        ENGINE, [problem], 0, banana_fit.sampler, banana_fit.objective, measured.steps, kept,
-        leapfrog_steps=measured.leapfrog_steps,
-    )  # fmt: skip
+    content = Restored(0, measured.steps, measured.leapfrog_steps, 0, banana_fit.objective, None, {}, kept)
+    t = FittedTrainer(ENGINE, [problem], banana_fit.sampler, content)
     assert t.done
     assert t.phase == "done"
     fit = t.finish()

@@ -9,6 +9,7 @@ from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.experimental import Experimental
+from pyro_dft.recipe.engine import Forms
 from pyro_dft.recipe.measure import affordable_draws, compare, measure
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
@@ -169,13 +170,13 @@ def test_compare_pools_and_separates(rng, dtype, device):
 
 def test_the_budget_of_full_data_limits_the_draws(target, rng, sampler):
     settings = Settings(full_data_budget=1e6, experimental=Experimental(leapfrog_steps=5))
-    plain = target(gaussian, data_size=1000)
+    plain = target(gaussian, forms=Forms(rows=1000))
     assert affordable_draws(4000, 10, settings, plain) == 4000
 
     def refuse(x):
         raise AssertionError("a minibatch where the full data are needed")
 
-    subsampled = target(gaussian, data_size=1000, minibatch_potential=refuse)
+    subsampled = target(gaussian, forms=Forms(refuse, rows=1000))
     # 1e6 / (2 * 5 * 1000) draws.
     assert affordable_draws(4000, 2, settings, subsampled) == 100
     assert affordable_draws(50, 2, settings, subsampled) == 50

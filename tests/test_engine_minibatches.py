@@ -11,6 +11,7 @@ from potentials import D, curved, one_by_one
 from pyro_dft.engine_torch.batched import BatchedPotential
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import PerformanceWarning
+from pyro_dft.recipe.engine import Forms
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def regression(dtype, device):
 def test_minibatch_scores_are_fresh_and_unbiased(make, points, regression, trace):
     torch.manual_seed(0)
     full, minibatch = regression
-    target = make(full, minibatch_potential=minibatch, trace=trace)
+    target = make(full, forms=Forms(minibatch), trace=trace)
     assert target.minibatch
     x = points(1)
     same = x.expand(500, D)
@@ -127,7 +128,7 @@ def test_minibatch_scores_are_fresh_and_unbiased(make, points, regression, trace
 def test_minibatch_scores_are_differentiable_and_independent(make, points, regression):
     torch.manual_seed(0)
     full, minibatch = regression
-    target = make(full, minibatch_potential=minibatch)
+    target = make(full, forms=Forms(minibatch))
     x = points(1).expand(4000, D).clone().requires_grad_()
     v = torch.ones(D, dtype=x.dtype, device=x.device)
     products = []
@@ -145,7 +146,7 @@ def test_minibatch_scores_are_differentiable_and_independent(make, points, regre
 
 def test_full_data_where_nothing_else_is_asked_for(make, points, regression):
     full, minibatch = regression
-    target, x = make(full, minibatch_potential=minibatch), points(5)
+    target, x = make(full, forms=Forms(minibatch)), points(5)
     torch.testing.assert_close(target.evaluate(x)[0], one_by_one(full, x)[0])
     plain = make(full)
     assert not plain.minibatch
@@ -159,7 +160,7 @@ def test_minibatches_of_a_potential_with_a_branch(make, points, regression):
     def branch(potential):
         return lambda x: potential(x) if float(x[0].detach()) < 100 else x.sum()
 
-    target = make(branch(full), minibatch_potential=branch(minibatch))
+    target = make(branch(full), forms=Forms(branch(minibatch)))
     with pytest.warns(PerformanceWarning):
         target.probe(points(2))
     x = points(1)

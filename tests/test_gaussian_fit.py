@@ -14,6 +14,7 @@ from pyro_dft.engine_torch.target import Target
 from pyro_dft.judging.optima import distinct_optima
 from pyro_dft.recipe import constants, gaussian_fit
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, MAX_SD
+from pyro_dft.recipe.engine import Forms
 from pyro_dft.recipe.gaussian_fit import GaussianFitter
 from pyro_dft.recipe.gaussians import Gaussians
 
@@ -233,8 +234,7 @@ def test_minibatch_scores_give_the_same_gaussian():
         lambda x: 0.5 * x.square().sum() + 0.5 * (y - rows @ x).square().sum(),
         3,
         dtype=torch.float64,
-        minibatch_potential=minibatch,
-        data_size=200,
+        forms=Forms(minibatch, rows=200),
     )
     found, _ = fit(target, torch.zeros(2, 3, dtype=torch.float64))
     precision = torch.eye(3, dtype=torch.float64) + rows.T @ rows
@@ -262,8 +262,7 @@ def test_minibatch_scores_find_a_narrow_posterior_from_afar():
         lambda x: 0.5 * (x - mean) @ precision @ (x - mean),
         d,
         dtype=torch.float64,
-        minibatch_potential=minibatch,
-        data_size=n,
+        forms=Forms(minibatch, rows=n),
     )
     starts = 4 * torch.rand(4, d, generator=rng, dtype=torch.float64) - 2
     found, _ = fit(target, starts, torch.tensor([0.1, 1.0, 0.1, 1.0]))

@@ -15,6 +15,7 @@ from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_jax.target import whitened_score
 from pyro_dft.engine_torch.target import Target as TorchTarget
 from pyro_dft.experimental import grouped
+from pyro_dft.recipe.engine import Forms
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit is")
 
@@ -131,7 +132,7 @@ def torch_target(curved):
             else (potential(x) + 50 * torch.randn(()) * ((x - rows.mean(0)) ** 2).sum())
         )
 
-    target = TorchTarget(potential, 2, minibatch_potential=minibatch)
+    target = TorchTarget(potential, 2, forms=Forms(minibatch))
     target.probe(torch.zeros(4, 2))
     return target
 
@@ -166,7 +167,7 @@ def jax_target(curved):
             return potential(x, _) + 50 * factor * ((x - rows.mean(0)) ** 2).sum()
         return len(rows) / 8 * 0.5 * ((x - some) ** 2).sum()
 
-    return JaxTarget(potential, 2, minibatch_potential=minibatch)
+    return JaxTarget(potential, 2, forms=Forms(minibatch))
 
 
 @pytest.mark.parametrize(("curved", "pays"), [(False, True), (True, False)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_dft.recipe.mode_search import search
-from pyro_dft.recipe.mode_weights import GOOD_KHAT, weigh, weigh_and_draw
+from pyro_dft.recipe.mode_weights import GOOD_KHAT, Proposal, weigh
 
 SEEDS = 60
 
@@ -49,9 +49,9 @@ class TestErrorsAgainstTheSpreadOverSeeds:
         log_density = log_mixture(centres, weights, np.ones((3, dim)))
         # Scales that are wrong make the weights vary. Where modes overlap, the shares are those of the true Gaussians.
         scales = np.tile((0.85 if distance > 5 else 1.0) * np.eye(dim), (3, 1, 1))
+        proposal = Proposal.of(centres, scales, np.zeros(3))
         found = [
-            weigh(centres, scales, np.zeros(3), log_density, 1, np.random.default_rng(seed), 400)
-            for seed in range(SEEDS)
+            weigh(proposal, log_density, 1, np.random.default_rng(seed), 400)[0] for seed in range(SEEDS)
         ]
         self.check(found, weights)
 
@@ -61,10 +61,9 @@ class TestErrorsAgainstTheSpreadOverSeeds:
         weights = np.array([0.4, 0.35, 0.25])
         log_density = log_mixture(centres, weights, np.ones((3, 4)))
         scales = np.tile(np.eye(4), (3, 1, 1))
-        modes = np.array([0, 0, 1])
+        proposal = Proposal.of(centres, scales, np.zeros(3), np.array([0, 0, 1]))
         found = [
-            weigh(centres, scales, np.zeros(3), log_density, 1, np.random.default_rng(seed), 400, modes)
-            for seed in range(SEEDS)
+            weigh(proposal, log_density, 1, np.random.default_rng(seed), 400)[0] for seed in range(SEEDS)
         ]
         self.check(found, np.array([0.75, 0.25]))
 
@@ -78,8 +77,8 @@ class TestHeavyTails:
 
     def test_narrow_gaussians_are_seen_and_said_not_to_know(self):
         rng = np.random.default_rng(3)
-        found, _ = weigh_and_draw(
-            self.centres, self.narrow, np.zeros(3), self.log_density, 1, rng, adapt=False
+        found, _ = weigh(
+            Proposal.of(self.centres, self.narrow, np.zeros(3)), self.log_density, 1, rng, adapt=False
         )
         assert found.k_hat[0] > GOOD_KHAT
         assert found.errors.max() > 0.03
@@ -87,7 +86,7 @@ class TestHeavyTails:
 
     def test_they_are_adapted(self):
         rng = np.random.default_rng(3)
-        found = weigh(self.centres, self.narrow, np.zeros(3), self.log_density, 2, rng)
+        found, _ = weigh(Proposal.of(self.centres, self.narrow, np.zeros(3)), self.log_density, 2, rng)
         # The limits of the alarm "mode weights".
         assert found.k_hat.max() < GOOD_KHAT
         assert found.errors.max() < 0.03
@@ -101,7 +100,7 @@ class TestHeavyTails:
             return self.log_density(x)
 
         scales = np.tile(np.eye(3), (3, 1, 1))
-        weigh(self.centres, scales, np.zeros(3), counted, 2, np.random.default_rng(0), 500)
+        weigh(Proposal.of(self.centres, scales, np.zeros(3)), counted, 2, np.random.default_rng(0), 500)
         assert points == [1500, 1500]
 
 

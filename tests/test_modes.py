@@ -11,7 +11,8 @@ from backends import BACKENDS
 from pyro_dft.errors import StorageError
 from pyro_dft.experimental import Experimental
 from pyro_dft.recipe import mode_search
-from pyro_dft.recipe.mode_search import further_starts, search, separate, weigh
+from pyro_dft.recipe.mode_search import further_starts, search, separate
+from pyro_dft.recipe.mode_weights import Proposal, weigh
 from pyro_dft.recipe.modes import Modes
 
 WEIGHTS = np.array([0.2, 0.3, 0.5])
@@ -141,7 +142,9 @@ class TestWeigh:
         centres = corners(max(dim, 3))
         eye = np.tile(np.eye(centres.shape[1]), (3, 1, 1))
         # Bounds that are wrong: they only start the search.
-        found = weigh(centres, eye, np.zeros(3), log_mixture(centres), 2, np.random.default_rng(1))
+        found, _ = weigh(
+            Proposal.of(centres, eye, np.zeros(3)), log_mixture(centres), 2, np.random.default_rng(1)
+        )
         assert (np.abs(found.weights - WEIGHTS) < 4 * found.errors).all()
         assert (found.errors < 0.01).all()
         assert (found.k_hat < 0.5).all()
@@ -157,15 +160,16 @@ class TestWeigh:
             return np.logaddexp.reduce(np.log(WEIGHTS) + (2 * u - np.exp(u)).sum(-1), axis=-1)
 
         scales = np.tile(0.75 * np.eye(3), (3, 1, 1))
-        found = weigh(centres + 0.55, scales, np.zeros(3), log_density, 1, np.random.default_rng(2))
+        found, _ = weigh(
+            Proposal.of(centres + 0.55, scales, np.zeros(3)), log_density, 1, np.random.default_rng(2)
+        )
         assert (np.abs(found.weights - WEIGHTS) < 4 * found.errors).all()
         assert found.k_hat[0] < 0.7
 
     def test_nothing_finite(self):
-        found = weigh(
-            corners(3), np.tile(np.eye(3), (3, 1, 1)), np.zeros(3), lambda x: np.full(x.shape[:2], -np.inf), 1,
-            np.random.default_rng(4),
-        )  # fmt: skip
+        proposal = Proposal.of(corners(3), np.tile(np.eye(3), (3, 1, 1)), np.zeros(3))
+        nowhere = lambda x: np.full(x.shape[:2], -np.inf)  # noqa: E731
+        found, _ = weigh(proposal, nowhere, 1, np.random.default_rng(4))
         assert found.k_hat[0] == np.inf
 
 

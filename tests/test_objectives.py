@@ -20,6 +20,7 @@ from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.engine_torch.train import NetworkTrainer
 from pyro_dft.experimental import Experimental
+from pyro_dft.recipe.engine import Forms
 from pyro_dft.settings import Settings
 
 SETTINGS = 20
@@ -339,7 +340,7 @@ def trainer_gradients(problem: Affine, phase: str, **settings) -> tuple[Tensor, 
         potential,
         d,
         dtype=torch.float64,
-        minibatch_potential=minibatch_potential if isinstance(problem, Regression) else None,
+        forms=Forms(minibatch_potential if isinstance(problem, Regression) else None),
     )
     sampler = Sampler(mean.expand(chains, d), scale.expand(chains, d, d))
     # A knee far out makes the bounded KL force the plain one.

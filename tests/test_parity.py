@@ -31,6 +31,7 @@ from pyro_dft.engine_torch import train as torch_train
 from pyro_dft.engine_torch.sampler import Sampler as TorchSampler
 from pyro_dft.engine_torch.target import Target as TorchTarget
 from pyro_dft.experimental import grouped
+from pyro_dft.recipe.engine import Forms
 from pyro_dft.recipe.natural_gradient import State
 from pyro_dft.settings import Settings
 
@@ -172,7 +173,7 @@ def test_gradients_at_noise_levels_agree(phase, feed):
         torch.as_tensor(numbers(C, D, seed=4)), torch.eye(D, dtype=torch.float64).expand(C, D, D)
     )
     target = TorchTarget(
-        torch_potential, D, dtype=torch.float64, trace=False, smoothed_potential=torch_smoothed
+        torch_potential, D, dtype=torch.float64, trace=False, forms=Forms(smoothed=torch_smoothed)
     )
     trainer = torch_train.NetworkTrainer(target, sampler, settings, torch.Generator().manual_seed(0))
     share, z, eps = (
@@ -185,7 +186,7 @@ def test_gradients_at_noise_levels_agree(phase, feed):
     trainer._generator_weights.apply = lambda gradients, rate: seen.extend(gradients)
     feed(z, eps, share)
     trainer._generator_step(phase, 0.0, B)
-    spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", smoothed_potential=jax_smoothed).spec
+    spec = JaxTarget(jax_potential, D, dtype=np.float64, hvp="exact", forms=Forms(smoothed=jax_smoothed)).spec
     own = settings.experimental
     level = jnp.asarray(own.noise * (own.noise_start / own.noise) ** share)
     at = jax_step.Whitened((), *(jnp.asarray(v.numpy()) for v in (trainer.mean, trainer.scale)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyro_dft.judging.symmetry import is_copy
-from pyro_dft.judging.verdict import optima_entry
+from pyro_dft.judging.verdict import Restarts, Served, optima_entry
 
 MEAN = np.array([3.0, -1.0, 0.0, 7.0])
 FACTOR = np.diag([0.5, 1.0, 2.0, 0.1])
@@ -43,10 +43,8 @@ def entry(log_density, ends=lambda _: None):
     """Two optima, at (3, -1) and at (-1, 3), and draws of the first one."""
     means, scales = np.array([[3.0, -1.0], [-1.0, 3.0]]), np.tile(0.3 * np.eye(2), (2, 1, 1))
     draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 2))
-    return optima_entry(
-        means, scales, np.zeros(2), draws, errors=np.zeros(2), refined=draws, log_density=log_density(draws), density=log_density,
-        ends=ends,
-    )  # fmt: skip
+    served = Served(draws, draws, log_density(draws))
+    return optima_entry(Restarts(means, scales, np.zeros(2), np.zeros(2)), served, log_density, ends)
 
 
 def mixture(*shares):

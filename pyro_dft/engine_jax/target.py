@@ -23,6 +23,7 @@ from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.engine_jax.sharding import Placement
 from pyro_dft.errors import ModelError
+from pyro_dft.recipe.engine import FULL_DATA, Forms
 from pyro_dft.recipe.memory import PointSize
 
 Potential = Callable[[Array, Any], Array]
@@ -296,10 +297,7 @@ class Target:
         dim: d.
         data: Arrays that `potential` reads, any pytree.
         dtype: In which it is evaluated.
-        minibatch_potential: U(x, data, key) from a random subsample of the data, unbiased; or None.
-        smoothed_potential: V(x, sigma, data) of the posterior with noise N(0, sigma^2 I) added; or None.
-        data_size: Data rows that one evaluation of `potential` reads (for budgets).
-        minibatch_size: The same of `minibatch_potential`.
+        forms: Its other forms, U(x, data, key) from a minibatch and V(x, sigma, data) with noise, and their rows of data.
         hvp: "exact", "difference", or "auto": differences where the potential calls LAPACK and runs on a CPU.
     """
 
@@ -310,14 +308,12 @@ class Target:
         *,
         data: Any = (),
         dtype: Any = np.float32,
-        minibatch_potential: MinibatchPotential | None = None,
-        smoothed_potential: SmoothedPotential | None = None,
-        data_size: int = 1,
-        minibatch_size: int = 1,
+        forms: Forms = FULL_DATA,
         hvp: str = "auto",
     ):
         self.dim, self.data = dim, data
-        self.data_size, self.minibatch_size = data_size, minibatch_size
+        self.data_size, self.minibatch_size = forms.rows, forms.minibatch_rows
+        drawn, smoothed = forms.minibatch, forms.smoothed
         self.dtype = np.dtype(dtype)
         point = jax.ShapeDtypeStruct((dim,), self.dtype)
         shape = jax.eval_shape(potential, point, data)
@@ -327,13 +323,13 @@ class Target:
         if hvp == "auto" and on_cpu():
             differences = uses_lapack(potential, point, data)
         forward = needs_forward(potential, point, data)
-        if smoothed_potential is not None:
+        if smoothed is not None:
             level = jax.ShapeDtypeStruct((), self.dtype)
-            forward = needs_forward(smoothed_potential, point, level, data) or forward
+            forward = needs_forward(smoothed, point, level, data) or forward
         size = minibatch = point_size(value_and_gradient(potential, forward), point, data)
-        if minibatch_potential is not None:
+        if drawn is not None:
             key = jax.ShapeDtypeStruct((2,), np.uint32)
-            from_key = value_and_gradient(lambda x, k, given: minibatch_potential(x, given, k), forward)
+            from_key = value_and_gradient(lambda x, k, given: drawn(x, given, k), forward)
             minibatch = point_size(from_key, point, key, data, own=2)
         placement = Placement.of(data)
         if placement is not None:
@@ -342,9 +338,9 @@ class Target:
             potential,
             dim,
             self.dtype.name,
-            minibatch_potential,
+            drawn,
             differences,
-            smoothed_potential,
+            smoothed,
             size,
             minibatch,
             forward,

@@ -12,6 +12,7 @@ from pyro_dft.engine_torch.batched import BatchedPotential, Potential
 from pyro_dft.engine_torch.random_state import random_state, set_random_state
 from pyro_dft.engine_torch.roots import projected
 from pyro_dft.engine_torch.together import Together
+from pyro_dft.recipe.engine import FULL_DATA, Forms
 
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,11 +35,10 @@ class Target:
     Args:
         potential: U(x) of one point (d,), minus the log density up to a constant, on the full data.
         dim: d.
-        minibatch_potential: The same from a fresh random subsample of the data in each call, unbiased; or None.
-        smoothed_potential: V(x, sigma), minus the log density of the posterior with noise N(0, sigma^2 I) added; or None.
+        forms: Its other forms, U(x) from a minibatch and V(x, sigma) with noise, and their rows of data.
+        dtype: In which it is evaluated.
+        device: On which.
         context: Gives a context manager to hold around each evaluation.
-        data_size: Data rows that one evaluation of `potential` reads (for budgets).
-        minibatch_size: The same of `minibatch_potential`.
         trace: Whether batch sizes that come back may be traced.
         together: Processes over which values and scores are summed.
     """
@@ -48,13 +48,10 @@ class Target:
         potential: Potential,
         dim: int,
         *,
-        smoothed_potential: SmoothedPotential | None = None,
+        forms: Forms = FULL_DATA,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        minibatch_potential: Potential | None = None,
         context: Callable[[], AbstractContextManager] = nullcontext,
-        data_size: int = 1,
-        minibatch_size: int = 1,
         trace: bool = True,
         together: Together | None = None,
     ):
@@ -62,17 +59,17 @@ class Target:
         self.dim = dim
         self.dtype = dtype
         self.device = torch.device(device)
-        self.data_size, self.minibatch_size = data_size, minibatch_size
+        self.data_size, self.minibatch_size = forms.rows, forms.minibatch_rows
         self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0
         self._context = context
         self._anchor: tuple[Tensor, Tensor] | None = None
         self._smoothed = None
-        if smoothed_potential is not None:
-            smoothed = smoothed_potential
+        smoothed = forms.smoothed
+        if smoothed is not None:
             # The noise is one more coordinate of a point, by which nothing is differentiated in the end.
             self._smoothed = BatchedPotential(lambda x: smoothed(x[:-1], x[-1]), context, trace, "same")
-        self._bind(potential, minibatch_potential, trace)
+        self._bind(potential, forms.minibatch, trace)
 
     def _bind(self, potential: Potential, minibatch_potential: Potential | None, trace: bool) -> None:
         self._full = BatchedPotential(potential, self._context, trace, "same")

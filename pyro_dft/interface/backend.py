@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from pyro_dft.interface.arguments import Arguments, copied
 from pyro_dft.interface.arrays import Arrays
 from pyro_dft.interface.options import Options
 from pyro_dft.interface.recognition import Portrait, Terms, fingerprints
-from pyro_dft.interface.restoring import MEASURED, Restored
+from pyro_dft.interface.restoring import MEASURED
 from pyro_dft.layout import Layout
 from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
 from pyro_dft.models.amounts import worth_a_try
 from pyro_dft.recipe.engine import Engine
-from pyro_dft.recipe.fit import Fit, FittedTrainer
+from pyro_dft.recipe.fit import Fit, FittedTrainer, Restored
 from pyro_dft.recipe.trainer import Trainer
 
 
@@ -267,7 +268,4 @@ class Backend(ABC):
     def restored(self, content: Restored) -> FittedTrainer:
         """A complete trainer from what a file says."""
         sampler, kept = self.sampler_of(content)
-        return FittedTrainer(
-            self.engine, self.problems, content.index, sampler, content.objective, content.steps, kept, content.modes,
-            leapfrog_steps=content.leapfrog_steps, gradients_each=content.gradients_each,
-        )  # fmt: skip
+        return FittedTrainer(self.engine, self.problems, sampler, replace(content, measured=kept))

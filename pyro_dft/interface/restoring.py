@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.layout import Layout
 from pyro_dft.recipe.chains import STATISTICS
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT
+from pyro_dft.recipe.fit import Restored
 from pyro_dft.recipe.history import part
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.recipe.shapes import Shapes, generator_shapes
@@ -24,31 +24,6 @@ from pyro_dft.settings import Settings
 
 # What a file holds of the measurement, beside the sampler.
 MEASURED = ("raw", "halfway", "refined", "scale", "step_size", "diverged")
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A trained sampler as a file has it.
-
-    Attributes:
-        index: Which of the sets of coordinates it was trained in.
-        steps: Transitions that its draws need.
-        leapfrog_steps: Gradient steps of each.
-        gradients_each: Gradient steps that made each of the kept draws; 0 where the file does not say.
-        objective: What it ended with, for each sampler.
-        modes: How often each of several samplers of a chain serves, or None.
-        sampler: Its arrays, by name.
-        measured: Arrays of its measurement, by name.
-    """
-
-    index: int
-    steps: int
-    leapfrog_steps: int
-    gradients_each: int
-    objective: list[str]
-    modes: Modes | None
-    sampler: dict[str, np.ndarray]
-    measured: dict[str, np.ndarray]
 
 
 def check_sampler(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -197,43 +198,65 @@ def drift_facts(
     }
 
 
+@dataclass(frozen=True)
+class Restarts:
+    """The Gaussians that R restarts ended at.
+
+    Attributes:
+        means: (R, d).
+        scales: Any square roots of the covariances, (R, d, d).
+        elbos: Evidence bounds, (R,), up to d/2 log(2 pi e) and the constant of the log density.
+        errors: Standard errors of `elbos`, (R,); infinite where they are no bounds of this posterior.
+    """
+
+    means: np.ndarray
+    scales: np.ndarray
+    elbos: np.ndarray
+    errors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Served:
+    """Draws that are served, in the coordinates of the Gaussians.
+
+    Attributes:
+        draws: As they are served, (n, d).
+        refined: After their refinement, (..., d).
+        log_density: At `refined`, (...).
+    """
+
+    draws: np.ndarray
+    refined: np.ndarray
+    log_density: np.ndarray
+
+
 def optima_entry(
-    means: np.ndarray,
-    scales: np.ndarray,
-    elbos: np.ndarray,
-    draws: np.ndarray,
-    *,
-    errors: np.ndarray,
-    refined: np.ndarray,
-    log_density: np.ndarray,
+    restarts: Restarts,
+    served: Served,
     density: Callable[[np.ndarray], np.ndarray],
     ends: Callable[[int], np.ndarray | None],
 ) -> dict[str, Any] | None:
-    """Distinct optima of all restarts, and which of them the draws (n, d) cover; None without restarts.
+    """Distinct optima of all restarts, and which of them the served draws cover; None without restarts.
 
     Args:
-        means: (R, d).
-        scales: (R, d, d), any square roots of the covariances.
-        elbos: (R,), up to d/2 log(2 pi e) and the constant of the log density.
-        draws: Served draws in the same coordinates.
-        errors: Standard errors of `elbos`; infinite where they are no bounds of this posterior.
-        refined: Draws (..., d) after their refinement.
-        log_density: At `refined`, (...).
+        restarts: The Gaussians.
+        served: The draws.
         density: The log density at points (n, d), to tell missed modes from copies of others.
         ends: Where draws of a restart's Gaussian, by its index, come to by the transitions that refine draws, (m, d); None
             where that cannot be seen.
     """
+    means, elbos, draws = restarts.means, restarts.elbos, served.draws
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
         return None
-    tril = triangular(scales)
+    tril = triangular(restarts.scales)
     found = distinct_optima(means, tril, elbos)
     keep = found.relevant(MODE_LIMIT)
     picked = found.indices[keep]
     coverage = mode_coverage(draws, means[picked], tril[picked], found.weight[keep])
     dim = draws.shape[1]
-    bounds = np.where(np.isfinite(elbos), elbos - 3 * errors, -np.inf)
+    bounds = np.where(np.isfinite(elbos), elbos - 3 * restarts.errors, -np.inf)
     bound = float(bounds.max()) + 0.5 * dim * math.log(2 * math.pi * math.e)
-    short, short_error = shortfall(refined.reshape(-1, dim), log_density.reshape(-1), bound)
+    short, short_error = shortfall(served.refined.reshape(-1, dim), served.log_density.reshape(-1), bound)
     missing, held = coverage.missing(MODE_LIMIT), coverage.fraction >= 0.1 * coverage.expected
     copies = [
         int(i)

@@ -23,7 +23,6 @@ from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
 from pyro_dft.interface.recognition import Terms
-from pyro_dft.interface.restoring import Restored
 from pyro_dft.numpyro.amounts import fitted as fitted_amounts
 from pyro_dft.numpyro.arrays import JaxArrays
 from pyro_dft.numpyro.model import NumPyroProblem
@@ -31,7 +30,7 @@ from pyro_dft.numpyro.potential import PotentialProblem
 from pyro_dft.numpyro.problem import Problem as Posterior
 from pyro_dft.numpyro.programs import Programs
 from pyro_dft.numpyro.surroundings import lenient, without_mesh
-from pyro_dft.recipe.fit import Problem
+from pyro_dft.recipe.fit import Problem, Restored
 
 # Added to the seed of a fit for draws that a callback takes.
 CALLBACK = 2**31

@@ -14,6 +14,7 @@ from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
 from pyro_dft.models.posterior import Posterior, checked_samples
 from pyro_dft.numpyro.traced import Traced
+from pyro_dft.recipe.engine import Forms
 
 
 class Problem(Posterior):
@@ -47,10 +48,9 @@ class Problem(Posterior):
             self.dim,
             data=self.data,
             dtype=self.dtype,
-            minibatch_potential=self.minibatch_potential,
-            smoothed_potential=self.smoothed_potential,
-            data_size=self.data_size,
-            minibatch_size=self.minibatch_size,
+            forms=Forms(
+                self.minibatch_potential, self.smoothed_potential, self.data_size, self.minibatch_size
+            ),
         )
 
     def initial_points(

@@ -23,14 +23,14 @@ from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
 from pyro_dft.interface.recognition import Terms
-from pyro_dft.interface.restoring import Restored
 from pyro_dft.pyro.amounts import fitted as fitted_amounts
 from pyro_dft.pyro.arrays import TorchArrays
 from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.potential import PotentialProblem
 from pyro_dft.pyro.problem import Problem as Posterior
 from pyro_dft.pyro.sharing import added_terms, agreed, joint_fingerprints
-from pyro_dft.recipe.fit import Problem
+from pyro_dft.recipe.engine import Forms
+from pyro_dft.recipe.fit import Problem, Restored
 
 # Added to the seed of a fit for what a model draws while its structure is read, and for draws that a callback takes. Below 2^32:
 # of a larger number torch takes the low half alone.
@@ -161,16 +161,19 @@ class PyroBackend(Backend):
         settings = self.options.settings
         if posterior.minibatch:
             settings.check_minibatches()
+        forms = Forms(
+            posterior.minibatch_potential if posterior.minibatch else None,
+            posterior.smoothed_potential if self.options.smoothed_potential_fn else None,
+            posterior.data_size,
+            posterior.minibatch_size,
+        )
         target = Target(
             posterior.potential,
             posterior.dim,
+            forms=forms,
             dtype=posterior.dtype,
             device=posterior.device,
-            minibatch_potential=posterior.minibatch_potential if posterior.minibatch else None,
-            smoothed_potential=posterior.smoothed_potential if self.options.smoothed_potential_fn else None,
             context=posterior.context,
-            data_size=posterior.data_size,
-            minibatch_size=posterior.minibatch_size,
             trace=settings.experimental.compile == "auto",
             together=posterior.together,
         )

@@ -9,12 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from pyro_dft.recipe.chains import Block
 from pyro_dft.settings import Settings
+
+
+@dataclass(frozen=True)
+class Forms:
+    """What a target evaluates beside its potential on the full data, and how many rows of data each evaluation reads.
+
+    The functions are those of an engine; see its `Target` for their arguments.
+
+    Attributes:
+        minibatch: The potential from a fresh random subsample of the data in each call, unbiased; or None.
+        smoothed: Minus the log density of the posterior with noise N(0, sigma^2 I) added; or None.
+        rows: Rows that one evaluation on the full data reads (for budgets).
+        minibatch_rows: The same of `minibatch`.
+    """
+
+    minibatch: Any = None
+    smoothed: Any = None
+    rows: int = 1
+    minibatch_rows: int = 1
+
+
+FULL_DATA = Forms()
 
 
 class Target(Protocol):

@@ -99,14 +99,16 @@ def _optima(engine: Engine, fit: Fit, target: Any, used: Any, served: Any) -> di
         found = ends(engine, target, fit, restart)
         return None if found is None else used.folded(found)
 
+    mean, scale, elbo, error = (
+        np.asarray(getattr(fit.optima, name), float) for name in ("mean", "scale", "elbo", "elbo_error")
+    )
     return verdict.optima_entry(
-        used.folded(np.asarray(fit.optima.mean, float)),
-        np.asarray(fit.optima.scale, float),
-        np.asarray(fit.optima.elbo, float),
-        used.folded(engine.numpy(served)),
-        errors=np.asarray(fit.optima.elbo_error, float),
-        refined=engine.numpy(kept(measured.refined)),
-        log_density=engine.numpy(kept(measured.log_density)),
+        verdict.Restarts(used.folded(mean), scale, elbo, error),
+        verdict.Served(
+            used.folded(engine.numpy(served)),
+            engine.numpy(kept(measured.refined)),
+            engine.numpy(kept(measured.log_density)),
+        ),
         density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
         ends=ended,
     )

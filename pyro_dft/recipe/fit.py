@@ -103,51 +103,59 @@ class Fit:
         return {"generator": self.sampler.generator, "score_network": self.score_network}
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A trained sampler as a file has it.
+
+    Attributes:
+        index: Which of the sets of coordinates it was trained in.
+        steps: Transitions that its draws need.
+        leapfrog_steps: Gradient steps of each.
+        gradients_each: Gradient steps that made each of the kept draws; 0 where the file does not say.
+        objective: What it ended with, for each sampler.
+        modes: How often each of several samplers of a chain serves, or None.
+        sampler: Its arrays, by name.
+        measured: Arrays of its measurement, by name: `raw`, `halfway` and `refined` draws, `scale`, `step_size`, `diverged`, and
+            numbers of the draws' transitions.
+    """
+
+    index: int
+    steps: int
+    leapfrog_steps: int
+    gradients_each: int
+    objective: list[str]
+    modes: Modes | None
+    sampler: dict[str, np.ndarray]
+    measured: dict[str, Any]
+
+
 class FittedTrainer:
     """Stands in for a `Trainer` whose fit was read from a file: complete, with nothing left to train.
 
     Args:
         engine: Of the sampler.
         problems: As for `Trainer`.
-        index: Which of them the sampler is for.
         sampler: The sampler.
-        objective: What it ended with, for each chain.
-        refine_steps: Transitions that its draws need.
-        kept: `raw`, `halfway` and `refined` draws, `scale`, `step_size` and `diverged` of its measurement, and its statistics.
-        modes: Weights of several samplers for each chain, or None.
-        leapfrog_steps: Gradient steps of each transition.
-        gradients_each: Gradient steps that made each of the refined draws.
+        content: What the file says of it, with a measurement in the engine's arrays.
     """
 
     done, phase, total, put_off = True, "done", 0, False
 
-    def __init__(
-        self,
-        engine: Engine,
-        problems: Sequence[Problem],
-        index: int,
-        sampler: Any,
-        objective: list[str],
-        refine_steps: int,
-        kept: dict[str, Any],
-        modes: Modes | None = None,
-        *,
-        leapfrog_steps: int,
-        gradients_each: int = 0,
-    ):
+    def __init__(self, engine: Engine, problems: Sequence[Problem], sampler: Any, content: Restored):
         self.problems = list(problems)
         self.history: list[Progress] = []
-        nothing = compare(engine, kept["refined"], kept["refined"], problems[index].original, modes)
-        log_density, _ = problems[index].target.evaluate(kept["refined"])
+        kept, problem = content.measured, problems[content.index]
+        nothing = compare(engine, kept["refined"], kept["refined"], problem.original, content.modes)
+        log_density, _ = problem.target.evaluate(kept["refined"])
         measurement = Measurement(
-            refine_steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
-            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"], leapfrog_steps,
-            statistics={name: kept[name] for name in STATISTICS if name in kept}, gradients_each=gradients_each,
+            content.steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
+            kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"], content.leapfrog_steps,
+            statistics={name: kept[name] for name in STATISTICS if name in kept}, gradients_each=content.gradients_each,
         )  # fmt: skip
         none = np.zeros(0)
         self.fit = Fit(
-            sampler, index, objective, Gaussians(none, none, none, none), np.zeros(0), [],
-            measurement=measurement, modes=modes,
+            sampler, content.index, content.objective, Gaussians(none, none, none, none), np.zeros(0), [],
+            measurement=measurement, modes=content.modes,
         )  # fmt: skip
 
     @property

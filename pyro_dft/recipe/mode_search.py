@@ -21,14 +21,14 @@ from pyro_dft.recipe.mode_weights import (
     GOOD_KHAT,
     WEIGHT_DRAWS,
     LogDensity,
+    Proposal,
     Weighted,
     log_gaussians,
     weigh,
-    weigh_and_draw,
 )
 from pyro_dft.recipe.modes import Modes
 
-__all__ = ["Fitted", "further_starts", "search", "separate", "weigh"]
+__all__ = ["Fitted", "further_starts", "search", "separate"]
 
 Array = NDArray[np.floating[Any]]
 Move = Callable[
@@ -114,9 +114,8 @@ class _Search:
         members = sum(groups, [])
         owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         draws = min(WEIGHT_DRAWS, max(self.affordable // (len(members) * self.chains), TEST_DRAWS))
-        return weigh_and_draw(
-            *self.parts(members), self.log_density, self.chains, self.rng, draws, owner, adapt=adapt
-        )
+        proposal = Proposal.of(*self.parts(members), owner)
+        return weigh(proposal, self.log_density, self.chains, self.rng, draws, adapt=adapt)
 
     def with_weights(self, groups: list[list[int]]) -> tuple[list[list[int]], Modes | None, list[int]]:
         """The modes that hold something, their weights (None for a single one), and the optima that hold nothing."""

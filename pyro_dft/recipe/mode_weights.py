@@ -53,6 +53,20 @@ class Proposal:
     shares: Array
     modes: NDArray[np.intp]
 
+    @classmethod
+    def of(cls, means: Array, scales: Array, elbos: Array, modes: NDArray[np.intp] | None = None) -> Proposal:
+        """Of Gaussians, with shares by their evidence bounds.
+
+        Args:
+            means: (J, d).
+            scales: Square roots of the covariances, (J, d, d) or (J, d).
+            elbos: Evidence bounds, (J,).
+            modes: As above; None where each Gaussian is a mode.
+        """
+        shares = np.exp(elbos - elbos.max())
+        index = np.arange(len(means)) if modes is None else modes
+        return cls(means, triangular(scales), shares / shares.sum(), index)
+
     def students(self) -> list[StudentT]:
         """What is drawn from: tails a little heavier than a Gaussian's."""
         freedom = 5.0 + self.means.shape[1] / 2.0
@@ -95,15 +109,14 @@ class Weighted:
 
 
 def weigh(
-    means: Array,
-    scales: Array,
-    elbos: Array,
+    proposal: Proposal,
     log_density: LogDensity,
     chains: int,
     rng: np.random.Generator,
     draws: int = WEIGHT_DRAWS,
-    modes: NDArray[np.intp] | None = None,
-) -> Modes:
+    *,
+    adapt: bool = True,
+) -> tuple[Modes, Weighted]:
     """What share of the posterior each of K modes holds, estimated for each chain on its own.
 
     Draws come from Student-t densities at J Gaussians and are weighted by p / (their mixture). Shares then are those under
@@ -111,46 +124,16 @@ def weigh(
     its Gaussians. Where the weights have a heavy tail, the mixture is adapted, and the estimates made anew.
 
     Args:
-        means: (J, d).
-        scales: Square roots of the covariances, (J, d, d) or (J, d).
-        elbos: Evidence bounds (J,), to start from.
+        proposal: The mixture to start from.
         log_density: Of the posterior.
         chains: C.
         rng: For the draws.
         draws: From each Gaussian.
-        modes: The mode of each Gaussian, (J,), integers 0 to K - 1; None where each is one.
-    """
-    return weigh_and_draw(means, scales, elbos, log_density, chains, rng, draws, modes)[0]
-
-
-def weigh_and_draw(
-    means: Array,
-    scales: Array,
-    elbos: Array,
-    log_density: LogDensity,
-    chains: int,
-    rng: np.random.Generator,
-    draws: int = WEIGHT_DRAWS,
-    modes: NDArray[np.intp] | None = None,
-    *,
-    adapt: bool = True,
-) -> tuple[Modes, Weighted]:
-    """As `weigh`, with the weighted draws of all chains, from before any adaptation.
-
-    Args:
-        means: As for `weigh`, and so on.
-        scales: See there.
-        elbos: See there.
-        log_density: See there.
-        chains: See there.
-        rng: See there.
-        draws: See there.
-        modes: See there.
         adapt: Whether a mixture whose weights have a heavy tail is adapted.
+
+    Returns:
+        The shares, and the weighted draws of all chains from before any adaptation.
     """
-    shares = np.exp(elbos - elbos.max())
-    index = np.arange(len(means)) if modes is None else modes
-    proposal = Proposal(means, triangular(scales), shares / shares.sum(), index)
     found = [_draw(proposal, log_density, draws, rng, even=True) for _ in range(chains)]
     pooled = _pooled(found)
     if adapt and GOOD_KHAT < pooled.k_hat < np.inf:
