@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,23 @@ def is_integer(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a number, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def unknown_names(names: Iterable[str], known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Names that are none of the known ones, each with the nearest, in words; "" where all are known.
+
+    Args:
+        names: The names.
+        known: Those that exist.
+        others: Further ones to suggest in place of a misspelt one.
+    """
+    known = sorted(known)
+    unknown = sorted(set(names) - set(known))
+    nearest = [difflib.get_close_matches(name, [*known, *others], 1) for name in unknown]
+    return ", ".join(
+        f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
+        for name, near in zip(unknown, nearest, strict=True)
+    )
 
 
 def check_values(
@@ -158,6 +177,24 @@ class Experimental:
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Experimental))
+
+
+def _checked(plain: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that says which names it does not know."""
+
+    @functools.wraps(plain)
+    def init(self: Experimental, **values: Any) -> None:
+        unknown = unknown_names(values, NAMES)
+        if unknown:
+            raise SettingsError(
+                f"unknown setting of Experimental {unknown}; they are: {', '.join(sorted(NAMES))}"
+            )
+        plain(self, **values)
+
+    return init
+
+
+Experimental.__init__ = _checked(Experimental.__init__)  # type: ignore[method-assign]
 
 
 def grouped(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.errors import SettingsError
-from pyro_dft.experimental import NAMES, Experimental, check_values, grouped, is_integer, is_number
+from pyro_dft.experimental import (
+    NAMES,
+    Experimental,
+    check_values,
+    grouped,
+    is_integer,
+    is_number,
+    unknown_names,
+)
 
 OBJECTIVES = ("auto", "kl", "dft", "dft-paper")
 
@@ -303,15 +310,9 @@ def check_names(names: Iterable[str], others: Iterable[str] = ()) -> None:
             f"{', '.join(moved)}: a setting for experiments, which is given as experimental=Experimental({there}), with "
             "Experimental from pyro_dft"
         )
-    unknown = sorted(set(names) - set(known))
-    if not unknown:
-        return
-    nearest = [difflib.get_close_matches(name, [*known, *others], 1) for name in unknown]
-    described = [
-        f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
-        for name, near in zip(unknown, nearest, strict=True)
-    ]
-    raise SettingsError(f"unknown setting {', '.join(described)}; the settings are: {', '.join(known)}")
+    unknown = unknown_names(names, known, [*others, *NAMES])
+    if unknown:
+        raise SettingsError(f"unknown setting {unknown}; the settings are: {', '.join(known)}")
 
 
 def check_count(name: str, value: Any, least: int, error: type[ValueError] = ValueError) -> None:

@@ -84,28 +84,8 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
     """Far from the banana, around its bend: as many transitions as the limit allows, and more settle more."""
     easy = measure(Subject(ENGINE, target(gaussian), sampler(), 2000, Settings(), rng, same))
     far = sampler(3.0, 0.3)
-    limited = measure(
-        Subject(
-            ENGINE,
-            target(banana),
-            far,
-            2000,
-            at_most(7),
-            rng,
-            same,
-        )
-    )
-    free = measure(
-        Subject(
-            ENGINE,
-            target(banana),
-            far,
-            2000,
-            at_most(64),
-            rng,
-            same,
-        )
-    )
+    limited = measure(Subject(ENGINE, target(banana), far, 2000, at_most(7), rng, same))
+    free = measure(Subject(ENGINE, target(banana), far, 2000, at_most(64), rng, same))
     assert limited.steps == 4
     assert free.steps in (16, 32, 64)
     assert free.steps > easy.steps
@@ -114,17 +94,7 @@ def test_steps_double_until_nothing_moves(target, sampler, rng):
 
 
 def test_a_limit_of_one_transition_is_kept(target, sampler, rng):
-    found = measure(
-        Subject(
-            ENGINE,
-            target(banana),
-            sampler(0.0, 1.5),
-            400,
-            at_most(1),
-            rng,
-            same,
-        )
-    )
+    found = measure(Subject(ENGINE, target(banana), sampler(0.0, 1.5), 400, at_most(1), rng, same))
     assert found.steps == 1
 
 

@@ -380,13 +380,8 @@ def test_amounts_are_small_where_the_data_say_much(where):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_dft.errors.FidelityWarning")
 def test_a_saved_sampler_finds_its_coordinates_again(tmp_path, monkeypatch):
-    fit = DFT(
-        two_hierarchies(numpyro),
-        train="never",
-        num_draws=200,
-        experimental=Experimental(precondition_steps=50),
-        num_chains=1,
-    )
+    brief = Experimental(precondition_steps=50)
+    fit = DFT(two_hierarchies(numpyro), train="never", num_draws=200, experimental=brief, num_chains=1)
     fit.run(jax.random.key(0), Y, 2 * Y)
     assert fit.parts.backend.amounts
     assert len(fit.parts.backend.posteriors) == 3

@@ -211,6 +211,15 @@ def test_an_old_use_of_a_setting_for_experiments_names_the_new_place(make):
         make(experimental={"dft_fraction": 0.2})
 
 
+def test_misspelt_settings_of_experiments():
+    with pytest.raises(SettingsError, match="'leapfrog_step' .did you mean 'leapfrog_steps'"):
+        Experimental(leapfrog_step=5)
+    with pytest.raises(SettingsError, match="'leapfrog_step' .did you mean 'leapfrog_steps'"):
+        Settings(leapfrog_step=5)
+    with pytest.raises(SettingsError, match="unknown setting of Experimental 'width'; they are: averaging"):
+        Experimental(width=5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"dft_fraction": 2.0}, {"averaging": 1.0}, {"score_steps": 0}, {"distance": "l1"}, {"gate": 0.0},

@@ -27,6 +27,7 @@ from pyro_dft.engine_jax.target import (
 )
 from pyro_dft.experimental import NAMES
 from pyro_dft.recipe.constants import (
+    DIFFERENTIATED,
     GENERATOR_BETAS,
     MAX_GRADIENT_NORM,
     MIN_SIGMA,
@@ -232,8 +233,8 @@ def generator_loss(
     u, eps, sigma = fresh(generator, noise)
     levels = noise.level is not None
     detached = jax.lax.stop_gradient(u)
-    full = phase in ("dft", "dft-paper")
-    differentiable = full or phase == "fisher-partial"
+    through = DIFFERENTIATED[phase]
+    differentiable, full = through > 0, through > 1
 
     def target_score(through: bool, key: Any) -> tuple[Array, Array]:
         if levels:

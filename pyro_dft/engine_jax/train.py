@@ -27,7 +27,7 @@ from pyro_dft.engine_jax.step import (
 )
 from pyro_dft.engine_jax.surrogate import Surrogate
 from pyro_dft.engine_jax.target import Target, TargetSpec, whitened_score
-from pyro_dft.recipe.constants import ANCHOR_DRAWS
+from pyro_dft.recipe.constants import ANCHOR_DRAWS, DIFFERENTIATED
 from pyro_dft.recipe.history import check_like
 from pyro_dft.settings import Settings
 
@@ -210,8 +210,9 @@ class NetworkTrainer:
         if self.surrogate is not None:
             return np.asarray(gaps)[:count].tolist()
         # A Hessian-vector product costs about two gradients, on each of the scores that is differentiated.
-        differentiated = {"kl": 0, "fisher-partial": 1}.get(phase, 2 if self.target.minibatch else 1)
-        each = (2 if self.target.minibatch else 1) * (1 if self.anchor is None else 2) + 2 * differentiated
+        scores = 2 if self.target.minibatch else 1
+        differentiated = min(DIFFERENTIATED[phase], scores)
+        each = scores * (1 if self.anchor is None else 2) + 2 * differentiated
         rows = self.mean.shape[0] * 2 * self.plan.batch(phase)
         nonfinite = int(self.state.nonfinite) - lost
         self.target.count(count * rows * each, nonfinite, minibatch=self.target.minibatch)

@@ -20,6 +20,7 @@ from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import (
     ANCHOR_DRAWS,
+    DIFFERENTIATED,
     GENERATOR_BETAS,
     MAX_GRADIENT_NORM,
     MIN_SIGMA,
@@ -267,8 +268,8 @@ class NetworkTrainer:
 
     def _generator_step(self, phase: str, rate: float, batch: int) -> float:
         u, eps, sigma = self._fresh(batch)
-        full = phase in ("dft", "dft-paper")
-        differentiable = full or phase == "fisher-partial"
+        through = DIFFERENTIATED[phase]
+        differentiable, full = through > 0, through > 1
         score_q = self._target_score(u if differentiable else u.detach(), sigma, differentiable)
         # Where a product of scores enters, minibatch noise must be independent in the two factors.
         again = self.target.minibatch and not self.levels

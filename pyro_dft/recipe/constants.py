@@ -32,6 +32,9 @@ SETTLING_RATE = 1 / 30
 SETTLING_SCORE = 0.3
 # A learned sigma is kept above this: the eps / sigma term has variance of order 1 / sigma^2.
 MIN_SIGMA = 0.02
+# Through how many of a point's target scores the generator's gradient runs, by objective: there are two where the model
+# subsamples its data, from two minibatches.
+DIFFERENTIATED = {"kl": 0, "fisher-partial": 1, "dft": 2, "dft-paper": 2}
 # Draws for each chain on which minibatch noise is measured, with and without a control variate.
 ANCHOR_DRAWS = 64
 

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.paper.logistic.course import Course
 from benchmarks.paper.logistic.judge import CURVE_DRAWS
 from pyro_dft.experimental import grouped
+from pyro_dft.recipe.constants import DIFFERENTIATED
 
 # Final draws, raw and refined.
 DRAWS = 1000
@@ -148,7 +149,7 @@ def _evaluations(plan: Any, step: int, dim: int, minibatch: bool) -> int:
     last = step > own.precondition_steps + plan.num_steps * (1 - own.dft_fraction)
     phase = "dft" if plan.objective == "auto" and last else plan.phase
     two = 2 if minibatch else 1
-    differentiated = {"dft": two, "dft-paper": two, "fisher-partial": 1}.get(phase, 0)
+    differentiated = min(DIFFERENTIATED.get(phase, 0), two)
     return 2 * plan.batch_size * (two + 2 * differentiated)
 
 
