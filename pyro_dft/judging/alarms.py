@@ -14,35 +14,36 @@ from pyro_dft.judging.drift import LIMITS
 
 Facts = Mapping[str, Any]
 
-# An error that is expected to be left in the refined draws, in sds, makes a fit suspect. One beyond the second figure
-# makes it failed where something else says that transitions do not repair the draws.
+# An expected error of the refined draws above the first figure (sds) makes a fit suspect; above the second it makes the fit
+# failed where another alarm says that transitions do not repair the draws.
 LEFT_LIMITS = (0.08, 0.1)
-# Standard errors of a mean's gap beyond this: errors of several tenths of an sd would not be seen.
+# Where the standard error of a mean's gap is above this (sds), errors of several tenths of an sd would not be seen.
 RESOLUTION_LIMIT = 0.15
-# Effective draws of the chains: with fewer, their own statistics mean little (Vehtari et al., Rank-normalization, folding, and
+# With fewer effective draws of the chains their own statistics mean little (Vehtari et al., Rank-normalization, folding, and
 # localization, 2021, ask for a hundred for each of four chains; features here are more than means).
 LEAST_ESS = 100
-# Where draws remember more of their start than this, the drift test has seen nothing. Below the second figure
-# transitions pass between all parts of the posterior: there are no separate modes.
+# Where the memory of draws is above the first figure, the drift test cannot see errors. Below the second, transitions pass
+# between all parts of the posterior: there are no separate modes.
 BLIND_MEMORY = 0.975
 CONNECTED_MEMORY = 0.85
-# Weights of modes are estimates of importance sampling, with this tail and these standard errors at most.
+# Largest tail index and standard error with which weights of modes, estimated by importance sampling, are trusted.
 MODE_KHAT = 0.7
 MODE_ERROR = 0.03
-# Of transitions with small steps, see `pyro_dft.recipe.measure.carefully`: with the usual ones curved posteriors with good
-# draws pass it too, as they make NUTS diverge.
+# Share of diverging transitions with small steps, see `pyro_dft.recipe.measure.carefully`. With the usual steps, curved
+# posteriors whose draws are good diverge more often than this too, as they do with NUTS.
 DIVERGENCE_LIMIT = 0.015
-# Of those of chains whose steps were made smaller until fewer diverge: what is left then is a neck that they hardly enter. Of
-# 304 random posteriors with exact draws, no good fit was above it at the end, and all that had missed a neck were.
+# The same share for chains, whose steps are made smaller until it is below this: chains that stay above hardly enter a neck. Of
+# 304 random posteriors with exact draws, no good fit was above it at the end, and all fits that had missed a neck were.
 CHAIN_DIVERGENCES = 0.0003
-# So many are no matter of curvature any more.
+# A share of divergences that curvature does not explain.
 LOST_LIMIT = 0.1
-# Draws that small steps provably move by more than this (sds) make a fit suspect.
+# A fit is suspect where small steps surely move its draws by more than this (sds).
 CAREFUL_LIMIT = 0.05
 STUCK_LIMIT = 0.1
-# Restarts that disagree about the shape of one mode mean little, unless transitions diverge there too (a horseshoe's necks).
+# Restarts that disagree about the shape of one mode count only where this share of transitions diverges too (a horseshoe's
+# necks).
 NARROW_DIVERGENCES = 0.01
-# Log densities that vary by more than this (nats) from one evaluation to the next make no posterior.
+# A model whose log density varies by more than this (nats) between evaluations at one point has no posterior.
 NOISE_LIMIT = 0.1
 ACCEPTANCE_LIMIT = 0.4
 # Standard deviations beyond this are a sign of an improper posterior rather than of units.
@@ -60,7 +61,7 @@ class Alarm:
         severity: What the alarm makes of a fit by itself.
         condition: Facts (the keys of `pyro_dft.judging.verdict.Diagnostics`) -> whether it sounds.
         words: Facts -> what is wrong and what to try.
-        unless: Alarms that say the same and more: this one is quiet where one of them sounds.
+        unless: Alarms that say the same and more: this one does not sound where one of them does.
         wrong: Facts -> whether the alarm is strong evidence that the draws were wrong before they were refined.
         unrepaired: Whether it says that refinement does not repair such draws. A fit with both is failed.
     """
@@ -328,7 +329,7 @@ def sounding(facts: Facts) -> list[Alarm]:
 
 
 def status(fired: list[Alarm], facts: Facts) -> str:
-    """The status that the alarms which sound make: "failed", "suspect" or "converged"."""
+    """The status that follows from the alarms that sound: "failed", "suspect" or "converged"."""
     if any(alarm.severity == "failed" for alarm in fired):
         return "failed"
     if any(alarm.wrong(facts) for alarm in fired) and any(alarm.unrepaired for alarm in fired):

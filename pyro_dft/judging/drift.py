@@ -20,29 +20,29 @@ Array = NDArray[np.floating[Any]]
 Moment = Literal["mean", "sd", "5 % point", "95 % point"]
 
 MOMENTS: tuple[Moment, ...] = ("mean", "sd", "5 % point", "95 % point")
-# Effects and gaps in posterior sds that are errors, where they are sure: of means and log sds, then of the two points.
+# Effects and gaps that are surely larger than this (posterior sds) are flagged: of mean, log sd, 5 % and 95 % point.
 LIMITS = np.array([0.1, 0.1, 0.15, 0.15])[:, None]
-# How often chance alone may make some effect of draws that are right count: over all coordinates and moments.
+# How often, over all coordinates and moments together, chance alone may make an effect count where draws are right.
 FALSE_ALARMS = 0.01
 
-# Refined draws count as still when no effect surely passes the first figure, nor their root mean square the second.
+# Refined draws are at rest when no effect is surely above the first figure, and their root mean square is below the second.
 STILL_WORST = 0.03
 STILL_RMS = 0.025
-# Nor may a gap surely pass this, nor a coordinate, its square or its tails be remembered by more than this. With 4,000
+# And when no gap is surely above this, and no memory (of a coordinate, its square, its tails) above the second figure. With 4,000
 # draws and a memory of 0.3 the gap of a mean is known to about 0.02 sd; tails are entered as slowly as they are forgotten.
 STILL_GAP = 0.05
 STILL_MEMORY = 0.3
 
 
 def normal_limit(false_alarms: float, comparisons: int) -> float:
-    """What the largest of so many standard normal sizes passes in at most this share of cases (Bonferroni)."""
+    """A limit that the largest |z| of so many standard normal z passes in at most this share of cases (Bonferroni)."""
     return NormalDist().inv_cdf(1.0 - false_alarms / (2.0 * comparisons))
 
 
 def still_limit(coordinates: int) -> float:
-    """Standard errors that an effect on a mean or log sd may pass without counting as a movement.
+    """How many standard errors an effect on a mean or log sd may have without counting as a movement.
 
-    Some coordinate of many always seems to move: half of the time the largest of all stays below this.
+    Of many coordinates some always seem to move: in half of the cases the largest effect stays below this limit.
     """
     return max(1.96, normal_limit(0.5, 2 * coordinates))
 
@@ -121,7 +121,7 @@ class Drift:
 
     @property
     def sure_gap(self) -> Array:
-        """The same of each gap, by the limits that hold together; -inf where the steps moved nothing; shape (4, d)."""
+        """The same for each gap, by the limits that hold jointly; -inf where the steps moved nothing; shape (4, d)."""
         low = np.maximum(self.gap_low, -self.gap_high)
         return np.where(self.significant, low, np.minimum(low, 0.0))
 
@@ -132,7 +132,7 @@ class Drift:
 
     @property
     def worst_lower(self) -> float:
-        """Largest size that the draws prove; zero or below if none."""
+        """Largest lower limit of an effect's size; zero or below where no effect is sure."""
         return float(self.sure.max())
 
     @property
@@ -306,7 +306,7 @@ def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Dri
 
 @dataclass(frozen=True)
 class _Empty:
-    """What stands for coordinates that cannot be compared, (4, d), and which can, (d,)."""
+    """Which coordinates can be compared, (d,), and the values for the others, (4, d)."""
 
     usable: NDArray[np.bool_]
     stuck: NDArray[np.bool_]

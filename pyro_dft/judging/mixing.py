@@ -11,12 +11,12 @@ from pyro_dft.judging.moments import TAIL, column_blocks, quantiles
 
 Array = NDArray[np.floating[Any]]
 
-# Numbers in the spectra that are made at once.
+# Most numbers in the spectra that are computed at once: bounds memory.
 SPECTRA = 2**22
 
 
 def _features(points: Array, *, tails: bool = True) -> list[Array]:
-    """What must mix: each coordinate, its square, and being beyond its 5 % and 95 % points; (P, T, d) each, centred."""
+    """Features of states, (P, T, d) each, centred: each coordinate, its square, whether it is beyond its 5 % and 95 % points."""
     flat = points.reshape(-1, points.shape[-1])
     centre, sd = flat.mean(0), flat.std(0)
     sd = np.where(sd > 0, sd, 1.0)
@@ -29,17 +29,17 @@ def _features(points: Array, *, tails: bool = True) -> list[Array]:
 
 
 def effective_draws(points: Array, groups: NDArray[np.intp]) -> Array:
-    """Numbers of independent draws that tell as much as the states of P chains, the smallest over coordinates.
+    """How many independent draws the states of P chains are worth, the smallest number over coordinates.
 
     Autocorrelations of all chains together are summed up for as long as pairs of them are positive (Geyer, Practical
-    Markov chain Monte Carlo, 1992). They are about the mean of all chains, so that chains that disagree remember.
+    Markov chain Monte Carlo, 1992). They are taken about the mean of all chains: chains that disagree have long memories.
 
     Args:
         points: States (P, T, d).
-        groups: Separate mode that each chain is in, (P,): means are those of the chains in the same.
+        groups: The separate mode that each chain is in, (P,): means are taken over the chains of one mode.
 
     Returns:
-        Those for coordinates, their squares, and being beyond the 5 % and the 95 % points, (4,).
+        Effective numbers for coordinates, their squares, and whether they are beyond the 5 % and the 95 % points, (4,).
     """
     p, t, d = points.shape
     worst = np.full(4, float(p * t))
@@ -69,7 +69,7 @@ def _times(x: Array) -> Array:
 
 
 def _autocorrelations(x: Array) -> Array:
-    """Of centred features (P, T, k) at all lags, by their power spectra, (T, k)."""
+    """Autocorrelations (T, k) of centred features (P, T, k) at all lags, by their power spectra."""
     t, k = x.shape[1:]
     size, found = _fast_length(2 * t - 1), np.empty((t, k))
     counts = np.arange(t, 0, -1)

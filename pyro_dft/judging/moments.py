@@ -1,4 +1,4 @@
-"""Moments that the drift test compares: mean, log sd, and the 5 % and 95 % points, with what they owe to each draw."""
+"""Moments that the drift test compares: mean, log sd, and the 5 % and 95 % points, with the influence of each draw on them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 
 TAIL = 0.05
-# A density at the 5 % point comes from how far these quantiles are apart, in sds; a normal distribution's has 2 % error.
+# The density at the 5 % point is taken from the distance of these quantiles; for a normal distribution the error is 2 %.
 AROUND = (0.03, 0.08)
-DENSITIES = (0.02, 1.0)  # and is held within these: an atom has no density
+DENSITIES = (0.02, 1.0)  # limits of that density, in 1 / sd: an atom has none
 NEAR = 0.2  # sds by which an effect on a point may differ from how far the point itself has moved
-COLUMNS = 32  # coordinates that are looked at together
-LEAST_FORGOTTEN = 1e-3  # steps that forget less than this of where they started say nothing about a gap
+COLUMNS = 32  # coordinates that are handled at once
+LEAST_FORGOTTEN = 1e-3  # with less than this share forgotten, steps say nothing about a gap
 
 
 def quantiles(x: Array, levels: Sequence[float]) -> Array:
@@ -48,12 +48,12 @@ class Tails:
 
     @classmethod
     def of(cls, b: Array, a: Array) -> Tails:
-        """Those of draws before b (n, k) and after a (m, k)."""
+        """The tails of draws before, b (n, k), and after, a (m, k)."""
         outer, inner = AROUND
         q = quantiles(np.concatenate([b, a]), (outer, TAIL, inner, 1 - inner, 1 - TAIL, 1 - outer))
         sd = a.std(axis=0, ddof=1)
         low, high = q[1], q[4]
-        # Far points are not where their density says: no effect is larger than how far they are apart, by more than NEAR.
+        # Points that moved far have left the region of that density: an effect is limited to how far they moved, plus NEAR.
         before, after = (quantiles(x, (TAIL, 1 - TAIL)) for x in (b, a))
         moved = [
             ((a < low).mean(axis=0) - (b < low).mean(axis=0)),
@@ -68,7 +68,7 @@ class Tails:
         return cls(low, high, densities[0], densities[1])
 
     def shares(self, x: Array) -> tuple[Array, Array]:
-        """What, averaged over draws (n, k), moves as the points do, in sds; for each point."""
+        """For each point, numbers of draws (n, k) whose mean changes by as much as the point does, in sds."""
         return (x < self.low) / -self.low_density, (x > self.high) / self.high_density
 
 

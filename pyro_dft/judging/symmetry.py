@@ -47,13 +47,13 @@ def _sds(factor: Array) -> Array:
 
 
 def _matched(mean: Array, sds: Array, other: Array, other_sds: Array) -> tuple[NDArray[np.intp], Array]:
-    """For each coordinate of one mode that of the other with the nearest |mean| and sd, and whether its sign flips."""
+    """For each coordinate of one mode, the coordinate of the other with the nearest |mean| and sd, and whether its sign flips."""
     d = len(mean)
     scale = 0.5 * (sds[:, None] + other_sds)
     cost = np.square((np.abs(mean)[:, None] - np.abs(other)) / scale) + np.square(
         np.log(sds[:, None] / other_sds)
     )
-    # A coordinate that has not moved stays what it is, where there is a choice.
+    # Where there is a choice, a coordinate that is the same in both modes is not exchanged.
     stays = np.square((mean - other) / np.diagonal(scale)) < 1.0
     cost[np.arange(d)[stays], np.arange(d)[stays]] -= 1.0
     target = np.full(d, -1, np.intp)

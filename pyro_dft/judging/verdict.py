@@ -23,13 +23,13 @@ from pyro_dft.judging.symmetry import is_copy
 RHAT_LIMIT = 1.01
 # An optimum that is expected to hold this share of the posterior, and holds less than a tenth of it, is missed.
 MODE_LIMIT = 0.01
-# Where less of what started at an optimum stays there, and the rest comes as near to the mean of the draws (sds, in each
-# coordinate), it is no mode of its own.
+# An optimum is no mode of its own where a smaller share than this of the points that started there stays, and the others come as
+# near as this to the mean of the draws (sds, in each coordinate).
 STAYED, NEAR = 0.1, 3.0
-# Draws whose log density and spread prove that they miss the evidence by so many nats, and as many more for each coordinate,
-# have lost what holds nearly all of the posterior.
+# Draws whose log density and spread show that they fall short of the evidence by so many nats (plus as many for each coordinate)
+# have missed nearly all of the posterior.
 SHORTFALL_LIMIT, SHORTFALL_BY_DIMENSION = 3.0, 0.01
-# Where draws remember more of their start than this, so many transitions are too few, whoever chose their number.
+# Where the memory of draws is above this, their transitions were too few, whoever chose the number.
 UNSETTLED_MEMORY = 0.7
 WORDS = tuple("log sd" if moment == "sd" else moment for moment in MOMENTS)
 
@@ -47,16 +47,16 @@ class Diagnostics(dict[str, Any]):
         drift_raw, drift_refined: The drift test: how far the raw draws are from the ensemble's states, and the first half of
             these from the second. Without an ensemble: how far transitions of exact HMC move the raw draws, and as many again the
             refined ones; the surest effect over coordinates on means, log sds, 5 % and 95 % points (`worst`, in sds, with
-            its 95 % interval, and where it is), the root mean square effect on means and log sds, and whether one is
+            its 95 % interval, coordinate and moment), the root mean square effect on means and log sds, and whether one is
             flagged (`pyro_dft.judging.drift.LIMITS`). `gap` is where these transitions would lead in the end, given how slowly
             they forget where a draw started (`pyro_dft.judging.drift.Drift`): the surest gap over coordinates, in sds, with an
-            interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw
-            started the transitions leave, at most over coordinates (`slowest` is the one); `resolution` the largest
-            standard error of a mean's gap: errors of its size are not seen; `draws` the number of draws it was made on.
+            interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw started
+            the transitions leave, the largest over coordinates (`slowest` is the one); `resolution` the largest standard
+            error of a mean's gap: errors of that size are not seen; `draws` the number of draws that were compared.
         left: What refinement is expected to leave of the raw draws' error (`error`, in sds): their gap (`raw`) times what
             the refined draws remember over as many transitions, where that is largest.
         unsettled: Whether the ensemble's budget ended before its two halves agreed. Where `refine_steps` is given, or the model
-            subsamples its data: whether the search for it ended at `max_refine_steps` before the draws stood still, or so few
+            subsamples its data: whether the search for it ended at `max_refine_steps` before the draws were at rest, or the
             transitions leave most of where a draw started.
         ensemble: Of the chains whose states are served: their number (`chains`), `transitions` of each that were kept,
             `leapfrog_steps` of a transition, and the effective number of draws (`ess`), the smallest over coordinates, their
@@ -74,10 +74,11 @@ class Diagnostics(dict[str, Any]):
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
             without a network).
         movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
-        acceptance, divergence_rate, stuck: Of the refinement's transitions; `expected_stuck` is what the acceptance explains.
+        acceptance, divergence_rate, stuck: Of the refinement's transitions the mean acceptance probability, the share that
+            diverged, and the share of draws that never moved; `expected_stuck` is the share that the acceptance explains.
         careful_divergence_rate, drift_careful: What is left of `divergence_rate` with leapfrog steps of a quarter of the size,
-            looked at on some of the draws where it is above .1 %, and the drift test of these; `proved` is what chance does not
-            explain.
+            measured on some of the draws where it is above .1 %, and the drift test of these; `proved` is the part of the drift
+            that chance does not explain.
         surrogate_error: How wrong the surrogate was that the networks were trained on: the median error of its scores at draws of
             the generator late in the training, that it had not seen, over the median size of the scores. None without one.
         cut: The limit that ended the fit before its time ("max_gradients" or "max_seconds"), or None.
@@ -85,7 +86,7 @@ class Diagnostics(dict[str, Any]):
         invalid: Names of `parameters` of distributions that were out of their range, and of `data` that were outside of the
             support of theirs, with the share of the draws where they were. Both are empty for a valid model.
         spread, widest: The largest standard deviation of an unconstrained coordinate, and which one has it.
-        num_draws: Draws the tests were made on.
+        num_draws: Number of draws that the tests were made on.
         vectorised: Whether the potential was evaluated for a batch of points at once.
         gradient_evaluations, nonfinite_evaluations: Of the model's potential.
         data_rows: Rows of data that those read, of minibatches and of the full data; None where the model subsamples nothing.
@@ -183,8 +184,8 @@ def drift_facts(
     """The facts that come from the drift tests.
 
     Args:
-        raw: From raw draws to refined ones.
-        refined: As many transitions further.
+        raw: Drift from raw draws to refined ones.
+        refined: Drift of these over as many transitions again.
         names: Of the coordinates.
         at_limit: Whether no more transitions were allowed.
         chains: Whether the second is from the first half of an ensemble's last window to the second half.
@@ -242,8 +243,8 @@ def optima_entry(
         restarts: The Gaussians.
         served: The draws.
         density: The log density at points (n, d), to tell missed modes from copies of others.
-        ends: Where draws of a restart's Gaussian, by its index, come to by the transitions that refine draws, (m, d); None
-            where that cannot be seen.
+        ends: Index of a restart -> where draws of its Gaussian end after some of the transitions that refine draws, (m, d); None
+            where they were not moved.
     """
     means, elbos, draws = restarts.means, restarts.elbos, served.draws
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():

@@ -1,4 +1,4 @@
-"""The scores that were evaluated on the way, and the surrogate that generators are trained on in place of the model."""
+"""Scores of the model that a fit has evaluated, and the surrogate network that is fitted to them to train on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pyro_dft.recipe.constants import SURROGATE_MORE, SURROGATE_STEPS
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.settings import Settings
 
-# Points of all samplers that are kept, and the memory that they and their scores may take (bytes).
+# Points that are kept over all samplers, and the memory in bytes that they and their scores may take.
 MOST_POINTS, MOST_BYTES = 30_000, 2e8
-# Whitened scores beyond this are those of points that the posterior never visits.
+# Points where a whitened score is larger than this are not used: the posterior has no mass there.
 LARGEST = 1e3
-# True scores of each sampler that are added where the generator's draws are, each time.
+# Scores of the model that are added each time for each sampler, at draws of its generator.
 MORE_POINTS = 256
 
 
 class Bank:
-    """Points of unconstrained space and the model's scores there, for each of G samplers: all, or an even choice of them."""
+    """Points in unconstrained space and the model's scores there, for each of G samplers; some, evenly spaced, if many."""
 
     def __init__(self) -> None:
         self._points: list[np.ndarray] = []
@@ -28,7 +28,7 @@ class Bank:
         self._every = 1
 
     def add(self, points: np.ndarray, scores: np.ndarray) -> None:
-        """Takes in points and scores (G, n, d)."""
+        """Adds points and their scores, (G, n, d) each."""
         g, n, d = points.shape
         some = slice(None, None, self._every)
         self._points.append(np.asarray(points[:, some], np.float32))
@@ -40,12 +40,12 @@ class Bank:
             self._scores = [np.concatenate(self._scores, 1)[:, ::2]]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Points and scores, (G, N, d) each."""
+        """The points that are kept and their scores, (G, N, d) each."""
         return np.concatenate(self._points, 1), np.concatenate(self._scores, 1)
 
 
 def usable(u: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points u and scores s (G, N, d) in which rows that cannot be used repeat others of their sampler, that can."""
+    """Points u and scores s (G, N, d), with rows that cannot be used replaced by usable rows of the same sampler."""
     bad = ~(np.isfinite(s).all(-1) & np.isfinite(u).all(-1) & (np.abs(s).max(-1) < LARGEST))
     rows = np.tile(np.arange(u.shape[1]), (len(u), 1))
     for own, gone in zip(rows, bad, strict=True):
@@ -56,20 +56,20 @@ def usable(u: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Substitute:
-    """The surrogate of one training, and the points it knows, in the whitened coordinates of the sampler.
+    """The surrogate of one training and the points that it is fitted to, in the sampler's whitened coordinates.
 
     Args:
         engine: Of the target.
         target: The posterior.
-        sampler: Its Gaussian gives the coordinates.
-        bank: What is known.
+        sampler: The Gaussian sampler that the whitened coordinates are those of.
+        bank: Points and scores to fit first.
         settings: Width and depth of the network.
         rng: The engine's random number generator.
 
     Attributes:
-        surrogate: The engine's.
-        error: Of its scores where the generator's draws were when last asked, before it learnt them: the median size over
-            that of the scores; NaN before.
+        surrogate: The engine's surrogate network.
+        error: Median error of the surrogate's scores at draws of the generator, over the median size of the scores there, taken
+            in the last `top_up` before it was fitted to them; NaN before the first.
     """
 
     def __init__(self, engine: Engine, target: Any, sampler: Any, bank: Bank, settings: Settings, rng: Any):
@@ -88,7 +88,7 @@ class Substitute:
         return usable(u, s)
 
     def top_up(self, sampler: Any) -> None:
-        """Asks the model for scores at the sampler's draws, and goes on with the fit."""
+        """Evaluates the model's scores at draws of the sampler, and fits the surrogate to them as well."""
         draws = self.engine.numpy(sampler.draw(MORE_POINTS, self.rng))
         _, scores = self.engine.scores(self.target, draws, self.rng, minibatch=False)
         u, s = self._whitened(draws, scores)

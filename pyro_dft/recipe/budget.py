@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pyro_dft.settings import Settings
 
-# Of the gradients that are allowed, the share that is kept for the chains whose states are served.
+# Share of the allowed gradients that is reserved for the chains whose states are served.
 FOR_CHAINS = 0.6
 
 
@@ -20,8 +20,8 @@ class Budget:
         evaluations: Gradient evaluations of the model so far.
 
     Attributes:
-        met: The limit that the fit has met, or None.
-        reserved: Share of the gradients that is kept for the chains; nothing is once they have run.
+        met: The limit that the fit has reached, "max_gradients" or "max_seconds", or None.
+        reserved: Share of the gradients that is reserved for the chains; zero once they have run.
     """
 
     def __init__(self, settings: Settings, evaluations: Callable[[], int]):
@@ -32,7 +32,7 @@ class Budget:
         self._elsewhere, self._paused = 0, (0, 0.0)
 
     def over(self) -> bool:
-        """Whether the phase that runs must end now."""
+        """Whether the phase that is running must end now."""
         most, seconds = self._settings.max_gradients, self._settings.max_seconds
         if most is not None and self._spent >= (1 - self.reserved) * most:
             self.met = "max_gradients"
@@ -41,7 +41,7 @@ class Budget:
         return self.met is not None
 
     def affords(self, gradients: float) -> bool:
-        """Whether so many further gradients are within the limits."""
+        """Whether this many further gradients stay within the limits."""
         if gradients > self.left:
             self.met = "max_gradients"
             return False
@@ -52,18 +52,18 @@ class Budget:
         return True
 
     def most(self, count: int, each: float, least: int) -> int:
-        """Of `count` steps at `each` gradients, as many as are within the limits, and never fewer than `least`."""
+        """How many of `count` steps, each of `each` gradients, stay within the limits; never fewer than `least`."""
         if self.affords(count * each):
             return count
         within = 0 if self.met == "max_seconds" else int(min(count, self.left // each))
         return max(least, within)
 
     def pause(self) -> None:
-        """From here until `go_on`, neither time nor gradients are those of the fit."""
+        """Stops counting: what is spent from here until `go_on` is no part of the fit."""
         self._paused = self._spent, self._elapsed
 
     def go_on(self) -> None:
-        """Counts on from where `pause` was."""
+        """Counts again, from where `pause` stopped."""
         spent, elapsed = self._paused
         self._elsewhere, self._begun = self._evaluations() - spent, time.perf_counter() - elapsed
 

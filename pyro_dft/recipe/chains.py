@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Numbers of the transitions that a draw comes from, (C, n) each: the mean acceptance probability of the last of them, one or
-# more, and the kinetic energy that it ends with, in whitened coordinates.
+# What is recorded of the transitions behind each draw, (C, n) each: the acceptance probability, averaged over the last run of
+# them, and the kinetic energy at the end, in whitened coordinates.
 STATISTICS = ("acceptance_rate", "kinetic")
 
 
@@ -16,14 +16,14 @@ class Block:
 
     Attributes:
         position: Where it ended, in the engine's own form, to go on from.
-        x: States after each transition, (G, P, T, d).
+        x: States after each of the T transitions, (G, P, T, d).
         log_density: Their log densities, (G, P, T).
         score: Their scores, (G, P, T, d).
         acceptance: Acceptance probabilities, (G, P, T).
         moved: Whether a transition was accepted, (G, P, T).
         diverged: Whether its energy error was beyond `MAX_ENERGY_ERROR`, (G, P, T).
         kinetic: Kinetic energies that the states end with, (G, P, T).
-        step_size: Leapfrog steps, (G,), tuned where that was asked for.
+        step_size: Leapfrog step sizes, (G,), adapted where that was asked for.
     """
 
     position: Any

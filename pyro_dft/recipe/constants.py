@@ -6,17 +6,17 @@
 FULL_RANK_LIMIT = 300
 # Above this one only scales are fitted until all restarts have settled, and the full matrix from there.
 SCALES_FIRST = 50
-# The last steps average the noise out (rate falling as k^-0.7): so many, or this share of all where scores are of minibatches.
+# The last steps average noise out, at a rate that falls as k^-0.7: this many steps, or with minibatches this share of all.
 AVERAGING = 8
 AVERAGING_SHARE = 0.27
-# The final evidence bound is estimated on the full data: evaluations times data rows that it may use.
+# Evaluations times data rows that the final estimate of the evidence bound, on the full data, may use.
 EVIDENCE_ROWS = 4e7
 # A standard deviation beyond this means a direction without a proper density: the restart stops there.
 MAX_SD = 1e12
-# A restart has settled when it has not moved beyond noise for this many steps, more of them where the noise of a step
-# is not known: with minibatches, and in compiled functions.
+# A restart has settled when it has not moved by more than noise for this many steps; the second figure is for where the noise
+# of a step is not known (minibatches, compiled functions).
 CALM_STEPS, LONG_CALM = 3, 15
-# After a fit to minibatches: steps on the full data at most, and how many of them without movement are enough.
+# After a fit to minibatches: most steps on the full data, and how many steps without movement end them.
 POLISH_STEPS, POLISH_CALM = 30, 4
 LEAST_POLISH = 6
 
@@ -46,17 +46,17 @@ MAX_ENERGY_ERROR = 1000.0
 # The step size is tuned on this many draws at most, over this many transitions.
 TUNING_DRAWS = 200
 TUNING_STEPS = 15
-# Transitions that the search for enough of them starts with.
+# The search for the number of transitions that draws need starts with this many.
 FIRST_STEPS = 2
 
 
 def pairs(dim: int) -> int:
-    """Antithetic pairs of draws for each averaging step of the Gaussian phase and each restart, and with minibatches."""
+    """Antithetic pairs of draws for each restart in an averaging step of the Gaussian phase, and with minibatches in any."""
     return max(32, 2 * dim) if dim <= FULL_RANK_LIMIT else 64
 
 
 def fitting_pairs(dim: int, full: bool) -> int:
-    """The same for the steps before, which only have to find the way: enough for a regression on all coordinates.
+    """Antithetic pairs in steps before the averaging, which need a direction only: enough for a regression on all coordinates.
 
     Args:
         dim: d.
@@ -66,21 +66,21 @@ def fitting_pairs(dim: int, full: bool) -> int:
 
 
 def averaging_steps(steps: int, minibatch: bool) -> int:
-    """Averaging steps at the end of at most `steps`."""
+    """How many of at most `steps` steps average at the end."""
     return round(AVERAGING_SHARE * steps) if minibatch else min(AVERAGING, max(1, steps // 4))
 
 
 # Particles
 
-# Transitions of one compiled call, at most.
+# Most transitions in one compiled call.
 BLOCK_STEPS = 16
-# Where transitions to finite points are accepted with more than this probability, those that end where the density is not
-# finite do not shorten the step: they hit a wall, which small steps hit as well.
+# Where transitions that end at a finite density are accepted with more than this probability, those that end where it is not
+# finite do not make the step size smaller: they cross a boundary, which small steps cross as well.
 FINE = 0.9
 
 # Surrogate scores
 
-# Rows of each step of its fit, and the first rate of Adam.
+# Rows in each step of the surrogate's fit, and Adam's first learning rate.
 SURROGATE_BATCH, SURROGATE_RATE = 256, 3e-3
 # Steps of the first fit, and of each later one that goes on with a few more points.
 SURROGATE_STEPS, SURROGATE_MORE = 2000, 500

@@ -60,7 +60,7 @@ class Target(Protocol):
 
 
 class Sampler(Protocol):
-    """Noise in, draws out, for C chains (or C K, where each chain has K modes)."""
+    """Maps noise to draws, for each of C chains (C K samplers where each chain has one for each of K modes)."""
 
     mean: Any
     scale: Any
@@ -68,7 +68,7 @@ class Sampler(Protocol):
 
     @property
     def chains(self) -> int:
-        """C."""
+        """Number of samplers, C or C K."""
 
     def draw(self, n: int, rng: Any) -> Any:
         """Independent draws, native (C, n, d)."""
@@ -87,7 +87,7 @@ class Refined(Protocol):
     statistics: dict[str, Any]
 
     def first(self, count: int) -> Refined:
-        """The same with the first draws of each chain only."""
+        """The same for the first `count` draws of each chain only."""
 
 
 class NetworkTrainer(Protocol):
@@ -124,7 +124,7 @@ class NetworkTrainer(Protocol):
         """A copy that can be finished while this one goes on."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that training goes on from, by name."""
+        """What training can go on from, by name."""
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """The inverse of `arrays`."""
@@ -156,7 +156,7 @@ class Engine(Protocol):
     """The primitives.
 
     Attributes:
-        BLOCK_ROWS: Draws over all samplers that are made at once.
+        BLOCK_ROWS: Most draws, over all samplers, that are made at once.
     """
 
     BLOCK_ROWS: int
@@ -170,13 +170,13 @@ class Engine(Protocol):
         """Points for the target, in its precision and on its device."""
 
     def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
-        """Native arrays, one behind the other."""
+        """Native arrays joined along an axis."""
 
     def host_rng(self, rng: Any) -> np.random.Generator:
-        """A NumPy generator that takes up the engine's own random numbers."""
+        """A NumPy generator whose numbers follow from those of the engine's own."""
 
     def selection_seed(self, rng: Any) -> int:
-        """Seed of the comparisons between samplers."""
+        """Seed of the random numbers with which samplers are compared."""
 
     def seeded(self, target: Any, seed: int) -> Any:
         """A new random number generator."""
@@ -195,10 +195,10 @@ class Engine(Protocol):
     # Processor threads
 
     def thread_count(self, problem: Any, batch_size: int) -> int:
-        """Threads that a training should run with."""
+        """How many processor threads are worth using for a training."""
 
     def threads(self, count: int) -> AbstractContextManager[None]:
-        """So many threads for what runs inside."""
+        """Limits processor threads to `count` inside of a `with` block."""
 
     # The phases
 
@@ -223,7 +223,7 @@ class Engine(Protocol):
         """A training of networks that start as the Gaussian `sampler`."""
 
     def surrogate(self, target: Any, samplers: int, settings: Settings, rng: Any) -> Surrogate:
-        """Scores in whitened coordinates that start as those of unit Gaussians."""
+        """A surrogate of the scores in whitened coordinates, which starts as the score of a unit Gaussian for each sampler."""
 
     # Transitions
 
@@ -231,7 +231,7 @@ class Engine(Protocol):
         """Square roots (C, d, d) of the covariances of draws (C, n, d)."""
 
     def tune_step_size(self, target: Any, draws: Any, scale: Any, *, leapfrog_steps: int, rng: Any) -> Any:
-        """Leapfrog steps (C,) for transitions of such draws."""
+        """Leapfrog step sizes (C,) for HMC transitions of such draws."""
 
     def refine(
         self, target: Any, draws: Any, scale: Any, step_size: Any, *, steps: int, leapfrog_steps: int, rng: Any
@@ -256,11 +256,11 @@ class Engine(Protocol):
         Args:
             target: The posterior, on its full data.
             start: Points (G, P, d), or the `position` of an earlier block, which costs no evaluation.
-            scale: (G, d, d), or (G, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
-            step_size: Leapfrog step of each sampler in whitened units, (G,).
+            scale: (G, d, d), or (G, d), maps whitened to unconstrained coordinates; masses are one in whitened ones.
+            step_size: Leapfrog step size of each sampler in whitened units, (G,).
             steps: Transitions, at most `BLOCK_STEPS`.
-            leapfrog_steps: Gradient steps in each.
+            leapfrog_steps: Leapfrog steps in each transition.
             tune: First rate of the adaptation of the step size; 0 leaves it as it is.
-            acceptance: What it aims at.
+            acceptance: Acceptance probability that the adaptation aims at.
             rng: The engine's random number generator.
         """

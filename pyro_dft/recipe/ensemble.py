@@ -1,4 +1,4 @@
-"""Chains that have run: what is served of them, and how near samplers are to them, at no further evaluation of the model."""
+"""Chains that have run: which states are served, and how far samplers are from them, without evaluating the model again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Judged, Particles, Window
 from pyro_dft.recipe.subject import Subject
 
-# Draws that independent refinement starts from must be forgotten by this much, and their error be left below this (sds).
+# A new draw is refined until its memory of where it started is below the first figure, and the error that is expected to be
+# left below the second (sds).
 FORGOTTEN, LEFT = 0.3, 0.05
-# Standard errors from which on an effect counts there.
+# Effects of more standard errors than this count towards that error.
 LIKELY = 2.0
-# Of a sampler's draws so many times as many as there are particles are moved, to see where they come to.
+# Draws of a sampler that are moved to compare log densities, in units of the number of particles.
 MOVED = 4
 
 
@@ -43,7 +44,7 @@ class Ensemble:
         return cls(particles, *particles.run())
 
     def against(self, draws: Any) -> list[Drift]:
-        """From a sampler's draws, native (G, n, d), to the particles: of all chains together, then of each."""
+        """Drift from a sampler's draws, native (G, n, d), to the particles: of all chains together, then of each."""
         particles, points = self.particles, self.judged.points
         chosen = particles.of_chains()
         served = draws if particles.modes is None else particles.modes.kept(draws)
@@ -58,18 +59,18 @@ class Ensemble:
         return [difference(own.reshape(-1, d), flat[every].reshape(-1, d), t), *each]
 
     def transitions(self, raw: Drift, draws: Any, most: int) -> int:
-        """Transitions of the ensemble's kernel that a fresh draw of a sampler needs: 2, or twice that, and so on.
+        """How many transitions of the ensemble's kernel a new draw of a sampler needs: 2, 4, 8, and so on.
 
         Args:
-            raw: From the sampler's draws to the particles.
+            raw: Drift from the sampler's draws to the particles.
             draws: The sampler's draws, native (G, n, d).
-            most: At most so many.
+            most: The largest number to return.
         """
         # Transitions are cheap beside a draw that is wrong: what may be more than chance counts in full.
         size = np.where(np.abs(raw.significance) > LIKELY, np.abs(raw.effects), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
         steps, points = min(FIRST_STEPS, most), self.judged.points
-        if self.particles.modes is not None:  # what a draw remembers of its mode is no memory
+        if self.particles.modes is not None:  # which mode a draw is in does not count as memory of its start
             points = points - points.mean((1, 2), keepdims=True)
         chains = points.reshape(-1, *points.shape[2:])
         while 2 * steps <= most:
@@ -80,10 +81,10 @@ class Ensemble:
         return self._settled(draws, steps, most)
 
     def _settled(self, draws: Any, steps: int, most: int) -> int:
-        """So many transitions, or twice as many and so on, until log densities of a sampler's draws are those of the particles.
+        """`steps`, doubled until after so many transitions log densities of a sampler's draws agree with those of the particles.
 
-        In many dimensions draws may be right coordinate by coordinate and wrong together: there alone some of them are moved, as
-        fresh draws would be.
+        In many dimensions draws can be right in each coordinate and wrong jointly. So above `FULL_RANK_LIMIT` dimensions some are
+        moved, as new draws would be.
         """
         if self.particles.target.dim <= FULL_RANK_LIMIT:
             return steps
@@ -101,7 +102,7 @@ class Ensemble:
         return steps
 
     def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
-        """As many points as there are particles, after so many transitions, and their log densities (G, P)."""
+        """One point for each particle after `steps` transitions, and the log densities there (G, P)."""
         particles, window = self.particles, self.window
         for first in range(0, steps, BLOCK_STEPS):
             block = particles.engine.run_block(
@@ -112,7 +113,7 @@ class Ensemble:
         return position, particles.engine.numpy(block.log_density[:, :, -1])
 
     def entry(self) -> dict[str, Any]:
-        """The same as plain numbers."""
+        """Plain numbers for `diagnostics()["ensemble"]`."""
         g, p, t, _ = self.window.x.shape
         return {
             "chains": g * p, "transitions": t, "leapfrog_steps": self.window.leapfrog_steps,
@@ -120,7 +121,7 @@ class Ensemble:
         }  # fmt: skip
 
     def gaussian(self) -> Any:
-        """The Gaussian samplers with the moments of the particles."""
+        """Gaussian samplers with the means and covariances of the particles."""
         particles, window = self.particles, self.window
         engine, target = particles.engine, particles.target
         means = engine.numpy(window.x).mean((1, 2))
@@ -128,11 +129,13 @@ class Ensemble:
         return engine.gaussian_sampler(target, means, scale)
 
     def kept(self, each: int) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """So many states of each sampler's chains: states, those half a window before, log densities, divergences, statistics.
+        """The states that are served, `each` for each sampler, evenly spaced in its chains.
 
-        States of the first half of the window stand for themselves among those before: the mean over both then is half
-        of what the halves differ by. Where a mode serves only some of them, they are in a random order: chain by chain, a light
-        mode would serve those of a few chains.
+        Returns:
+            States, the states half a window earlier, log densities, whether the transition diverged, and statistics of the
+            transitions. States in the first half of the window have none half a window earlier and stand for themselves: the mean
+            difference is then half of that between the halves. With several modes the order is random: a mode that serves few of
+            its states would else serve those of a few chains.
         """
         window = self.window
         g, p, t, d = window.x.shape

@@ -48,7 +48,7 @@ def facts(
     spread = original.std(0)
     states, worth = original.reshape(chains, count, dim), count
     if measured.ensemble is not None and fit.modes is None:
-        # All states of the chains, not only those that are kept, and what they are worth.
+        # All states of the chains, not only those that are kept, and their number of effective draws.
         states = measured.ensemble.judged.points.reshape(chains, -1, dim)
         worth = max(3, int(measured.ensemble.judged.effective / chains))
     gaps = np.asarray(fit.fisher_gap)
@@ -90,7 +90,7 @@ def facts(
 
 
 def _optima(engine: Engine, fit: Fit, target: Any, used: Any, served: Any) -> dict[str, Any] | None:
-    """What the restarts of the Gaussian ended at, and how the served draws (n, d) cover it."""
+    """The optima that restarts of the Gaussian ended at, and how the served draws (n, d) cover them."""
     measured = fit.measurement
     assert measured is not None
     kept = (lambda draws: draws) if fit.modes is None else fit.modes.kept

@@ -60,8 +60,8 @@ class Fit:
     Where there are K separate modes, each of the C chains has K samplers, one behind the other.
 
     Attributes:
-        sampler: The sampler.
-        problem: Index of the coordinates that it was trained in.
+        sampler: The trained sampler.
+        problem: Index of the set of coordinates that it was trained in.
         objective: What the returned samplers ended with: "gaussian", "kl", "dft", ...
         history: `Progress` of every iteration.
         movement: How far the refinement moved the draws of each candidate (root mean square over coordinates of the
@@ -75,8 +75,8 @@ class Fit:
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
         score_network: The score network at the end of the training; None without one, and from a file.
-        surrogate_error: Of the surrogate that the networks were trained on, where the generator's draws were late in the
-            training, relative to the scores there; None where they were trained on the model.
+        surrogate_error: Error of the surrogate that the networks were trained on, at draws of the generator late in the training,
+            relative to the size of the scores there; None where they were trained on the model.
         cut: The limit that ended the fit before its time: "max_gradients", "max_seconds" or None.
     """
 

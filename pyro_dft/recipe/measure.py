@@ -22,16 +22,16 @@ from pyro_dft.recipe.modes import Modes
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
-# A larger share of diverging transitions is looked at again, with leapfrog steps that are smaller by this factor, and as many
-# more of them; on so many draws over all chains at least, and on as many as cost twice what the measurement did. One in a
-# thousand is enough of a sign: where a neck is too narrow for the usual steps, draws seldom come near it, and no drift shows.
+# Where a larger share of transitions diverges, some draws make further ones with smaller leapfrog steps (by this factor, and as
+# many times more of them): at least so many draws over all chains, and as many as cost twice what the measurement did. One in
+# a thousand is enough of a sign: draws seldom come near a neck that is too narrow for the usual steps, and no drift shows.
 SOME_DIVERGENCES = 0.001
 CAREFUL_DRAWS, CAREFUL = 1000, 4
-# Transitions of that look, at least: small steps go round a ring slowly.
+# Least number of those transitions: small steps move slowly, for example along a ring.
 CAREFUL_STEPS = 16
-# Where the full data are costly, the search ends before fewer draws than this would be left (over all chains).
+# Where evaluations on the full data are costly, the search ends before fewer draws than this (over all chains) could be refined.
 LEAST_DRAWS = 500
-# With fewer than these an error of half an sd would not be seen: they may cost so many times the budget.
+# With fewer draws than this an error of half an sd would not be seen: that many may cost so many times the budget.
 FEWEST_DRAWS, OVER_BUDGET = 200, 5
 
 
@@ -114,7 +114,7 @@ def affordable_draws(draws: int, steps: int, settings: Settings, target: Any, le
         steps: Transitions of each.
         settings: Their budget and leapfrog steps.
         target: The posterior.
-        least: So many may cost up to `OVER_BUDGET` budgets.
+        least: At least so many, at a cost of up to `OVER_BUDGET` budgets.
     """
     if not target.minibatch:
         return draws
@@ -153,7 +153,7 @@ def compare(
 
 
 def _noise(engine: Engine, first: Any, again: Any) -> float:
-    """Of one evaluation, from two at the same draws; a shift that all draws share does no harm."""
+    """Standard deviation of one evaluation of the log density (nats), from two at the same draws, without a shift in common."""
     if again is None:
         return 0.0
     difference = engine.numpy(again - first)
@@ -181,7 +181,7 @@ def measure(subject: Subject, most_steps: int | None = None) -> Measurement:
     Args:
         subject: What is measured. `refine_steps` of its settings fixes S; when it is None, S doubles from 2 to
             `max_refine_steps` until nothing moves. Fewer draws are refined, and S doubles no more, where the budget is short.
-        most_steps: In place of `max_refine_steps`, where that is larger.
+        most_steps: A further limit of S, beside `max_refine_steps`.
     """
     engine, settings, budget = subject.engine, subject.settings, subject.budget
     most = settings.experimental.max_refine_steps
@@ -203,12 +203,12 @@ def measure(subject: Subject, most_steps: int | None = None) -> Measurement:
 
 
 def _each(subject: Subject) -> int:
-    """Gradients of a transition of one draw of every sampler."""
+    """Gradients that a transition of one draw of each sampler takes."""
     return subject.sampler.chains * subject.leapfrogs
 
 
 def _searched(subject: Subject, most: int) -> _Search:
-    """Draws after as many transitions as they need, at most so many, and after as many again."""
+    """Draws after as many transitions as they need, at most `most`, and after as many again."""
     s, target, budget, chains = subject.settings, subject.target, subject.budget, subject.sampler.chains
     fixed = s.refine_steps or 0
     steps, each = fixed or min(FIRST_STEPS, most), _each(subject)
@@ -244,10 +244,10 @@ def _searched(subject: Subject, most: int) -> _Search:
 def carefully(
     subject: Subject, refined: Refined, count: int, scale: Any, step_size: Any, *, steps: int
 ) -> tuple[float, Drift | None]:
-    """Some refined draws again, with smaller leapfrog steps and as many more of them.
+    """Moves some refined draws further, with smaller leapfrog steps and as many times more of them.
 
-    Curved posteriors make a few transitions diverge although the draws are right. There smaller steps diverge no more, and
-    the draws stay where they are; in a neck that is too narrow they go on diverging, or the draws enter it and so move.
+    In curved posteriors a few transitions diverge although the draws are right: with smaller steps none diverge, and the draws
+    do not drift. Where a neck is too narrow for the steps, they go on diverging, or the draws enter it and so drift.
 
     Args:
         subject: What is measured.
@@ -258,8 +258,8 @@ def carefully(
         steps: Transitions.
 
     Returns:
-        The divergence rate, at most that of the refinement, and how far the draws moved; that of the refinement and None where
-        that is small, and where the full data are many.
+        The divergence rate, at most that of the refinement, and how far the draws moved. Where few of the
+        refinement's transitions diverged, or the model subsamples its data, the refinement's own rate and None.
     """
     if not refined.divergence_rate > SOME_DIVERGENCES or subject.target.minibatch or count < 10:
         return refined.divergence_rate, None

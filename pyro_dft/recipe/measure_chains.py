@@ -1,4 +1,4 @@
-"""How good are the sampler's draws? An ensemble of exact chains that starts from them answers, and is what is served."""
+"""How good are the sampler's draws? An ensemble of exact chains that starts from them answers; its states are served."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pyro_dft.settings import Settings
 
 
 def by_chains(settings: Settings, target: Any) -> bool:
-    """Whether an ensemble measures: unless the number of transitions is given, or each reads the data of many rows."""
+    """Whether an ensemble is run: unless the number of transitions is given, or the model subsamples its data."""
     return settings.refine_steps is None and settings.objective != "dft-paper" and not target.minibatch
 
 
 def measure_by_chains(subject: Subject) -> Measurement:
-    """Runs an ensemble from the sampler's draws, and compares fresh draws with it."""
+    """Runs an ensemble from the sampler's draws, and compares new draws with its states."""
     ensemble = Ensemble.run(subject)
     each = max(10, subject.draws // subject.sampler.chains)
     refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
@@ -36,7 +36,7 @@ def measure_by_chains(subject: Subject) -> Measurement:
 def measured_again(
     engine: Engine, measurement: Measurement, sampler: Any, settings: Settings, rng: Any
 ) -> Measurement:
-    """The measurement of another sampler against the same ensemble."""
+    """Measures another sampler against an ensemble that has run."""
     ensemble = measurement.ensemble
     assert ensemble is not None
     raw = sampler.draw(measurement.raw.shape[1], rng)

@@ -9,14 +9,14 @@ import numpy as np
 from pyro_dft import roots
 from pyro_dft.recipe.engine import Engine
 
-# Successive states are alike: as how much of an independent one each counts by default.
+# Successive states of a chain are correlated: each counts as this share of an independent one by default.
 SHARE = 0.25
 
 
 def adapted(engine: Engine, target: Any, x: Any, score: Any, scale: Any, share: float = SHARE) -> Any:
-    """Square roots of covariances, shrunk to the present ones: see `pyro_dft.roots`.
+    """Square roots of the covariances of states, shrunk towards the present ones: see `pyro_dft.roots`.
 
-    Where there are no matrices they have directions as well, if any is notable.
+    Above 300 dimensions they are standard deviations, with some directions of other scales where there are notable ones.
 
     Args:
         engine: Of the target.
@@ -24,7 +24,7 @@ def adapted(engine: Engine, target: Any, x: Any, score: Any, scale: Any, share: 
         x: States (G, P, T, d), native.
         score: Their scores (G, P, T, d), native.
         scale: The present roots of the G kernels, native.
-        share: As how much of an independent state each counts.
+        share: What share of an independent state each of them counts as.
     """
     states, before = engine.numpy(x), roots.without_directions(engine.numpy(scale))
     found = _covariances(states, before, share)
@@ -36,7 +36,7 @@ def adapted(engine: Engine, target: Any, x: Any, score: Any, scale: Any, share: 
 
 
 def _covariances(states: np.ndarray, scale: np.ndarray, share: float) -> np.ndarray:
-    """Those of matrices (G, d, d) or standard deviations (G, d) alone."""
+    """Shrunk roots for a present scale of matrices (G, d, d), or of standard deviations (G, d)."""
     found = np.array(scale)
     for g, own in enumerate(states.reshape(len(states), -1, states.shape[-1])):
         root = roots.adapted(own, found[g], share * len(own))
@@ -46,7 +46,7 @@ def _covariances(states: np.ndarray, scale: np.ndarray, share: float) -> np.ndar
 
 
 def _with_directions(sd: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    """(G, d, 1 + k) with as many directions as most have; others get some in which nothing is stretched. (G, d) without any."""
+    """Roots (G, d, 1 + k), k the most directions of any sampler; others get directions of unit scale. (G, d) where k is 0."""
     k = max(own.shape[1] for own in columns)
     if k == 0:
         return sd
@@ -55,7 +55,7 @@ def _with_directions(sd: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
 
 
 def _unstretched(columns: np.ndarray, k: int) -> np.ndarray:
-    """Columns (d, k) behind those (d, j), of length one and orthogonal to them."""
+    """K columns (d, k) of length one that are orthogonal to the given ones (d, j)."""
     d, j = columns.shape
     units = np.eye(d, k - j)
     along = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-30)

@@ -1,4 +1,4 @@
-"""Do draws miss a mode where they miss an optimum of the Gaussian fits? Chains that start there answer.
+"""Is an optimum of the Gaussian fits that no draws are near to a mode that they miss? Chains that start there answer.
 
 Evidence bounds say what an optimum holds only where the posterior is near to Gaussian around it. On a long ridge restarts end
 in different places, far below the evidence, and draws of the posterior are near to none of them.
@@ -15,15 +15,15 @@ from pyro_dft.recipe.constants import BLOCK_STEPS
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit
 
-# Points for each sampler that start at an optimum, and the blocks of transitions that they make.
+# Points that start at an optimum, for each sampler, and how many blocks of transitions they make.
 POINTS, BLOCKS = 64, 2
 
 
 def ends(engine: Engine, target: Any, fit: Fit, restart: int) -> np.ndarray | None:
-    """Where draws of a restart's Gaussian come to by the transitions that refine draws.
+    """Where draws of a restart's Gaussian end after some of the transitions that refine draws.
 
-    Transitions keep the posterior's balance: what passes from one region to another is as much as passes back. So a region that
-    most points leave within some transitions, and that thousands of transitions have not come to, holds next to nothing.
+    Transitions are in detailed balance: under the posterior as much mass passes from one region to another as back. So a region
+    that most points leave within some transitions, and that thousands of transitions have not reached, holds next to nothing.
 
     Args:
         engine: Of the target.

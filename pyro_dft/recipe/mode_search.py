@@ -40,20 +40,21 @@ Fitted = tuple[
 
 # Optima whose evidence bound gives them less than this are left out, as are modes that turn out to hold less.
 LEAST_WEIGHT = 0.003
-# So many samplers for each chain at most, those with the highest bounds.
+# Most samplers for each chain; those with the highest evidence bounds are taken.
 MOST_MODES = 8
 # A candidate counts as a separate mode where less than this share of its draws leave it in a short refinement.
 LEAVING = 0.12
-# A Gaussian more than this share of whose draws move to other modes is dropped.
+# A Gaussian is dropped where more than this share of its draws move to other modes.
 DRAINED = 0.6
-# Where more modes are looked for: around the first, in its sds; around several, in the sds of all together; in a box around
-# the origin (five times that of the usual starting points). So many points are looked at.
+# Where further modes are looked for: at normal points around a single known mode, with so many times its sds; around several,
+# with so many times the sds of all together; and at uniform points in a box of this half-width around the origin (five times that
+# of the usual starting points). The last figure is the number of points at which the density is compared.
 SCOUT_SDS = 6.0
 SCOUT_SPREADS = 1.5
 SCOUT_RANGE = 10.0
 CANDIDATES = 4000
-# Rounds of further restarts, at most: one that finds nothing is enough where there is one mode, and this many where there
-# are several.
+# Most rounds of further restarts, and after how many rounds in turn that find nothing they end where several modes are known
+# (with a single one after the first).
 ROUNDS = 6
 PATIENCE = 2
 # Rounds of restarts from draws with large importance weights, where these have a heavy tail: something was missed there.
@@ -69,7 +70,7 @@ TEST_DRAWS = 200
 
 @dataclass
 class _Search:
-    """What `search` works with; see there."""
+    """State of a `search`; see there."""
 
     fitted: Callable[[], Fitted]
     restart: Callable[[Array], None]
@@ -89,7 +90,7 @@ class _Search:
         return means[index], scales[index], elbos[index]
 
     def look_further(self) -> list[list[int]]:
-        """Restarts from far away, for as long as they find something; the modes then known."""
+        """Further restarts from far away, until they find nothing new; the modes known then."""
         count, misses = len(self.fitted()[2]), 0
         groups = self.groups()
         for _ in range(ROUNDS):
@@ -143,7 +144,7 @@ class _Search:
 
         Chains must be able to disagree. So each keeps its own restart where that ended at the best optimum, or at one that may
         hold as much by its bound; a chain whose restarts have all missed the mode does not stay where there is nothing. One
-        whose restarts all failed stays as it is: what ails it is to be seen.
+        whose restarts all failed stays as it is, so that the diagnostics show it.
 
         Args:
             own: Best restart of each chain, (C,).
@@ -170,7 +171,7 @@ def search(
     data_size: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.intp], Modes | None]:
-    """Separate modes among the restarts; further restarts look for more, from far away, for as long as they find some.
+    """Finds separate modes among the restarts, and by further restarts from far away, until these find nothing new.
 
     Args:
         fitted: The Gaussians of all restarts made so far; at first as many for each chain, one chain behind the other.
@@ -241,7 +242,7 @@ def _grouped(
     nearest = log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
     # Some are nearer to another Gaussian from the start: only what the transitions add counts.
     begun = log_gaussians(draws.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
-    # A Gaussian that spans several modes is none: most of its draws leave it. The best one is kept in any case.
+    # A Gaussian that spans several modes is not a mode: most of its draws leave it. The best one is kept in any case.
     settled = [k for k in range(len(picked)) if k == 0 or _passing(begun, nearest, k) < DRAINED]
     groups: list[list[int]] = []
     for k in settled:
@@ -269,11 +270,11 @@ def _passing(begun: NDArray[np.intp], nearest: NDArray[np.intp], start: int, end
 
 
 def _valley(a: Array, b: Array, log_density: LogDensity) -> float:
-    """How far the log density falls on the line from a to b below that of the lower end, nats."""
+    """By how much the log density on the line from a to b falls below that at the lower end (nats)."""
     t = np.linspace(0.0, 1.0, LINE_POINTS)[:, None]
     line = log_density((a + t * (b - a))[None])[0]
     lower = min(line[0], line[-1])
-    # Where a Gaussian's mean itself has no density, there is no telling.
+    # The density may be zero at a Gaussian's mean itself: then the line shows nothing.
     return float(lower - line.min()) if np.isfinite(lower) else 0.0
 
 
@@ -293,10 +294,10 @@ def further_starts(
     Args:
         means: (K, d).
         scales: Square roots of the covariances, (K, d, d).
-        count: Of the starting points.
+        count: Number of starting points.
         log_density: Of the posterior.
         rng: For the points.
-        candidates: Points that are looked at.
+        candidates: Number of points at which the density is compared.
     """
     d, half = means.shape[1], candidates // 2
     box = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(half, d))
@@ -306,7 +307,7 @@ def further_starts(
     else:
         reach = SCOUT_SPREADS * np.sqrt(np.square(means - means.mean(0)).mean(0) + within)
     around = means.mean(0) + reach * rng.normal(size=(half, d))
-    # In turn, so that the first ones hold both kinds.
+    # Alternately, so that the first ones are of both kinds.
     points = np.stack([box, around], 1).reshape(-1, d)
     log_p = log_density(points[None])[0]
     wide = [StudentT(m, scale, 5.0) for m, scale in zip(means, scales, strict=True)]
@@ -330,7 +331,7 @@ def _overlooked(drawn: Weighted, scales: Array, count: int) -> Array:
     Args:
         drawn: Weighted draws of the known optima.
         scales: Square roots of their covariances, (J, d, d).
-        count: Of the starting points.
+        count: Number of starting points.
     """
     within = np.sqrt((np.square(scales).sum(-1) if scales.ndim == 3 else np.square(scales)).mean(0))
     order = np.argsort(-drawn.log_w, kind="stable")

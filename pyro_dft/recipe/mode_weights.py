@@ -27,13 +27,13 @@ LogDensity = Callable[[Array], Array]  # (K, n, d) -> (K, n)
 WEIGHT_DRAWS = 4000
 # Importance weights with a lighter tail than this are used as they are (Vehtari et al. 2024: beyond 0.7 they are not reliable).
 GOOD_KHAT = 0.7
-# A weight of so many times the mean stands out: under densities with Student-t tails, those of a Gaussian mode stay below it.
+# A weight of more than so many times the mean stands out: where a mode is Gaussian, weights under Student-t densities stay below.
 OUTSTANDING = 6.0
 # Adaptation goes on until it is below this, so that it is not good by chance alone.
 SETTLED_KHAT = 0.5
-# Rounds of adaptation at most, and the least share of the draws that each density gets, in units of an even one.
+# Most rounds of adaptation, and the least number of draws that each density gets, as a share of an equal split.
 ADAPTATIONS, LEAST_DRAWS = 10, 0.5
-# Steps of the fixed-point iteration for the shares, at most; it ends when none of them moves by more than the second figure.
+# Most steps of the fixed-point iteration for the shares; it ends when no share changes by more than the second figure.
 EXPECTATIONS, SHARE_TOLERANCE = 500, 1e-6
 
 
@@ -44,7 +44,7 @@ class Proposal:
     Attributes:
         means: (J, d).
         factors: Triangular factors of the covariances, (J, d, d).
-        shares: What is known of their weights, (J,); a start only.
+        shares: Weights of the densities, (J,): a first estimate.
         modes: The mode of each, (J,), integers 0 to K - 1.
     """
 
@@ -55,7 +55,7 @@ class Proposal:
 
     @classmethod
     def of(cls, means: Array, scales: Array, elbos: Array, modes: NDArray[np.intp] | None = None) -> Proposal:
-        """Of Gaussians, with shares by their evidence bounds.
+        """The mixture of given Gaussians, with shares proportional to exp(evidence bound).
 
         Args:
             means: (J, d).
@@ -68,7 +68,7 @@ class Proposal:
         return cls(means, triangular(scales), shares / shares.sum(), index)
 
     def students(self) -> list[StudentT]:
-        """What is drawn from: tails a little heavier than a Gaussian's."""
+        """The densities that are drawn from, with tails a little heavier than a Gaussian's."""
         freedom = 5.0 + self.means.shape[1] / 2.0
         return [StudentT(m, f, freedom) for m, f in zip(self.means, self.factors, strict=True)]
 
@@ -91,7 +91,7 @@ class Weighted:
         points: (N, d).
         log_w: Log importance weights (N,), -inf where there is no density.
         counts: Draws of each density, (J,).
-        k_hat: Tail of the weights; inf where all are zero.
+        k_hat: Tail index of the weights (`pyro_dft.evidence.psis`); inf where all are zero.
     """
 
     points: Array
@@ -240,7 +240,7 @@ def _shares(drawn: Weighted, proposal: Proposal) -> tuple[Array, Array, float]:
             break
     owner = np.eye(count)[proposal.modes]  # (J, K)
     errors = _errors(w, r, shares, drawn.counts, owner)
-    # Beyond 0.7 the weights have no variance that their own spread would show: what was not drawn counts too.
+    # Beyond 0.7 the variance of the weights is not finite in practice, and their spread does not show it: errors are widened.
     errors = errors * len(w) ** max(0.0, min(drawn.k_hat, 2.0) - GOOD_KHAT)
     evidence = float(np.logaddexp.reduce(drawn.log_w) - np.log(len(drawn.log_w)))
     return shares @ owner, np.minimum(errors, 0.5), evidence

@@ -1,4 +1,4 @@
-"""Several samplers for each chain: one for each separate mode, chosen between at each draw."""
+"""Several samplers for each chain, one for each separate mode; each draw chooses one at random."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Modes:
 
     @property
     def chains(self) -> int:
-        """C."""
+        """Number of chains C."""
         return self.weights.shape[0]
 
     @property
     def count(self) -> int:
-        """K."""
+        """Number of modes K."""
         return self.weights.shape[1]
 
     def __getitem__(self, chains: Any) -> Modes:
-        """Those of some of the chains."""
+        """The modes of some of the chains."""
         index = np.asarray(chains)
         return Modes(self.weights[index], self.errors[index], self.k_hat[index], self.log_evidence[index])
 
@@ -52,7 +52,7 @@ class Modes:
         Args:
             n: Draws of each chain.
             rng: Chooses the modes.
-            available: Draws that each sampler has; None for as many as are needed.
+            available: How many draws each sampler has; None for as many as are needed.
 
         Returns:
             Draws m that each sampler has to give, and rows (C, n) into the K m draws of each chain.
@@ -65,7 +65,7 @@ class Modes:
         return each, np.stack([rng.permutation(row) for row in rows])
 
     def kept(self, draws: Any) -> Any:
-        """Of measured draws (C K, n, ...) those that the chains keep, (C, n, ...): always the same rows."""
+        """The draws that chains keep, (C, n, ...), of measured ones (C K, n, ...): always the same rows."""
         return self.combine(draws, self._kept_rows(draws.shape[1]))
 
     def kept_modes(self, n: int) -> NDArray[np.intp]:
@@ -82,7 +82,7 @@ class Modes:
         return together[np.arange(self.chains)[:, None], rows]
 
     def entry(self) -> dict[str, Any]:
-        """The same as plain numbers, over all chains."""
+        """Plain numbers over all chains, for `diagnostics()["modes"]`."""
         return {
             "weights": self.weights.mean(0).tolist(),
             "errors": (np.sqrt(np.square(self.errors).sum(0)) / self.chains).tolist(),

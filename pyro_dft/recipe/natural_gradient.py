@@ -13,18 +13,19 @@ from pyro_dft.recipe.constants import MAX_SD
 
 Array = NDArray[np.floating[Any]]
 
-# A step that is shorter than this, beyond the noise of its own estimate, does not count as a movement; so for the logs of the
-# curvatures.
+# A step counts as a movement only where it is longer than this beyond the noise of its own estimate; the second figure is for
+# changes of log curvatures.
 SMALL_MOVE, SMALL_CURVATURE = 0.2, 0.3
 MOVE_ERRORS, CURVATURE_ERRORS = 3.0, 4.0
-# Noise of a step's estimate beyond which a step without movement counts for less, and the least that it counts for.
+# A step without movement counts for less as evidence of rest where the noise of its estimate is above the first figure, and for
+# no less than the second.
 NOISY, LEAST_STILL = 0.15, 0.25
-# Curvatures beyond these in one step are errors of its estimate, or regions that the Gaussian only passes.
+# Curvatures outside of this range, in units of the present one, are taken as errors of one step's estimate and clipped.
 CURVATURES = (0.25, 9.0)
 
 
 def antithetic(rng: np.random.Generator, k: int, count: int, dim: int) -> Array:
-    """Normal noise (K, 2 count, d), each row used with its negative."""
+    """Normal noise (K, 2 count, d): rows, then their negatives."""
     noise = rng.standard_normal((k, count, dim))
     return np.concatenate([noise, -noise], 1)
 
@@ -63,11 +64,11 @@ class State:
         best: Highest evidence bounds seen, (K,).
         kept_mean, kept_scale, kept_log_det: Mean, scale and log determinant there.
         returned: Where the last step went back, (K,).
-        reach: The longest step, in units of 2 sqrt(d), (K,): it doubles while a far optimum lies ahead.
+        reach: The longest step allowed, in units of 2 sqrt(d), (K,): it doubles while the optimum is far ahead.
         limited: Where the last step was cut short, (K,).
         last: The last step, in the present whitened coordinates, (K, d).
-        stopped: Restarts that grew beyond `MAX_SD` and rest, (K,).
-        calm_sd: Standard deviations when they began to be still, (K, d).
+        stopped: Restarts whose sd passed `MAX_SD`, which are not moved any more, (K,).
+        calm_sd: Standard deviations at the first of the present run of steps without movement, (K, d).
     """
 
     mean: Array
@@ -118,7 +119,7 @@ class State:
         return float(self.best.max())
 
     def whole(self) -> State:
-        """The same with whole covariances to be fitted from here."""
+        """The same, with full covariances fitted from here on."""
         return replace(self, scale=roots.matrices(self.scale), kept_scale=roots.matrices(self.kept_scale))
 
     def points(self, noise: Array) -> Array:
@@ -164,7 +165,7 @@ class State:
             noise: As from `antithetic`.
             log_q: -inf where the target is not finite.
             score: In unconstrained coordinates.
-            averaging: Steps of the last, noise-averaging part so far; None before it.
+            averaging: How many of the last, averaging steps are made; None before them.
             minibatch: Whether the scores come from minibatches.
 
         Returns:
@@ -228,7 +229,7 @@ class State:
             self.scale = self.scale @ (v * shrink[:, None, :]) @ v.swapaxes(1, 2)
             self.last = _turned(v, _turned(v.swapaxes(1, 2), move) / shrink)
         self.log_det = self.log_det - 0.5 * rate * np.log(w).sum(-1)
-        # A restart that has grown too wide takes its step back, and rests.
+        # A restart that has grown too wide takes its last step back, and is moved no more.
         wide = self.sd.max(-1) > MAX_SD
         self.mean, self.scale, self.log_det = (
             _choose(wide, a, b) for a, b in zip(before, (self.mean, self.scale, self.log_det), strict=True)
@@ -237,7 +238,7 @@ class State:
         return length
 
     def _accept_or_return(self, elbo: Array, error: Array) -> NDArray[np.bool_]:
-        """Goes back to the best point where the bound dropped, and halves the step; else speeds up. Says where (K,)."""
+        """Goes back to the best point where the bound dropped, and adapts the step sizes; returns where it dropped, (K,)."""
         finite = np.isfinite(elbo)
         # A lucky estimate of the bound must not hold a restart in its place for ever: after a return, this is a second
         # estimate for the same point.
@@ -257,7 +258,7 @@ class State:
 
 
 def _choose(mask: NDArray[np.bool_], a: Array, b: Array) -> Array:
-    """Rows of `a` where the mask (K,) says so, else of `b`."""
+    """Rows of `a` where the mask (K,) is True, else rows of `b`."""
     return np.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
 

@@ -1,4 +1,4 @@
-"""The network phases: KL training, and where it is asked for DFT training from there."""
+"""Training of the networks: by KL, and by DFT after it where the settings ask for that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_dft.recipe.fit import Progress
 from pyro_dft.recipe.history import check_like, pack_history, part, unpack_history
 from pyro_dft.settings import Settings
 
-# Where the surrogate is topped up: shares of all iterations.
+# When the surrogate is fitted to further scores: shares of all iterations.
 TOP_UPS = (0.15, 0.4, 0.7)
 
 
@@ -28,10 +28,10 @@ class NetworkPhase:
         settings: See `pyro_dft.settings.Settings`.
         rng: The engine's random number generator.
         networks: Networks that the user brings.
-        bank: Scores that are known already: the networks are trained on a surrogate that is fitted to them. Or None.
+        bank: Scores that were evaluated before; the networks are then trained on a surrogate fitted to them. None: on the model.
 
     Attributes:
-        networks: The engine's training.
+        networks: The engine's network trainer.
         steps: Iterations made.
         before_dft: Weights before the DFT phase; None where there was none.
     """
@@ -72,7 +72,7 @@ class NetworkPhase:
 
     @property
     def _top_ups(self) -> list[int]:
-        """Iterations before which the surrogate learns what is true where the generator's draws are."""
+        """Iterations before which the surrogate is fitted to scores at the generator's draws as well."""
         return [round(share * self.settings.num_steps) for share in TOP_UPS]
 
     def advance(self) -> list[float]:

@@ -29,7 +29,7 @@ class Selection:
         problem: The posterior.
         settings: See `pyro_dft.settings.Settings`.
         seed: Of the comparisons.
-        fit: What is compared, and where the outcome goes.
+        fit: The fit, which gets the sampler that is chosen.
     """
 
     def __init__(self, engine: Engine, problem: Problem, settings: Settings, seed: int, fit: Fit):
@@ -51,7 +51,7 @@ class Selection:
             gaussian_measured: The drift test of the Gaussian, where it was made.
         """
         fit, networks, objective = self.fit, phase.networks, self.settings.phase
-        # Not `fit.sampler`: an interrupt may have come in the middle of this before.
+        # Not `fit.sampler`: an earlier call may have been interrupted after it was set.
         gaussian = self.engine.gaussian_sampler(self.problem.target, networks.mean, networks.scale)
         fit.sampler, fit.score_network = networks.sampler(), networks.trained_score
         fit.fisher_gap = networks.smoothed_gap()
@@ -69,13 +69,13 @@ class Selection:
         # Not the movement of the Gaussian's own drift test, which makes as many transitions as that needs.
         if "gaussian" in fit.movement and self.movement("gaussian", gaussian).mean() <= after.mean():
             fit.sampler, fit.objective = gaussian, ["gaussian"] * gaussian.chains
-            # Chains that were left for a network are not served: draws of the Gaussian are refined in their place.
+            # Where chains were given up in favour of a network, draws of the Gaussian are refined in place of their states.
             known = gaussian_measured
             if known is not None and (known.ensemble is None or known.complete):
                 fit.measurement = known
 
     def _before_or_after_dft(self, phase: NetworkPhase, chains: int, after: np.ndarray) -> np.ndarray:
-        """Keeps the DFT phase for the chains that it helped; how far their draws move then, (C,)."""
+        """Keeps the weights after the DFT phase for the chains that it helped; returns how far draws move then, (C,)."""
         fit, networks = self.fit, phase.networks
         final = networks.snapshot()
         networks.restore(phase.before_dft)
@@ -89,7 +89,7 @@ class Selection:
         return np.where(helped, after, before)
 
     def _kernel_of(self, sampler: Any) -> tuple[Any, Any]:
-        """Scales (C, d, d) and steps (C,) of transitions for the draws of a sampler."""
+        """Whitening (C, d, d) and leapfrog step sizes (C,) of transitions for the draws of a sampler."""
         engine, target = self.engine, self.problem.target
         rng = engine.seeded(target, self.seed)
         draws = sampler.draw(self._count(sampler), rng)
@@ -103,7 +103,7 @@ class Selection:
         return max(draws // sampler.chains, 10)
 
     def movement(self, name: str, sampler: Any) -> np.ndarray:
-        """How far a short refinement moves draws of each chain, or how far they are from particles that are there, (C,).
+        """How far a short refinement moves draws of each chain, or, where particles have run, how far draws are from these, (C,).
 
         Every candidate has as many draws, and as many transitions of one kernel (the Gaussian's) with the same random numbers.
         """
@@ -113,7 +113,7 @@ class Selection:
             moved = self._measured.ensemble.against(draws)[1:]
             self.fit.movement[name] = np.array([d.distance for d in moved])
             return self.fit.movement[name]
-        # However many numbers a sampler takes for its draws, those of the transitions are the same.
+        # Two generators: the transitions' numbers are then the same however many the draws take.
         drawing, moving = (engine.seeded(target, self.seed + i) for i in (1, 2))
         before = sampler.draw(self._count(sampler), drawing)
         after = engine.refine(

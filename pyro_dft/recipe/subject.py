@@ -19,13 +19,13 @@ class Subject:
     Attributes:
         engine: Of the target.
         target: The posterior (its full data are used).
-        sampler: Where draws, or the particles, start.
+        sampler: Makes the draws, or the points that particles start from.
         draws: Draws over all chains (and all modes of each) that are asked for.
         settings: See `pyro_dft.settings.Settings`.
         rng: The engine's random number generator.
         original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
-        budget: What the fit may cost; None for as much as it takes, which only draws that are refined one by one can have.
+        budget: What the fit may cost; None for no limit, which is for draws that are refined one by one only.
     """
 
     engine: Engine
@@ -40,16 +40,16 @@ class Subject:
 
     @property
     def leapfrogs(self) -> int:
-        """Gradient steps of a transition, where draws are refined one by one."""
+        """Leapfrog steps of a transition, where draws are refined one by one."""
         return self.settings.fixed_leapfrog_steps
 
     def refine(self, x: Any, scale: Any, step_size: Any, steps: int, finer: int = 1) -> Any:
-        """Draws (C, n, d) after so many transitions, with so many times smaller and more leapfrog steps."""
+        """Draws (C, n, d) after `steps` transitions, with leapfrog steps `finer` times smaller, and as many times more."""
         return self.engine.refine(
             self.target, x, scale, step_size if finer == 1 else step_size / finer, steps=steps,
             leapfrog_steps=finer * self.leapfrogs, rng=self.rng,
         )  # fmt: skip
 
     def tune(self, x: Any, scale: Any) -> Any:
-        """A leapfrog step (C,) for transitions of draws (C, n, d)."""
+        """Leapfrog step sizes (C,) for transitions of draws (C, n, d)."""
         return self.engine.tune_step_size(self.target, x, scale, leapfrog_steps=self.leapfrogs, rng=self.rng)

@@ -33,7 +33,7 @@ from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
-# Transitions at most, of each draw, where an ensemble of chains was given up.
+# Most transitions of each draw where an ensemble of chains was given up.
 GIVEN_UP_STEPS = 16
 
 
@@ -46,17 +46,17 @@ class Trainer:
             with the highest evidence bound.
         settings: See `pyro_dft.settings.Settings`.
         rng: The engine's random number generator.
-        networks: Networks that the user brings; None takes those of the engine.
-        fit: A fit that only has to be measured, where the sampler was trained elsewhere.
+        networks: Networks that the user brings; None for the engine's own.
+        fit: A fit whose sampler was trained elsewhere, and which is only measured here.
 
     Attributes:
         history: `Progress` of every iteration.
         fit: The fit; None during the Gaussian phase.
-        watch: Told where the training is; `so_far` may be called then.
+        watch: Called with the `Progress`; it may call `so_far`.
         gaussian_measured: The drift test of the Gaussian, where one was made.
         chains: C.
-        lazy: Whether networks that nothing but raw draws would need are left for later, see `put_off`.
-        put_off: Whether that was done: the chains gave all that is served, and `take_up` would train the networks.
+        lazy: Whether networks that only raw draws would need may be trained later, see `put_off`.
+        put_off: Whether that is so: the chains gave all that is served, and `take_up` trains the networks.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Trainer:
 
     @property
     def networks_so_far(self) -> dict[str, Any]:
-        """Generator and score network, those in training or those that it ended with; None before."""
+        """Generator and score network, in training or trained; None before."""
         if self._network is not None:
             now = self._network.networks
             return {"generator": now.trained, "score_network": now.trained_score}
@@ -191,7 +191,7 @@ class Trainer:
         return self.fit
 
     def take_up(self) -> None:
-        """Goes on to the networks that were put off: `step` until `done`, then `finish`. The chains and their states stay."""
+        """Begins the training of networks that was put off: call `step` until `done`, then `finish`. The chains' states stay."""
         assert self.fit is not None
         if self.put_off:
             self.put_off = False
@@ -217,7 +217,7 @@ class Trainer:
         return sum(problem.target.gradient_evaluations for problem in self.problems)
 
     def _working(self) -> Any:
-        """The processor threads that the training is worth."""
+        """A context with as many processor threads as are worth using."""
         if self._threads is None:
             self._threads = self.engine.thread_count(self.problems[0], self.settings.batch_size)
         return self.engine.threads(self._threads)
@@ -270,7 +270,7 @@ class Trainer:
         self._start_network()
 
     def _matched(self, measured: Measurement) -> Measurement:
-        """Takes the Gaussian with the moments of the particles, where these can be trusted and it is nearer to them."""
+        """Takes the Gaussian with the moments of the particles instead, where these can be trusted and it is nearer to them."""
         assert self.fit is not None
         if measured.ensemble is None or not measured.trusted:
             return measured
@@ -337,7 +337,7 @@ class Trainer:
     def _measure(self) -> Measurement:
         assert self.fit is not None
         problem, fit, s = self.problems[self.fit.problem], self.fit, self.settings
-        # As many for each mode as for each chain.
+        # Each mode of a chain gets as many draws as a chain without modes.
         draws = s.num_draws * fit.sampler.chains // self.chains
         subject = Subject(
             self.engine,
@@ -390,7 +390,7 @@ class Trainer:
 
 
 def _near(drift: Drift, gate: float) -> bool:
-    """Whether no effect passes the gate beyond chance; that on the 5 % and 95 % points is as much wider as their limits are."""
+    """Whether no effect is surely above the gate, which is wider for 5 % and 95 % points, in proportion to their limits."""
     limits = gate * LIMITS / LIMITS[0]
     rows = 4 if drift.memory.max() == 0 else 2
     chance = still_limit(drift.effects.shape[1]) if rows == 4 else 1.0
