@@ -18,11 +18,11 @@ from pyro_dft.recipe.constants import BLOCK_STEPS, FINE, MAX_ENERGY_ERROR
 
 
 class _Recorded(NamedTuple):
-    """What one compiled call leaves: arrays begin with the transitions where they are recorded.
+    """Results of one compiled call; recorded arrays have the transitions as first axis.
 
     Attributes:
         position: Where it ended.
-        log_step: Logs of the leapfrog steps, (G,), and their running average behind.
+        log_step: Logs of the leapfrog step sizes, (G,).
         x: States after each transition, (BLOCK_STEPS, G, P, d).
         log_q: Their log densities, (BLOCK_STEPS, G, P).
         score: Their scores, (BLOCK_STEPS, G, P, d).
@@ -71,7 +71,7 @@ def block(
         reached, take, probability, error, kinetic = transition(
             spec, data, now.position, scale, length, noise, count
         )
-        # Robbins and Monro: long moves at first.
+        # Robbins and Monro: large changes at first.
         rate = jnp.where(start, 0.0, tune / (1 + 0.3 * k))
         log_step = now.log_step + (rate * (felt_acceptance(probability, error, goal) - goal)).astype(dtype)
         return _Recorded(

@@ -12,7 +12,7 @@ from jax.extend import core
 
 from pyro_dft.recipe.memory import PointSize
 
-# The compiler makes no array for what these give, but computes it where it is used.
+# The compiler makes no array for results of these operations, but computes them where they are used.
 FUSED = frozenset(
     {"abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp", "convert_element_type", "copy", "cos", "digamma",
      "div", "eq", "erf", "erf_inv", "exp", "exp2", "expand_dims", "expm1", "floor", "ge", "gt", "integer_pow", "iota",

@@ -79,7 +79,7 @@ class Schedule:
 
 
 class FitState(NamedTuple):
-    """What one iteration changes.
+    """State of the training, which each iteration changes.
 
     Attributes:
         step: Iterations made.
@@ -177,7 +177,7 @@ def update(schedule: Schedule, hyper: training.Hyper, state: FitState, data: Any
         lambda now: (now, now.network.gap.mean()),
     ]
     lengths = [schedule.gaussian, schedule.warm, schedule.dft]
-    # Phases that never come are not compiled.
+    # Phases without iterations are not compiled.
     present = [branch for branch, length in zip(branches, [*lengths, 1], strict=True) if length]
     ends = [sum(lengths[: k + 1]) for k in range(3) if lengths[k]]
     index = sum((i >= end).astype(jnp.int32) for end in ends)
@@ -186,7 +186,7 @@ def update(schedule: Schedule, hyper: training.Hyper, state: FitState, data: Any
 
 
 def _chosen(gaussian: precondition.State, mean: Array) -> tuple[Array, Array]:
-    """Each chain's best Gaussian so far; the point it would return to rather than the last one of a bad restart."""
+    """The Gaussian of each chain's restart with the highest evidence bound so far."""
     c = len(mean)
     best = gaussian.best.reshape(c, -1)
     index = best.argmax(1) + jnp.arange(c) * best.shape[1]
@@ -194,12 +194,12 @@ def _chosen(gaussian: precondition.State, mean: Array) -> tuple[Array, Array]:
 
 
 def rest(schedule: Schedule, hyper: training.Hyper, state: FitState, data: Any) -> tuple[FitState, Array]:
-    """As many iterations as a whole fit has; returns the last state and the loss of each."""
+    """All iterations of a fit; returns the last state and the loss of each."""
     return jax.lax.scan(lambda now, _: update(schedule, hyper, now, data), state, None, length=schedule.total)
 
 
 def still(before: Array, after: Array) -> Array:
-    """Whether draws hardly moved, nor hardly could; as `pyro_dft.judging.drift.Drift.still`."""
+    """Whether draws are at rest: as `pyro_dft.judging.drift.Drift.still`."""
     b, a = before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1])
     n, d = b.shape
     centre, sd_b, sd_a = a.mean(0), b.std(0, ddof=1), a.std(0, ddof=1)
@@ -292,7 +292,7 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         statistics: dict[str, Array]
 
     def go(now: _Loop) -> _Loop:
-        # By the pass: the first two have the same number of steps, and must not share their noise.
+        # Folded with the number of the pass: the first two make as many steps, and must not share their noise.
         key = random.fold(words, 1 + now.passes)
         # Raw draws that were far off must not decide the kernel that repairs them.
         scale = hmc.whitening_traced(now.second, state.scale)

@@ -17,8 +17,8 @@ def value_and_gradient(function: Function, forward: bool) -> Callable[..., tuple
 
     Args:
         function: Of a point (d,), and of anything else; returns a number.
-        forward: In forward mode, one derivative for each coordinate: as dear as some d evaluations, but it goes through loops
-            whose length only their run shows (`jax.lax.while_loop`), which reverse mode cannot.
+        forward: In forward mode, one derivative for each coordinate: it costs about d evaluations, but works for loops
+            whose length is not known beforehand (`jax.lax.while_loop`), which reverse mode cannot differentiate.
     """
     if not forward:
         return jax.value_and_grad(function)

@@ -36,12 +36,12 @@ class State(NamedTuple):
         best: Highest evidence bound seen, (K,).
         kept: Mean, scale and log determinant there.
         returned: Where the last step went back, (K,).
-        reach: The longest step, in units of 2 sqrt(d), (K,): it doubles while a far optimum lies ahead.
+        reach: The longest step allowed, in units of 2 sqrt(d), (K,): it doubles while the optimum is far ahead.
         limited: Where the last step was cut short, (K,).
         last: The last step, in the present whitened coordinates, (K, d).
-        stopped: Restarts that grew beyond `MAX_SD` and rest, (K,).
-        calm: Steps for which all restarts have been still.
-        calm_sd: Standard deviations when they began to be, (K, d).
+        stopped: Restarts whose sd passed `MAX_SD`, which are not moved any more, (K,).
+        calm: Steps since any restart moved by more than noise.
+        calm_sd: Standard deviations when that count began, (K, d).
         taken: Steps taken.
         averaging_from: Step at which the averaging begins.
         nonfinite: Evaluations that were not finite.
@@ -175,7 +175,7 @@ def advance(
     full = state.scale.ndim == 3
     good = jnp.isfinite(log_q)
     whitened = score @ state.scale if full else score * state.scale[:, None]
-    # Points where the target is not finite act as under a unit Gaussian: they pull back.
+    # Points where the target is not finite get the score of a unit Gaussian, which pulls back.
     s = jnp.where(good[..., None], whitened, -noise)
     n, d = noise.shape[1:]
     centre = s.mean(1)
@@ -208,7 +208,7 @@ def advance(
     else:
         mean, scale, last = state.mean + state.scale * move, state.scale * shrink, move / shrink
     log_det = state.log_det - 0.5 * rate * jnp.log(w).sum(-1)
-    # A restart that has grown too wide takes its step back, and rests.
+    # A restart that has grown too wide takes its last step back, and is moved no more.
     wide = deviations(state._replace(scale=scale)).max(-1) > MAX_SD
     mean, scale, log_det = (
         _choose(wide, a, b)
@@ -293,12 +293,12 @@ def _solve(matrix: Array, right: Array) -> Array:
 
 
 def _choose(mask: Array, a: Array, b: Array) -> Array:
-    """Rows of `a` where the mask (K,) says so, else of `b`."""
+    """Rows of `a` where the mask (K,) is True, else rows of `b`."""
     return jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
 
 def _accept_or_return(state: State, elbo: Array, error: Array) -> tuple[State, Array]:
-    """Goes back to the best point where the bound dropped, and halves the step; else speeds up. Says where (K,)."""
+    """Goes back to the best point where the bound dropped, and adapts the step sizes; returns where it dropped, (K,)."""
     finite = jnp.isfinite(elbo)
     # A lucky estimate of the bound must not hold a restart in its place for ever: after a return, this is a second
     # estimate for the same point.

@@ -27,7 +27,7 @@ FULL_DATA_ROWS = 32
 
 @dataclass
 class Refined:
-    """What the transitions left.
+    """The result of some transitions.
 
     Attributes:
         draws: (C, n, d), unconstrained.
@@ -36,7 +36,7 @@ class Refined:
         divergence_rate: Share of transitions with an energy error over 1000, or not finite.
         stuck: Share of draws that never moved.
         diverged: Draws with such a transition, (C, n).
-        log_density_before: None: what a model draws by itself is fixed when it is traced, so that it cannot vary.
+        log_density_before: None: random numbers that a model draws by itself are fixed when it is traced, and cannot vary.
         statistics: See `pyro_dft.recipe.chains.STATISTICS`.
     """
 
@@ -50,7 +50,7 @@ class Refined:
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     def first(self, count: int) -> Refined:
-        """The same with the first draws of each chain only."""
+        """The same for the first `count` draws of each chain only."""
         fewer = {name: getattr(self, name)[:, :count] for name in ("draws", "log_density", "diverged")}
         statistics = {name: value[:, :count] for name, value in self.statistics.items()}
         return replace(self, **fewer, statistics=statistics)
@@ -65,7 +65,7 @@ class Position(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """What a run of transitions left and counted, (C, n) each but the step sizes.
+    """Result and counts of a run of transitions, (C, n) each but the step sizes.
 
     Attributes:
         position: Where it ended.
@@ -74,7 +74,7 @@ class Moves(NamedTuple):
         divergences: Transitions with an energy error beyond `MAX_ENERGY_ERROR`.
         kinetic: Kinetic energy at the end of the last transition.
         nonfinite: Evaluations that were not finite, a scalar.
-        step_size: Tuned leapfrog steps, (C,); the given ones where nothing was tuned.
+        step_size: Leapfrog step sizes, (C,), tuned or as given.
     """
 
     position: Position
@@ -89,7 +89,7 @@ class Moves(NamedTuple):
 def whitening(draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
     """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
 
-    Standard deviations (C, d) where `fallback` is no more either; `fallback` where it has directions.
+    Standard deviations (C, d) where `fallback` holds these alone; `fallback` itself where it has directions (`pyro_dft.roots`).
     """
     n, d = draws.shape[1:]
     factors = np.array(fallback, dtype=float)
@@ -145,8 +145,8 @@ def transition(
         spec: The posterior, on its full data.
         data: What it reads.
         position: Where the points are.
-        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
-        step_size: Leapfrog step of each chain in whitened units, (C,).
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates; masses are one in whitened ones.
+        step_size: Leapfrog step size of each chain in whitened units, (C,).
         noise: Uniform (C, n) for the step's length, normal momenta (C, n, d), uniform (C, n) for the acceptance.
         leapfrogs: Gradient steps.
 
@@ -155,7 +155,7 @@ def transition(
         that the points end with, (C, n) each.
     """
     stretch, p, accept = noise
-    # Steps of different length for each draw: no direction is met with the same phase every time.
+    # Step sizes differ from draw to draw, so that trajectories of no direction end at the same phase every time.
     eps = (step_size[:, None] * (0.7 + 0.5 * stretch))[..., None]
 
     def leap(_: Any, carry: tuple[Array, Position]) -> tuple[Array, Position]:
@@ -267,10 +267,10 @@ def refine(
     Args:
         target: The posterior, on its full data.
         draws: Starting points (C, n, d).
-        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
-        step_size: Leapfrog step of each chain in whitened units, (C,).
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates; masses are one in whitened ones.
+        step_size: Leapfrog step size of each chain in whitened units, (C,).
         steps: Transitions.
-        leapfrog_steps: Gradient steps in each.
+        leapfrog_steps: Leapfrog steps in each transition.
         rng: Gives the random keys.
     """
     c, n, d = draws.shape
@@ -302,7 +302,7 @@ def refine(
 def tune_step_size(
     target: Target, draws: np.ndarray, scale: np.ndarray, *, leapfrog_steps: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
+    """Leapfrog step sizes (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
     some = draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS]
     size = _block_size(c, target)

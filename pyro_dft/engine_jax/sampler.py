@@ -1,4 +1,4 @@
-"""The trained sampler: noise in, draws out, one forward pass."""
+"""The trained sampler: it maps noise to draws in one forward pass."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ class Sampler:
 
     @property
     def chains(self) -> int:
-        """C."""
+        """Number of chains C."""
         return self.mean.shape[0]
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension d."""
         return self.mean.shape[1]
 
     @property

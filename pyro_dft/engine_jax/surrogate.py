@@ -45,7 +45,7 @@ def _fit(
     def loss(w: Weights, rows: Array) -> Array:
         x, y = (jnp.take_along_axis(v, rows[..., None], 1) for v in (u, s))
         square = jnp.square(networks.score(w, x, jnp.zeros(())) - y).sum(-1) / d
-        # Far points have huge scores: beyond one sd of a Gaussian's they count by their size, not its square.
+        # Far points have huge scores: errors above one count by their size, not its square.
         return (jnp.sqrt(1 + square) - 1).mean(1).sum()
 
     def go(i: Array, carry: tuple[Weights, Any]) -> tuple[Weights, Any]:

@@ -31,7 +31,7 @@ MinibatchPotential = Callable[[Array, Any, Array], Array]
 SmoothedPotential = Callable[[Array, Array, Any], Array]
 # Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
-# The same where points are only evaluated: what fills up a block costs as much as what was asked for.
+# The same where points are only evaluated: the rows that fill up a block cost as much as those that were asked for.
 CPU_POINTS = 128
 # How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They
 # run as fast, but for solvers of differential equations, which lose a third. Models whose largest array has so many elements,
@@ -41,7 +41,7 @@ SMALL_ELEMENTS = 2**13
 
 
 def block_rows() -> int:
-    """Rows of one compiled call from the host."""
+    """How many points one compiled call from the host takes."""
     return CPU_BLOCK if on_cpu() else ACCELERATOR_BLOCK
 
 
@@ -138,7 +138,7 @@ class TargetSpec:
         return in_chunks(spread, rows, self.at_once(size), size)
 
     def whole(self, tree: Any) -> Any:
-        """Results of a compiled function as every device has them."""
+        """Results of a compiled function, whole on every device."""
         return tree if self.placement is None else self.placement.whole(tree)
 
     def at_once(self, size: PointSize) -> int:

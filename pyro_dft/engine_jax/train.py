@@ -176,7 +176,7 @@ class NetworkTrainer:
             self.state = self.state._replace(generator=dict(weights))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that training goes on from, but for the random numbers."""
+        """What training can go on from, but for the random numbers."""
         return named({"state": self.state._asdict(), "mean": self.mean, "scale": self.scale})
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:

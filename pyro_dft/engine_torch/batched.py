@@ -1,6 +1,6 @@
-"""One potential on many points: by `torch.func.vmap` where that can be, else row by row, with a warning of what that costs.
+"""One potential on many points: by `torch.func.vmap` where that works, else row by row, with a warning of what that costs.
 
-Batch sizes that come back are traced once into flat graphs. Scores stay differentiable, so a Hessian-vector product is a
+Batch sizes that occur again are traced once into flat graphs. Scores stay differentiable, so a Hessian-vector product is a
 backward pass.
 """
 
@@ -28,9 +28,9 @@ from pyro_dft.recipe.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 Potential = Callable[[Tensor], Tensor]
 # Tracing a potential of more tensor operations than this costs more than it saves.
 TRACE_LIMIT = 2000
-# Points between those of a probe, at which a potential that asks for values is looked at: most must have company.
+# Number of points, between those of a probe, that a potential which asks for values is tried at: most must agree with others.
 _CROWD = 32
-# A size of batches is traced again, twice at most, when this many times its points were on no way that has a graph.
+# A batch size is traced again, twice at most, once this many times its number of points took a way that has no graph.
 _MISSES, _TRACES = 16, 3
 
 
@@ -40,9 +40,9 @@ class BatchedPotential:
     Args:
         potential: Of one point (d,).
         context: Gives a context manager to hold around each evaluation.
-        trace: Whether batch sizes that come back may be traced.
+        trace: Whether batch sizes that occur again may be traced.
         randomness: "same" for all points of a batch or "different", as for `torch.func.vmap`.
-        asks: Whether it is known to ask for values of its point; `probe` finds out.
+        asks: Whether it is known to ask for values of its point (see `branches`); `probe` finds out.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class BatchedPotential:
         return self._vmapped.asks
 
     def like(self, other: BatchedPotential) -> None:
-        """Takes over how another one, of the same model, is batched."""
+        """Is batched from now on as another one, of the same model."""
         self.vectorised, self._vmapped.asks = other.vectorised, other.asks
         self._second_by_rows, self._vmapped.in_place = other._second_by_rows, other._vmapped.in_place
 
@@ -126,7 +126,7 @@ class BatchedPotential:
         self._vmapped.in_place = self._second_by_rows = True
 
     def _is_alone(self, x: Tensor) -> bool:
-        """Whether points answer so differently that hardly two of them can be evaluated together, as by ``float(x)``."""
+        """Whether points differ in their answers so much that hardly two can be evaluated together, as with ``float(x)``."""
         if len(x) == 1:
             x = torch.cat([x, x + torch.cos(torch.arange(x.shape[1], dtype=x.dtype, device=x.device))])
         step = torch.linspace(0.0, 1.0, -(-_CROWD // (len(x) - 1)), dtype=x.dtype, device=x.device)[
@@ -188,7 +188,7 @@ class BatchedPotential:
             return self._halves(x)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Linear algebra gives up on a whole batch for one singular matrix: halves find the point, which gets NaN."""
+        """One singular matrix makes linear algebra fail for a whole batch: halving finds its point, which gets NaN."""
         if len(x) == 1:
             return torch.full_like(x, torch.nan), x.new_full((1,), torch.nan)
         parts = []
@@ -205,7 +205,7 @@ class BatchedPotential:
         n = len(x)
         if n not in self._graphs:
             self._seen[n] = self._seen.get(n, 0) + 1
-            # Sizes that come once or twice are not worth a trace; and a handful of sizes is all that a fit needs.
+            # Sizes that occur a few times only are not worth a trace; and a fit needs few sizes.
             if self._seen[n] < 4 or len(self._graphs) >= 8:
                 return self._eager(x)
             self._graphs[n] = self._traced(x)
@@ -221,7 +221,7 @@ class BatchedPotential:
         return results
 
     def _goes_twice(self, graphs: Graphs, x: Tensor) -> bool:
-        """Whether the scores of graphs have the right derivative: an operation may have lost it in the tracing."""
+        """Whether the scores of graphs have the right derivative, which tracing can lose for some operations."""
         if graphs.twice is None:
             products: list[Tensor] = []
             for function in (self._eager, graphs):
@@ -248,7 +248,7 @@ class BatchedPotential:
         except Disagreement as parted:
             return self._parted(x, parted.group)
         except CHECKS:
-            # All of them have answered the same, so that each raises by itself.
+            # The points gave the same answers, so that each raises this error by itself.
             if not self.asks:
                 raise
             return self._rows(x)
@@ -263,7 +263,7 @@ class BatchedPotential:
 
     def _parted(self, x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         if self._vmapped.randomness == "different":
-            # An answer may hang on the minibatch: to draw again until points agree would prefer some minibatches.
+            # Answers may depend on the minibatch: to draw again until points agree would prefer some minibatches.
             return self._rows(x)
         parts = []
         for number in range(int(group.max()) + 1):
@@ -273,15 +273,16 @@ class BatchedPotential:
 
     def _traced(self, x: Tensor) -> Graphs | None:
         x = x.detach()
-        # All that is asked must be noted, whether points have it to themselves or not.
+        # All questions must be noted, whether their answers differ between points or not.
         asks, self._vmapped.asks = self.asks, True
-        # A trace must not use up random numbers: a training that was interrupted makes it at another step.
+        # A trace must not use up random numbers: a resumed training makes it at another step.
         try:
             with self.context(), torch.no_grad():
                 with unmoved(x.device):
                     expected = self._eager(x)
                 graphs = Graphs(self._vmapped, x, self._ways, self._eager)
-                # Points that are random by themselves must keep their places; others show here what a graph took for constant.
+                # Random points must keep their places. Others are tried in another order, which shows what a graph took for
+                # constant.
                 turned = self._vmapped.randomness == "same"
                 with unmoved(x.device):
                     found = graphs(x.flip(0) if turned else x)
@@ -291,7 +292,7 @@ class BatchedPotential:
                 torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
                 for a, b in zip(expected, found, strict=True)
             )
-        except Exception:  # tracing is an optimisation: any failure leaves eager mode in place
+        except Exception:  # tracing is an optimisation: after a failure, evaluation goes on without
             same = False
         finally:
             self._vmapped.asks = asks

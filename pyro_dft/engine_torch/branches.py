@@ -1,9 +1,8 @@
 """A potential that asks for values of its point, as in ``if x > 0``, evaluated for many points at once.
 
-``torch.func.vmap`` has no number to give where Python asks for one. But where all points of a batch give the same answer
-there is one; where they do not, the points are told apart by their answers, and those that agree are evaluated together. So
-a check that passes at every point costs nothing but its own evaluation, and each point takes the branch that it would take
-by itself.
+``torch.func.vmap`` has no value to return where Python asks for one. But where all points of a batch give the same answer,
+that is the value; where they do not, points are grouped by their answers, and each group is evaluated together. So a check
+that passes at every point costs nothing but its own evaluation, and each point takes the branch that it would take by itself.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ class Answers(TorchFunctionMode):
 
     Args:
         x: The point, which stands for the batch.
-        script: Answers to give, in order, whatever the points say; which of them would is noted. None to ask the points.
+        script: Answers to give, in order, whatever the points would answer; which points agree is noted. None to ask the points.
 
     Attributes:
         given: The answers, in order.
@@ -121,14 +120,14 @@ class Answers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _TRUTH or func in _NUMBERS:
-            # More points agree on a whole number than on what it is rounded from.
+            # More points agree on a rounded number than on the number before rounding.
             whole = func is torch.Tensor.__int__ and args[0].is_floating_point()
             answer = self._answer(args[0].detach().trunc() if whole else args[0])
             return func(args[0] if answer is None else answer)
         if func is _DATA and rows_of(args[0], self.level) is not None:
             return args[0].detach()
         if func is torch.Tensor.item:
-            # Of a real number, which is compared or computed with: that can wait until the comparison.
+            # A real number is mostly compared or computed with: the question can wait until the comparison.
             if args[0].is_floating_point() and rows_of(args[0], self.level) is not None:
                 return args[0].detach().reshape(())
             answer = self._answer(args[0])
@@ -192,7 +191,7 @@ class Answers(TorchFunctionMode):
         return func(tensor, shared(index), *rest, **kwargs)
 
     def _answer(self, x: Tensor) -> Tensor | None:
-        """The value that all points give to ``x``, without a gradient; None where a `vmap` of the model's own is at work."""
+        """The value of ``x`` that all points agree on, without a gradient; None inside of a `vmap` of the model's own."""
         if not isinstance(x, Tensor):
             return None
         rows = rows_of(x, self.level)
@@ -205,7 +204,7 @@ class Answers(TorchFunctionMode):
         return answer
 
     def _common(self, x: Tensor) -> Tensor:
-        """Of something that no point has to itself: a graph that is being traced cannot be asked for its value."""
+        """The value of something that is the same for all points; in a graph that is being traced it cannot be read."""
         return _plain(x).detach().clone() if self.script is None else self.script[len(self.given)]
 
     def _noted(self, rows: Tensor) -> Tensor:
@@ -241,7 +240,7 @@ def fills_a_mask(index: Any, value: Any) -> bool:
 
 
 def fill_mask(tensor: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """``tensor[mask] = value`` of one number, whose size does not depend on the mask."""
+    """``tensor[mask] = value`` for one number, by an operation whose shapes do not depend on the mask."""
     return tensor.masked_fill_(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), value)
 
 
@@ -254,9 +253,9 @@ class Vmapped:
 
     Attributes:
         asks: Whether the potential asks for values of its point, so that answers are needed.
-        in_place: Whether tensors may be written in place, as the potential does; else copies are, and second derivatives work
-            that would miss what was overwritten.
-        last: What was asked in the last call; None where nothing is.
+        in_place: Whether the potential may write into tensors in place; else it writes into copies, so that second derivatives,
+            which need what was overwritten, work.
+        last: What was asked in the last call; None where the potential does not ask.
     """
 
     def __init__(self, potential: Callable[[Tensor], Tensor], randomness: str) -> None:

@@ -33,7 +33,7 @@ def run_block(
     states, densities, scores, probabilities, moved, diverged, kinetic = [], [], [], [], [], [], []
     for k in range(steps):
         take, probability, error = kernel.transition(log_step.exp())
-        # Robbins and Monro: long moves at first.
+        # Robbins and Monro: large changes at first.
         log_step = log_step + tune / (1.3 + 0.3 * k) * (
             felt_acceptance(probability, error, acceptance) - acceptance
         )

@@ -1,4 +1,4 @@
-"""Errors of a model that is evaluated point by point: no density there, or a model that is broken?"""
+"""Errors of a model that is evaluated point by point: is the density zero there, or is the model broken?"""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from pyro_dft import messages
 from pyro_dft.errors import first_line
 
-# Of a model that raises because its density is zero at a point, as a check of a value does.
+# Errors that a model may raise because its density is zero at a point, as checks of values do.
 CHECKS = (ValueError, ArithmeticError, AssertionError)
 ERRORS = (RuntimeError, *CHECKS)
-# Where the reader of a message can do nothing.
+# Folders whose lines are not shown to the user: he cannot change them.
 _NOT_THE_MODEL = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "pyro_dft"))
 
 
 def culprit(error: BaseException) -> str:
-    """What a batch cannot do, and the line of the model, or of Pyro, that asks for it."""
+    """What cannot be done for a batch, and the line of the model, or of Pyro, that does it, in words."""
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
@@ -36,7 +36,7 @@ def culprit(error: BaseException) -> str:
 
 
 class Failures:
-    """Tells one from the other: a broken model raises where it has worked before.
+    """Tells the two apart: a broken model raises where it has worked before.
 
     Args:
         potential: Of one point.

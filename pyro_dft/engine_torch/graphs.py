@@ -36,7 +36,7 @@ class Graphs:
 
     Attributes:
         missed: Points that were left to `rest` so far.
-        twice: Whether results may be differentiated once more; None where nobody has looked.
+        twice: Whether results can be differentiated once more; None where that was not tried.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Graphs:
                 continue
             index = agree.nonzero()[:, 0]
             if x.requires_grad:
-                # Where points go another way nothing is meant, and its derivative may be NaN even times zero.
+                # Results for points that go another way are not used, but their derivative may be NaN, also times zero.
                 results = graph(torch.where(agree[:, None], x, x[index[:1]].detach()))
             parts.append((index, (results[0][index], results[1][index])))
             left = left & ~agree
@@ -86,8 +86,8 @@ def _graph(vmapped: Vmapped, x: Tensor, script: list[Tensor]) -> Callable[[Tenso
 def traced(function: Callable[..., Any], *args: Tensor) -> Callable[..., Any]:
     """A flat graph of `function` at `args`.
 
-    `make_fx` notes shapes of results on fake tensors, and makes a mode for each of them, with the stack of calls in words,
-    unless there is one already: more than half of the time of a graph.
+    `make_fx` computes shapes on fake tensors, and unless a mode of these is active it makes one for each operation, and formats
+    the stack of calls for it: more than half of the time that a graph takes.
     """
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         return make_fx(function)(*args)

@@ -22,7 +22,7 @@ FULL_DATA_TUNING_DRAWS = 32
 
 @dataclass
 class Refined:
-    """What the transitions left.
+    """The result of some transitions.
 
     Attributes:
         draws: (C, n, d), unconstrained.
@@ -45,7 +45,7 @@ class Refined:
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def first(self, count: int) -> Refined:
-        """The same with the first draws of each chain only."""
+        """The same for the first `count` draws of each chain only."""
         each = ("draws", "log_density", "log_density_before", "diverged")
         fewer = {name: getattr(self, name)[:, :count] for name in each}
         statistics = {name: value[:, :count] for name, value in self.statistics.items()}
@@ -55,7 +55,7 @@ class Refined:
 def whitening(draws: Tensor, fallback: Tensor) -> Tensor:
     """Cholesky factors of the covariances of (C, n, d) draws, (C, d, d); `fallback` where n is too small to tell.
 
-    Standard deviations (C, d) where `fallback` is no more either; `fallback` where it has directions.
+    Standard deviations (C, d) where `fallback` holds these alone; `fallback` itself where it has directions (`pyro_dft.roots`).
     """
     n, d = draws.shape[1:]
     if fallback.ndim == 2:
@@ -90,10 +90,10 @@ def refine(
     Args:
         target: The posterior, on its full data.
         draws: Starting points (C, n, d).
-        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates: the kinetic energy is a unit one there.
-        step_size: Leapfrog step of each chain in whitened units, (C,).
+        scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates; masses are one in whitened ones.
+        step_size: Leapfrog step size of each chain in whitened units, (C,).
         steps: Transitions.
-        leapfrog_steps: Gradient steps in each.
+        leapfrog_steps: Leapfrog steps in each transition.
         rng: Generator on the target's device.
     """
     kernel = Kernel(target, (draws, *target.evaluate(draws)), scale, leapfrog_steps, rng)
@@ -122,7 +122,7 @@ def refine(
 def tune_step_size(
     target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator
 ) -> Tensor:
-    """Leapfrog steps (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
+    """Leapfrog step sizes (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
     count = FULL_DATA_TUNING_DRAWS if target.minibatch else TUNING_DRAWS
     some = draws[:, :: max(1, n // count)][:, :count]
@@ -144,7 +144,7 @@ class Kernel:
         target: The posterior, on its full data.
         position: Points, their log densities (C, n) and scores (C, n, d).
         scale: (C, d, d), or (C, d), maps whitened to unconstrained coordinates.
-        leapfrog_steps: Gradient steps in each transition.
+        leapfrog_steps: Leapfrog steps in each transition.
         rng: Generator on the target's device.
 
     Attributes:
@@ -162,7 +162,7 @@ class Kernel:
     def transition(self, step_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Moves all; returns who moved, the acceptance probabilities and the energy errors, (C, n) each."""
         x, rng = self.x, self.rng
-        # Steps of different length for each draw: no direction is met with the same phase every time.
+        # Step sizes differ from draw to draw, so that trajectories of no direction end at the same phase every time.
         eps = (
             step_size[:, None]
             * (0.7 + 0.5 * torch.rand(x.shape[:2], generator=rng, dtype=x.dtype, device=x.device))

@@ -45,7 +45,7 @@ class Surrogate:
                 count, (g, SURROGATE_BATCH, 1), generator=self.rng, device=self.rng.device
             ).expand(-1, -1, d)
             square = (self(x.gather(1, rows)) - y.gather(1, rows)).square().sum(-1) / d
-            # Far points have huge scores: beyond one sd of a Gaussian's they count by their size, not its square.
+            # Far points have huge scores: errors above one count by their size, not its square.
             loss = ((1 + square).sqrt() - 1).mean(1).sum()
             adam.zero_grad(set_to_none=True)
             loss.backward()

@@ -39,7 +39,7 @@ class Target:
         dtype: In which it is evaluated.
         device: On which.
         context: Gives a context manager to hold around each evaluation.
-        trace: Whether batch sizes that come back may be traced.
+        trace: Whether batch sizes that occur again may be traced.
         together: Processes over which values and scores are summed.
     """
 
@@ -67,7 +67,7 @@ class Target:
         self._smoothed = None
         smoothed = forms.smoothed
         if smoothed is not None:
-            # The noise is one more coordinate of a point, by which nothing is differentiated in the end.
+            # The noise is passed as one more coordinate of a point; its derivative is dropped.
             self._smoothed = BatchedPotential(lambda x: smoothed(x[:-1], x[-1]), context, trace, "same")
         self._bind(potential, forms.minibatch, trace)
 

@@ -164,7 +164,7 @@ class NetworkTrainer:
         return {name: torch.as_tensor(np.array(value), device=home) for name, value in arrays.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that training goes on from."""
+        """What training can go on from."""
         arrays = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
         arrays |= {f"score.{k}": v for k, v in self.score_network.state_dict().items()}
         if self.average is not None:

@@ -12,7 +12,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def copied(value: Any, copy_array: Callable[[Any], Any]) -> Any:
-    """Arguments whose arrays can no longer be changed from outside.
+    """A copy of arguments, whose arrays later changes from outside do not reach.
 
     Args:
         value: Nested tuples, lists and dicts of arrays and other values; these others stay the same objects.
@@ -28,7 +28,7 @@ def copied(value: Any, copy_array: Callable[[Any], Any]) -> Any:
 
 
 def unchanged(kept: Any, now: Any, same_array: Callable[[Any, Any], bool | None]) -> bool:
-    """Whether arguments hold what `copied` once kept of them: a buffer may have been filled with other data since.
+    """Whether arguments are still equal to the copy that `copied` made: a buffer may have been filled with other data since.
 
     Args:
         kept: From `copied`.
@@ -48,9 +48,9 @@ def unchanged(kept: Any, now: Any, same_array: Callable[[Any, Any], bool | None]
 
 
 def other_numbers(kept: Any, now: Any, to_numpy: Callable[[Any], np.ndarray | None]) -> bool:
-    """Whether arrays at the same place of two sets of arguments surely hold other numbers.
+    """Whether some arrays at the same place of two sets of arguments surely differ in their numbers.
 
-    Arrays of other shapes, and arguments that are given in another form, say nothing here.
+    Arrays of different shapes, and arguments in different forms, do not count.
     """
     if isinstance(kept, dict) and isinstance(now, dict):
         return any(other_numbers(kept[key], now[key], to_numpy) for key in kept.keys() & now.keys())

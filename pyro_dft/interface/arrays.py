@@ -1,4 +1,4 @@
-"""Arrays of a framework, one by one: what the interface does with them beside computing."""
+"""What the interface does with arrays of a framework, beside computing: copying, comparing, conversion to NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Arrays(ABC):
-    """Arrays of one framework; "native" ones are those, and values of any other kind pass through."""
+    """Operations on arrays of one framework, which are called native; values of any other kind pass through."""
 
     @abstractmethod
     def concatenate(self, arrays: Iterable[Any], axis: int = 0) -> Any:
@@ -22,14 +22,14 @@ class Arrays(ABC):
 
     @abstractmethod
     def same(self, a: Any, b: Any) -> bool | None:
-        """Whether two arrays hold the same; None where one of them is no array."""
+        """Whether two arrays hold the same numbers; None where one of the values is not an array."""
 
     @abstractmethod
     def to_numpy(self, value: Any) -> np.ndarray | None:
         """A native array as a NumPy array; None for any other value."""
 
     def in_pieces(self, value: Any) -> Iterable[np.ndarray] | None:
-        """Pieces of an array that is in several places, as NumPy arrays, row after row; None for any other value."""
+        """The pieces of an array that lies on several devices, as NumPy arrays, row after row; None for any other value."""
         return None
 
     def numpy(self, value: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a front door fills in: its framework, by which a model with its arguments becomes targets.
+"""What a front door (`pyro_dft.pyro`, `pyro_dft.numpyro`) implements: how a model with its arguments becomes targets.
 
 Native arrays (torch or jax) go in and out; everything above a backend is NumPy. Flat arrays have shape
 (chains, draws, dim), in the sampler's coordinates.
@@ -31,18 +31,18 @@ class Backend(ABC):
     """A model in its framework, with what it becomes once its arguments are known.
 
     Args:
-        options: Of the sampler.
+        options: Options of the `DFT`.
 
     Attributes:
         framework: Its name.
         needs_seed: Whether a random seed is drawn where the settings have none.
-        engine: What trains and draws.
-        arrays: The framework's arrays.
-        options: Of the sampler.
+        engine: The engine that trains and draws.
+        arrays: Operations on the framework's arrays.
+        options: Options of the `DFT`.
         posteriors: The model's posterior in each set of coordinates, its own first.
         problems: The recipe's `Problem` for each of them.
         rng: The framework's random number generator of the fit.
-        callback_rng: Another one, for draws on the way of a training.
+        callback_rng: Another one, for draws that a callback takes during training.
         amounts: How far sites are non-centred in the last set of coordinates; None where that is to be fitted.
     """
 
@@ -59,7 +59,7 @@ class Backend(ABC):
     def __init__(self, options: Options):
         self.options = options
         self.amounts: dict[str, float] | None = {}
-        self._piloted = 0  # gradients that the fit of the amounts took, until they are booked
+        self._piloted = 0  # gradients of the fit of `amounts` that are not in the targets' counts yet
 
     # From a model to a training
 
@@ -78,15 +78,15 @@ class Backend(ABC):
 
     @abstractmethod
     def set_seed(self, seed: int) -> None:
-        """Lets the random number generator of the fit start again, from a seed below 2**63."""
+        """Restarts the random number generator of the fit from a seed below 2**63."""
 
     @abstractmethod
     def seed_words(self) -> list[int]:
-        """What the random numbers of a training follow from."""
+        """Integers that determine the random numbers of a training."""
 
     @abstractmethod
     def session(self) -> AbstractContextManager[None]:
-        """Global state of the framework as the fit needs it, put back after: random numbers, device."""
+        """A context with the framework's global state (random numbers, device) as the fit needs it, restored afterwards."""
 
     @abstractmethod
     def own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,12 +116,12 @@ class Backend(ABC):
 
     @abstractmethod
     def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
-        """Lets a running training see other model arguments; raises before anything is changed."""
+        """Gives a running training other model arguments; raises before anything is changed."""
 
     def start(self) -> Trainer:
         """A new trainer for what `read` made."""
         options, settings = self.options, self.options.settings
-        # What the amounts of non-centring cost, once.
+        # The cost of fitting the amounts of non-centring is added once.
         self.problems[0].target.count(self._piloted)
         self._piloted = 0
         for posterior, problem in zip(self.posteriors, self.problems, strict=True):
@@ -135,16 +135,16 @@ class Backend(ABC):
         return Trainer(self.engine, self.problems, settings, self.rng, networks)
 
     def measurer(self, fit: Fit) -> Trainer:
-        """A trainer whose training was done elsewhere, and which only has to be measured."""
+        """A trainer for a fit that was trained elsewhere and is only to be measured."""
         return Trainer(self.engine, self.problems, self.options.settings, self.rng, fit=fit)
 
     @abstractmethod
     def initial_points(self, posterior: Any, target: Any, count: int) -> Any:
-        """So many starting points, native (count, dim), of one of the posteriors."""
+        """`count` starting points, native (count, dim), in the coordinates of one of the posteriors."""
 
     @abstractmethod
     def given_start(self, posterior: Any) -> Any:
-        """`initial_params` as a flat point, native (dim,), of one of the posteriors.
+        """`initial_params` as a flat point, native (dim,), in the coordinates of one of the posteriors.
 
         Raises:
             ModelError: names or shapes are not those of the latent sites, or the potential is not finite there.
@@ -152,7 +152,7 @@ class Backend(ABC):
 
     @abstractmethod
     def look_at(self, target: Any, points: Any) -> None:
-        """Lets a target see what points, native (n, dim), look like."""
+        """Shows a target some points, native (n, dim), by which it finds out how to evaluate batches."""
 
     @abstractmethod
     def networks(self, dim: int) -> Any:
@@ -165,7 +165,7 @@ class Backend(ABC):
         evaluations = sum(target.gradient_evaluations for target in targets)
         return {"gradient_evaluations": evaluations, "data_rows": rows}
 
-    # Draws. The index of a problem says which set of coordinates draws are in.
+    # Draws. `problem` is the index of the set of coordinates that draws are in.
 
     @property
     def layout(self) -> Layout:

@@ -20,7 +20,7 @@ def new_blocks(
 ) -> Iterator[Block]:
     """New draws in blocks that together have `each` for each chain.
 
-    A block is small enough that the flat draws of a million never stand in memory at once.
+    Blocks are small, so that the flat coordinates of a million draws are never in memory at once.
 
     Args:
         backend: The framework, with the model read.
@@ -74,7 +74,7 @@ def _refined(
 
 
 def together(backend: Backend, blocks: Iterator[Block]) -> Block:
-    """All blocks as one."""
+    """All blocks joined into one."""
     draws, statistics = zip(*blocks, strict=True)
     joined = {name: np.concatenate([part[name] for part in statistics], 1) for name in statistics[0]}
     return backend.arrays.concatenate(draws, axis=1), joined

@@ -1,4 +1,4 @@
-"""A training in progress as a file: a run that was killed goes on where it was."""
+"""A training in progress as a file, from which a run that was killed can be resumed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KIND = "training"
 
 
 class Checkpoint:
-    """Writes the state of the network phases every so many iterations, and takes it up again.
+    """Writes the state of the network phases every so many iterations, and resumes from it.
 
-    What comes before the networks is made again from the same seed, which is quick.
+    What comes before the networks is computed again from the same seed, which is quick.
 
     Args:
         path: The file.
@@ -46,7 +46,7 @@ class Checkpoint:
         self._warned = False
 
     def resume(self, trainer: Any) -> None:
-        """Hands a training what the file holds; nothing where there is no file. What killed writes left is removed.
+        """Resumes a training from the file, if there is one. Temporary files that killed writes left are removed.
 
         Raises:
             StorageError: the file is damaged, or of another training.
@@ -77,7 +77,7 @@ class Checkpoint:
         self._written = steps
 
     def after_step(self, trainer: Any) -> None:
-        """Writes the file if it is time to.
+        """Writes the file where `every` iterations were made since the last write.
 
         Warns:
             RuntimeWarning: it cannot be written; once only, and the training goes on.
@@ -129,7 +129,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def _check_state(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], num_steps: int) -> int:
-    """Iterations made, after a look at what the engine will read.
+    """Number of iterations made, after checking the counts that the engine will read.
 
     Raises:
         ValueError: counts do not fit each other.

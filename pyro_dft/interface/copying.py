@@ -14,7 +14,7 @@ from pyro_dft.settings import check_count
 
 
 class Copying:
-    """Save, load, copy, and what random numbers a copy draws by."""
+    """Save, load and copy, and the random numbers of the draws of a copy."""
 
     parts: Parts
 
@@ -114,7 +114,7 @@ class Copying:
 
         Raises:
             NotFittedError: before `run`.
-            ValueError: `seed` is no such integer.
+            ValueError: `seed` is not an integer of at least 0.
 
         Example:
             >>> dft.reseed(1)

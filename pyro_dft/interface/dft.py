@@ -28,7 +28,7 @@ class Inference(Reporting, Copying):
     """Base of the `DFT` classes; see `pyro_dft.DFT`.
 
     Attributes:
-        parts: What it is made of.
+        parts: The objects that do the work, see `pyro_dft.interface.parts.Parts`.
     """
 
     _backend: type[Backend]  # the front door
@@ -78,7 +78,7 @@ class Inference(Reporting, Copying):
         foreign = sorted(nuts_options.NAMES & overrides.keys())
         if foreign:
             raise SettingsError(f"{', '.join(foreign)}: an option of NUTS that means nothing here; drop it")
-        # Names of options as well, whichever class of the hierarchy takes them.
+        # A misspelt option of either constructor is named too.
         options = {**inspect.signature(Inference).parameters, **inspect.signature(type(self)).parameters}
         check_names(overrides, options)
         if settings is not None and overrides:
@@ -214,7 +214,7 @@ class Inference(Reporting, Copying):
         """New draws with importance weights: the evidence, PSIS k-hat, and draws that the weights correct.
 
         The draws are raw ones of the sampler, and for a tenth of them of wide Student-t densities; refinement has no
-        density. The full data are read once for each draw. See docs/importance.md for method, cost and limits.
+        density. The full data are read once for each draw. See docs/density.md for method, cost and limits.
 
         Args:
             num_samples: Draws over all chains, at least 100.

@@ -17,7 +17,7 @@ from pyro_dft.interface.training import Training
 from pyro_dft.judging import verdict
 from pyro_dft.judging.summary import Summary, summary_table
 
-# Transitions of a fresh draw above which a network that was put off is trained.
+# Where a new draw needs more transitions than this, a network that was put off is trained.
 FEW_TRANSITIONS = 16
 
 
@@ -56,7 +56,7 @@ class Drawing:
                 name: value.reshape((value.shape[0] * value.shape[1], *value.shape[2:]))
                 for name, value in samples.items()
             }
-        # No chain serves more than one draw more than another.
+        # Numbers of draws of the chains differ by one at most.
         counts = [num_samples // chains + (i < num_samples % chains) for i in range(chains)]
         return {
             name: self._backend.arrays.concatenate([value[i, :count] for i, count in enumerate(counts)])
@@ -75,9 +75,9 @@ class Drawing:
             return backend.constrain(fit.problem, (draws for draws, _ in blocks))
 
     def transitions(self, refine_steps: int | None) -> int:
-        """HMC transitions of fresh draws, None for the default; trains networks that were put off where these need them."""
+        """HMC transitions of new draws, None for the default; trains networks that were put off where these draws need them."""
         by_default = self._training.trained().refine_steps
-        # Many transitions from the Gaussian cost more than a network from whose draws fewer are enough.
+        # Many transitions from draws of the Gaussian cost more than training a network from whose draws few are enough.
         if refine_steps == 0 or (refine_steps is None and by_default > FEW_TRANSITIONS):
             by_default = self._training.complete().refine_steps
         return by_default if refine_steps is None else refine_steps

@@ -22,7 +22,7 @@ def exclusive() -> Iterator[None]:
 
 
 def _renew() -> None:
-    # A process forked while another thread was inside would wait for a thread that it does not have.
+    # A process that is forked while another thread is inside would wait for that thread, which it does not have.
     global _lock
     _lock = threading.RLock()
 

@@ -15,10 +15,10 @@ def show_verdict(
     kernel: Callable[[Any], Any],
     reports: Callable[[Any], Sequence[Mapping[str, Any] | None]],
 ) -> None:
-    """Lets a method that prints a summary print the verdict as well, where the kernel is ours; once for each process.
+    """Makes a method that prints a summary print the verdict as well, where the kernel is a `DFTKernel`; once for each process.
 
-    `MCMC` prints the table by itself and asks its kernel for nothing but the number of divergences, so that a fit that
-    failed would look like one that did not.
+    `MCMC` prints its table without asking the kernel for more than the number of divergences: a failed fit would look like any
+    other.
 
     Args:
         mcmc: The framework's class.

@@ -8,7 +8,7 @@ from pathlib import Path
 from pyro_dft.errors import SettingsError
 from pyro_dft.settings import Settings
 
-# Less than this (bytes) is not worth a look.
+# Needs below this (bytes) are not checked.
 SMALL = 1e8
 # Where a container may set limits of its own: (limit, usage).
 _LIMITS = (
@@ -18,7 +18,7 @@ _LIMITS = (
 
 
 def available() -> float:
-    """Bytes of the host's memory that this process may still take; infinite where nothing says so."""
+    """Bytes of the host's memory that this process may still take; infinite where the system does not say."""
     free = _number("/proc/meminfo", "MemAvailable:", 1024)
     if free is None:
         try:
@@ -50,9 +50,9 @@ def check_draws(count: int, numbers: int, itemsize: int) -> None:
         itemsize: Bytes of one of them.
 
     Raises:
-        MemoryError: they do not; a smaller number of draws at a time is the way out.
+        MemoryError: they do not; the message advises to take fewer at a time.
     """
-    # The blocks that they are made in, and the array that these are put together to.
+    # The blocks that draws are made in, and the array that these are joined to.
     needed = 2.0 * count * numbers * itemsize
     if needed > SMALL and needed > (free := available()):
         raise MemoryError(

@@ -1,4 +1,4 @@
-"""What users of the frameworks' own HMC and NUTS have in their call, for a `DFTKernel` in the same place."""
+"""Options of the frameworks' own HMC and NUTS that a user may pass to a `DFTKernel` in their place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MASS = f"the chains find it, dense up to {FULL_RANK_LIMIT} parameters"
 _ADAPTED = "the chains always adapt it, and not while they are kept"
 _ACCEPTANCE = f"they aim at {TARGET_ACCEPTANCE}, and {' or '.join(map(str, CAREFUL_ACCEPTANCES))} where transitions diverge"
 _LENGTH = "a quarter of a Gaussian's period, longer where chains are slow; Experimental(leapfrog_steps=...) fixes it"
-_BY_ITSELF = ""  # done without being asked for: nothing is lost
+_BY_ITSELF = ""  # done in any case: nothing to warn of
 # Name -> the default of NUTS and HMC, and what takes the place of another value.
 PLACES: dict[str, tuple[Any, str]] = {
     "adapt_mass_matrix": (True, _ADAPTED),
@@ -61,7 +61,8 @@ PLACES: dict[str, tuple[Any, str]] = {
 NAMES = frozenset(PLACES)
 # HMC has 2 pi as the default of its trajectories.
 _ALSO_DEFAULT = {"trajectory_length": (2 * math.pi,)}
-# `num_steps` is a setting here, and something else with HMC: a network is never trained for fewer steps than this.
+# `num_steps` is a setting of `DFT` and another option of HMC. Values below this are taken for HMC's: no network trains so
+# briefly.
 LEAST_TRAINING = 100
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings)) | {"settings"}
 
@@ -74,8 +75,8 @@ def translated(
     Args:
         positional: What follows `model` and `potential_fn`.
         keywords: By name: options of `DFT`, of NUTS and of HMC.
-        pyro: Whether the order is that of Pyro's, or NumPyro's. Pyro's HMC has a number, or None, in the place where its NUTS
-            has a truth value, and is told by it.
+        pyro: Whether the order is that of Pyro, or of NumPyro. Pyro's HMC is told from its NUTS by the second one, which is a
+            number or None with HMC, and a truth value with NUTS.
         potential: Whether there is a potential in place of a model.
         stacklevel: Of the warning, from the caller.
 
@@ -128,7 +129,7 @@ def _is_of_hmc(own: Mapping[str, Any], foreign: Mapping[str, Any], placed: bool)
 
 
 def _leapfrogs(own: dict[str, Any], steps: Any) -> str:
-    """Sets the leapfrog steps where they are as many as transitions may have; says what was done."""
+    """Sets the leapfrog steps where transitions may have as many; returns what was done, in words."""
     whole = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST_LEAPFROGS
     group = own.get("experimental", Experimental())
     if not whole or "settings" in own or group.leapfrog_steps is not None:

@@ -1,4 +1,4 @@
-"""What a `DFT` was made with: one record that all its parts read."""
+"""The options that a `DFT` was made with, which all its parts read."""
 
 from __future__ import annotations
 

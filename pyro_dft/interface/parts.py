@@ -19,11 +19,11 @@ class Parts:
     """The inner interface, for kernels and guides of this package; it may change.
 
     Attributes:
-        options: What it was made with.
-        backend: The model in its framework, and the targets that it becomes.
-        training: The training, and the result that it leaves.
-        drawing: Draws of the result.
-        store: The result as a file or a copy.
+        options: The options of the `DFT`.
+        backend: Turns the model into targets, and draws into sites.
+        training: Trains, and holds the result.
+        drawing: Makes draws of the result.
+        store: Writes and reads the result, as a file or a copy.
     """
 
     options: Options
@@ -40,7 +40,7 @@ class Parts:
 
     @property
     def result(self) -> Result:
-        """What the training left."""
+        """The result of the training."""
         return self.training.trained()
 
     @property

@@ -18,7 +18,7 @@ from pyro_dft.models import amounts
 
 
 class Store:
-    """What goes into a file or a copy, and comes back out of it.
+    """Writes a trained sampler to arrays and a header, for a file or a copy, and reads it back.
 
     Args:
         training: Whose result it is.
@@ -109,7 +109,7 @@ class Store:
         self._training.adopt(trainer, arguments, report)
 
     def _read(self, path: Any, arguments: Arguments, seed: int, given: bool, stored: bool) -> None:
-        """`read` for a file: where the arguments are not the caller's, whatever the model raises is the file's fault."""
+        """`Backend.read` for a file: where the arguments come from it, errors of the model become a `StorageError`."""
         try:
             self._backend.read(*arguments, seed)
         except Exception as error:
@@ -123,7 +123,7 @@ class Store:
     def _unlike(
         self, path: Any, before: Portrait, checksums: Any, arguments: Arguments, same_framework: bool
     ) -> list[str]:
-        """In what the posterior, with these arguments, is not the one it was before; warns where that is mere rounding."""
+        """How the posterior, with these arguments, differs from the saved one, in words; warns where that is rounding only."""
         precision = max(self._backend.precision, before.precision)
         now = self._backend.portrait(before.points, precision)
         with reading(path):

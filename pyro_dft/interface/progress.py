@@ -1,4 +1,4 @@
-"""The progress bar of a fit: what it does, how far it is, and for how long it has been at work."""
+"""The progress bar of a fit: its phase, its progress, and the time elapsed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Self
 
 from tqdm.auto import tqdm
 
-# What the phases of a fit's ledger are called; networks by the objective that trains them.
+# What the bar calls the phases of a fit; networks by the objective that trains them.
 _WORDS = {
     "gaussian": "gaussian", "modes": "searching modes", "polish": "gaussian", "refinement": "chains",
     "selection": "choosing the sampler",
 }  # fmt: skip
-# Iterations differ in cost by factors of thousands: no rate, and no guess of the time that is left.
+# Iterations differ in cost by factors of thousands: so it shows no rate, and no estimate of the time that is left.
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 

@@ -19,20 +19,20 @@ import numpy as np
 from pyro_dft.interface.arguments import Arguments
 from pyro_dft.interface.arrays import Arrays
 
-# Draws at which the density is kept, and how much further from their mean as many other points are: there prior and data
-# have a larger say.
+# Draws at which the density is kept. As many further points are so many times as far from the mean: there differences of prior
+# or data show more.
 CHECK_POINTS, WIDE = 4, 3.0
-# More points than a file of any version has.
+# Upper limit for the points in a file: no version writes as many.
 MOST_POINTS = 64
-# Terms agree within so many rounding errors: of the terms themselves, and of the points they are taken at. Two frameworks
-# sum in another order, and have other formulas for special functions.
+# Terms agree where they differ by at most so many rounding errors (of the terms, and of the points they are taken at): frameworks
+# differ in the order of sums and in formulas for special functions.
 ROUNDING = 16.0
-# The potential as a whole is summed in the model's own precision; of its level, which may hold other constants in another
-# framework, this many times as much is asked.
+# Where only the potential as a whole can be compared, which is summed in the model's own precision, this many times as much is
+# allowed for its level.
 LEVEL_ROUNDING = 1e3
-# Data that are not the same to the last bit are taken where the density can be told apart by this (nats), and agrees.
+# Data that are not bit-identical are accepted where densities agree, and differences of this size (nats) would have shown.
 RESOLVED = 0.5
-# Elements that are hashed at a time.
+# Elements that are hashed at once.
 BLOCK = 2**20
 
 # Log density of each site at n points: its sum and the sum of its absolute terms, (n,) each; None where it has none by itself.
@@ -137,7 +137,7 @@ class Portrait:
 
     @property
     def complete(self) -> bool:
-        """Whether each site has a log density of its own: then the potential as a whole says nothing more."""
+        """Whether each site has a log density of its own: then the potential as a whole need not be compared."""
         return bool(self.sites) and all(own is not None for own in self.sites.values())
 
 
@@ -155,7 +155,7 @@ def check_points(draws: np.ndarray, potential: Callable[[np.ndarray], np.ndarray
 
 
 def differences(before: Portrait, now: Portrait, same_framework: bool) -> tuple[list[str], float]:
-    """In what two posteriors differ, at the same points.
+    """How two posteriors differ, at the same points.
 
     Args:
         before: What was kept.
@@ -163,7 +163,7 @@ def differences(before: Portrait, now: Portrait, same_framework: bool) -> tuple[
         same_framework: Whether both have all the same sites; another framework can have others (one that marginalises).
 
     Returns:
-        What differs, in words, and how well that could be told (nats).
+        What differs, in words, and the smallest difference that would have shown (nats).
     """
     coarser = max(1.0, before.precision / now.precision)
     found: list[str] = []
@@ -183,7 +183,7 @@ def differences(before: Portrait, now: Portrait, same_framework: bool) -> tuple[
     if not (abs(changes) <= level).all():
         found.append(f"the potential by {_most(changes):.3g}")
     elif not (before.complete and now.complete and len(common) == len(now.sites)):
-        # Another framework may have other constants, which make no other posterior: differences between points count.
+        # Constants may differ between frameworks, and do not change the posterior: only differences between points count.
         changes = changes - (0.0 if same_framework else np.median(changes))
         tolerance = 2 * ROUNDING * coarser * now.rounding[""]
         resolution = max(resolution, float(np.median(tolerance)))
@@ -202,9 +202,9 @@ def unlike(
     checksums: tuple[Any, list[dict[str, Any]]],
     same_framework: bool = True,
 ) -> tuple[list[str], list[str]]:
-    """In what a posterior is not the one that it was.
+    """How a posterior differs from one that was kept.
 
-    Arguments whose bits have changed are taken only where the density can tell data apart, and does not.
+    Arguments that are not bit-identical are accepted only where differences of the data would show in the density, and do not.
 
     Args:
         before: What was kept.
@@ -213,7 +213,7 @@ def unlike(
         same_framework: Whether the same framework kept it.
 
     Returns:
-        What differs, in words; and names of arguments that differ by mere rounding.
+        What differs, in words; and names of arguments that differ by rounding only.
     """
     changed = changed_arguments(*checksums)
     found, resolution = differences(before, now, same_framework)
@@ -261,7 +261,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _fingerprint(value: Any, arrays: Arrays) -> dict[str, Any]:
-    """Shape and checksums of an array or number; of a text or nothing `text`; of anything else no checksum."""
+    """Shape and checksums of an array or number; `text` for strings and None; no checksum for anything else."""
     if value is None or isinstance(value, str):
         return {"text": hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()}
     try:
@@ -277,12 +277,12 @@ def _fingerprint(value: Any, arrays: Arrays) -> dict[str, Any]:
 
 
 def _of_pieces(shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Shape and checksums of an array whose pieces follow each other row by row; nothing of what is no number."""
+    """Shape and checksums of an array whose pieces follow each other row by row; an empty dict where it does not hold numbers."""
     digests: dict[str, Any] = {}
     for piece in pieces:
         if piece.dtype.kind not in "biuf":
             return {}
-        # What both sides can have: integers of any width, and floating point numbers rounded to the narrower kind.
+        # Forms that both frameworks can have: integers of any width, and floating point numbers rounded to the narrower type.
         whole, wide = piece.dtype.kind in "biu", piece.dtype.itemsize >= 8
         flat = piece.reshape(-1)
         for kind in ["i8", "f8", "f4"] if whole else ["f8", "f4"] if wide else ["f4"]:
@@ -293,7 +293,7 @@ def _of_pieces(shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> dict[str
 
 
 def _plain(values: np.ndarray, kind: str) -> bytes:
-    """Values as little-endian numbers of one kind; zeros, and what is no number, have one form."""
+    """Values as little-endian numbers of one type, with one form for 0.0 and -0.0, and one for NaN."""
     with np.errstate(over="ignore"):
         block = values.astype(f"<{kind}")
         if kind != "i8":
@@ -303,7 +303,7 @@ def _plain(values: np.ndarray, kind: str) -> bytes:
 
 
 def changed_arguments(before: Any, now: list[dict[str, Any]]) -> list[str]:
-    """Names of the arguments that are surely not what they were; none where that cannot be told.
+    """Names of the arguments that surely changed; none where that cannot be told.
 
     Args:
         before: What `fingerprints` gave once; None in files of early versions.

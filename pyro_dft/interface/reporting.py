@@ -26,7 +26,7 @@ class Reporting:
 
         Its keys are those of `pyro_dft.judging.verdict.Diagnostics`.
 
-        What no number here can show is a mode that nothing ever reached.
+        A mode that no restart, chain or draw ever reached cannot show in any of them.
 
         Raises:
             NotFittedError: before `run`.

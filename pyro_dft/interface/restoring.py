@@ -39,7 +39,7 @@ def check_sampler(
 
     Args:
         path: The file, for the message.
-        arrays: Its arrays, without those of the recognition and the arguments.
+        arrays: Its arrays, without the check points and the model's arguments.
         header: Its header.
         layouts: Of the sets of coordinates that the model has.
         num_chains: Chains C.
@@ -98,7 +98,7 @@ def check_sampler(
 
 
 def _scale_shape(arrays: dict[str, np.ndarray], name: str, chains: int, dim: int) -> tuple[int, ...]:
-    """Matrices, or standard deviations, alone or with directions: see `pyro_dft.roots`."""
+    """Expected shape of a square root: a matrix, or standard deviations with or without directions, see `pyro_dft.roots`."""
     found = arrays.get(name)
     if found is None:
         return chains, dim, dim
@@ -131,7 +131,7 @@ def read_settings(path: Any, arrays: dict[str, np.ndarray], header: dict[str, An
     """Settings and number of chains of a file.
 
     Raises:
-        StorageError: they are none, or the file holds no samplers for so many chains.
+        StorageError: they cannot be read, or the file does not hold samplers for so many chains.
     """
     with reading(path):
         given = dict(header["settings"])
@@ -148,7 +148,7 @@ def read_report(path: Any, header: dict[str, Any]) -> Diagnostics:
     """The diagnostics of a file.
 
     Raises:
-        StorageError: they are none.
+        StorageError: they cannot be read.
     """
     with reading(path):
         report = Diagnostics(header["diagnostics"])

@@ -1,4 +1,4 @@
-"""What a training leaves: the measured fit, the draws that are served by default, and the verdict."""
+"""The result of a training: the measured fit, the draws that are served by default, and the verdict."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Result:
 
     Attributes:
         fit: The fit.
-        kept: The draws that are served by default, native (chains, draws, dim), in the sampler's coordinates: those of the
-            measurement that were refined at least as much as fresh ones are by default.
+        kept: The draws that are served by default, native (chains, draws, dim), in the sampler's coordinates: draws of the
+            measurement, refined at least as much as new ones are by default.
         report: The diagnostics.
     """
 
@@ -58,11 +58,11 @@ class Result:
         modes = self.fit.modes
         if modes is None:
             return np.ones(self.fit.sampler.chains)
-        # The mean over the chains: a mode that one of them gives next to nothing keeps its draws.
+        # The mean over chains: a mode to which one of them gives hardly any weight keeps its draws there.
         return np.tile(modes.weights.mean(0), modes.chains)
 
     def other_end(self) -> Any:
-        """Draws at the other end of the last part of the drift test, row by row beside `kept`.
+        """Draws that `kept` are compared with in the drift test, row by row.
 
         Raw draws are compared with what refinement makes of them, refined ones with what they were halfway.
         """
@@ -90,7 +90,7 @@ def with_kernel(
     gradients: int,
     samplers: slice = slice(None),
 ) -> dict[str, np.ndarray]:
-    """Statistics of refined draws, with what is one number for all draws of a sampler.
+    """Statistics of refined draws, completed by numbers that are the same for all draws of a sampler.
 
     Args:
         arrays: The framework's arrays.

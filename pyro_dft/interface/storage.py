@@ -36,7 +36,7 @@ FORMAT = 1
 _KEY, _KEY_SUM = "pyro_dft", "pyro_dft_crc32"
 _RESERVED = ("format", "version", "crc32")
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
-# Temporary files of a write that was killed are taken away by a later one after so many seconds.
+# A write removes temporary files of earlier writes that were killed, once they are older than this (seconds).
 _STALE = 3600.0
 
 
@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
 
 
 def load_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a file that :func:`save` wrote, without its arrays, whose checksum is not looked at.
+    """The header of a file that :func:`save` wrote, without its arrays, whose checksum is not checked.
 
     Raises:
         StorageError: as for :func:`load`.

@@ -1,4 +1,4 @@
-"""The training of a sampler, as a run or by single steps, and the result that it leaves."""
+"""The training of a sampler, as a run or by single steps, and its result."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pyro_dft.recipe.facts import facts
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.settings import check_count
 
-# Of a seed's random numbers: what both frameworks' generators take.
+# Bits of a seed that both frameworks' generators take.
 SEED_BITS = 63
 
 
 class Training:
-    """Train, interrupt, resume.
+    """Trains a sampler, survives interrupts and resumes from checkpoints.
 
     Args:
         backend: The model and its framework.
@@ -40,11 +40,11 @@ class Training:
     Attributes:
         arguments: Arguments of the model.
         trainer: The recipe's trainer, in progress or complete; None before.
-        checkpoint: The file that it is written to, or None.
-        whole: Whether the training was one `run`, and not single steps that may go on.
+        checkpoint: The file that the training in progress is written to, or None.
+        whole: Whether the training is one `run`, not single steps that may go on.
         seconds: Wall seconds that it took.
         cpu_seconds: Processor seconds that it took.
-        result: What it left; None before, and after each further step.
+        result: The result; None before the end, and after each further step.
     """
 
     def __init__(self, backend: Backend):
@@ -99,7 +99,7 @@ class Training:
         self._warn()
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forgets an earlier fit and sets up a training that no step has been made of."""
+        """Forgets an earlier fit and sets up a new training, without a step of it."""
         self.forget()
         backend = self.backend
         arguments = backend.snapshot((args, kwargs))
@@ -114,7 +114,7 @@ class Training:
             self.trainer.watch = self._watcher(self.options.callback)
 
     def resume(self) -> None:
-        """Takes up the training that the checkpoint holds, if there is one."""
+        """Resumes the training that the checkpoint holds, if there is one."""
         if self.options.checkpoint is None:
             return
         backend = self.backend
@@ -163,7 +163,7 @@ class Training:
             self.trainer.lazy = self._lazy
 
     def advance(self, until: float) -> float | None:
-        """Trains until that share of the plan is made; returns the last loss, None where no step was due."""
+        """Trains until a share `until` of the planned iterations is made; returns the last loss, None where no step was due."""
         trainer, loss = self.trainer, None
         with exclusive(), self._all_or_nothing(), self._timed(), self.backend.session():
             while not trainer.done and len(trainer.history) < until * trainer.total:
@@ -192,7 +192,7 @@ class Training:
     def _watcher(
         self, callback: Callable[[Any, Callable[[int], dict[str, Any]]], None]
     ) -> Callable[[Any], None]:
-        """Calls back every so many iterations, and where the phase changes."""
+        """A function that calls the user's callback every so many iterations, and where the phase changes."""
         last: tuple[str, int] = ("", 0)
 
         def watch(progress: Any) -> None:
@@ -204,7 +204,7 @@ class Training:
         return watch
 
     def _draw_so_far(self, num_samples: int) -> dict[str, Any]:
-        """Raw draws of the sampler in training, by random numbers of their own: new ones at each call."""
+        """Raw draws of the sampler in training, new ones at each call, from a random number generator of their own."""
         check_count("num_samples", num_samples, 1)
         backend, fit, each = self.backend, self.trainer.so_far(), -(-num_samples // self.options.num_chains)
         blocks = (draws for draws, _ in new_blocks(backend, fit, each, 0, rng=backend.callback_rng))
@@ -215,13 +215,13 @@ class Training:
 
     @property
     def _lazy(self) -> bool:
-        """Whether networks may be left for later: not those of the user's own, nor where a checkpoint is to keep them."""
+        """Whether networks may be trained later: not the user's own ones, and not where a checkpoint is to keep them."""
         return self.options.checkpoint is None and not self.options.brings_networks
 
     # The result
 
     def trained(self) -> Result:
-        """The result; a training by single steps is measured where it stands, and can go on after that.
+        """The result; a training by single steps is measured in its present state, and can go on after that.
 
         Raises:
             NotFittedError: there is no trained sampler.
@@ -246,9 +246,9 @@ class Training:
             return found
 
     def complete(self) -> Result:
-        """The result with its networks trained, which may have been put off where the chains gave all that is kept.
+        """The result with networks trained, which `run` may have put off where the chains gave all that is kept.
 
-        The kept draws stay as they are; what is said of raw draws, and of how much refinement they need, is said anew.
+        The kept draws stay as they are; the diagnostics of raw draws, and the refinement that these need, are measured again.
         """
         result = self.trained()
         if not self.trainer.put_off:
@@ -269,14 +269,14 @@ class Training:
         return result
 
     def report(self) -> verdict.Diagnostics:
-        """The diagnostics of the result, with what it has cost until now: draws taken since the fit cost gradients too."""
+        """The diagnostics of the result, with its cost until now: draws taken since the fit cost gradients too."""
         report = self.trained().report
         report |= self.backend.evaluations()
         report |= {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
         return report
 
     def finish(self) -> Result:
-        """Measures the training where it stands, for a caller who has driven it."""
+        """Measures the training in its present state, for a caller who has driven it."""
         return self._measure(self.trainer)
 
     def reseed(self, seed: int | None) -> None:
@@ -317,7 +317,7 @@ class Training:
         return verdict.judge({**measured, **costs, "invalid": invalid})
 
     def _some(self, result: Result) -> np.ndarray:
-        """Some of the kept draws, (n, dim)."""
+        """Some of the kept draws, (n, dim), for the check of the model's parameters."""
         kept = self.backend.arrays.numpy(result.kept)
         some = kept.reshape(-1, kept.shape[-1])
         return some[:: max(1, len(some) // DRAWS)][:DRAWS]
@@ -346,7 +346,7 @@ class Training:
             raise told from error
 
     def _where(self) -> str:
-        """The point of a training in progress, in words; "" before it."""
+        """Where a training in progress is, in words; "" before it."""
         trainer = self.trainer
         if trainer is None or not trainer.history:
             return ""
