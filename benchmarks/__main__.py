@@ -31,7 +31,6 @@ COMMANDS = {
     "many": "what many posteriors cost, and whether each is right",
     "scale": "one posterior over shared rows: what it costs on 1, 2 and 4 devices, predicted and measured",
     "million": "what a million draws, or a million rows, cost",
-    "baselines": "data and reference of every model: are they there?",
     "paper": "the experiments of the paper",
     "paper.toy2d.tuning": "training settings of the paper's objective on ten densities",
     "versions": "do small fits work with the oldest and the newest versions?",

@@ -376,4 +376,3 @@ def refined(
 compiled_start = partial(jax.jit, static_argnums=0)(start)
 compiled_update = partial(jax.jit, static_argnums=0)(update)
 compiled_rest = partial(jax.jit, static_argnums=0)(rest)
-compiled_finish = partial(jax.jit, static_argnums=(0, 4))(finish)

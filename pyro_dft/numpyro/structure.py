@@ -23,7 +23,7 @@ from pyro_dft.models.options import MODEL_ERRORS, check_transforms, takes
 from pyro_dft.numpyro.families import unwrap
 from pyro_dft.numpyro.noncentering import movable
 from pyro_dft.numpyro.placement import Default, Plates
-from pyro_dft.numpyro.transforms import Wrapped, angle_of, base_support, biject_to, support_name
+from pyro_dft.numpyro.transforms import Wrapped, angle_of, biject_to, support_name
 
 
 @dataclass
@@ -80,7 +80,6 @@ class Structure:
         params: Names of `numpyro.param` and mutable sites.
         subsampled: Plate -> (size, subsample size), for plates with ``subsample_size`` < size.
         max_plate_nesting: Number of batch dimensions that plates use.
-        dynamic: Whether a support depends on other sites.
         data_size: Rows of the subsampled plates, 1 without any.
         minibatch_size: Rows of a minibatch.
         elements: Numbers that one run makes.
@@ -93,7 +92,6 @@ class Structure:
     params: list[str] = field(default_factory=list)
     subsampled: dict[str, tuple[int, int]] = field(default_factory=dict)
     max_plate_nesting: int = 0
-    dynamic: bool = False
     data_size: int = 1
     minibatch_size: int = 1
     elements: int = 1
@@ -190,7 +188,6 @@ def _sort_sites(structure: Structure, sites: Mapping[str, Any], given: Mapping[s
                 structure.discrete.append(name)
             else:
                 latent[name] = _latent(name, site, given)
-                structure.dynamic |= _is_dynamic(site["fn"].support)
     structure.latent = {name: latent[name] for name in sorted(latent)}
 
 
@@ -227,13 +224,6 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
     if name not in given and as_drawn and not scanned:
         found.angle = angle_of(fn)
     return found
-
-
-def _is_dynamic(support: Any) -> bool:
-    """Whether the bounds of a support are computed by the model."""
-    support = base_support(support)
-    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    return any(isinstance(bound, jax.core.Tracer) for bound in bounds)
 
 
 def _count_rows(structure: Structure, site: Mapping[str, Any]) -> None:

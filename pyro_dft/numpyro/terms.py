@@ -8,6 +8,7 @@ import numpy as np
 from numpyro import distributions as dist
 
 from pyro_dft.engine_jax.sharding import row_sums
+from pyro_dft.numpyro.families import unwrap
 from pyro_dft.numpyro.traced import apply_block, depends, key_words
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _terms(problem: NumPyroProblem, row: Any, words: Any) -> dict[str, Any]:
         if site["type"] != "sample" or name in problem.structure.discrete:
             continue
         fn, value = site["fn"], site["value"]
-        if isinstance(_unwrapped(fn), dist.Delta) and name not in problem.structure.latent:
+        if isinstance(unwrap(fn), dist.Delta) and name not in problem.structure.latent:
             continue
         more = site["intermediates"]
         term = fn.log_prob(value, more) if more else fn.log_prob(value)
@@ -58,9 +59,3 @@ def _terms(problem: NumPyroProblem, row: Any, words: Any) -> dict[str, Any]:
         else:
             found[name] = term
     return {**found, "log Jacobian": total}
-
-
-def _unwrapped(fn: Any) -> Any:
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn

@@ -33,10 +33,6 @@ class Coefficients:
     scale: Tensor
     matrix: bool = False
 
-    def differs(self, other: Coefficients) -> bool:
-        """Whether location or scale differ."""
-        return not (torch.equal(self.loc, other.loc) and torch.equal(self.scale, other.scale))
-
 
 def unwrap(fn: Any) -> Any:
     """The distribution inside ``to_event``, ``expand`` and ``mask``."""
