@@ -13,7 +13,7 @@ from jax import Array
 from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.refine import Position, transition, transition_noise
 from pyro_dft.engine_jax.target import BRIEFLY, Target, TargetSpec
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FINE, MAX_ENERGY_ERROR
 
 
@@ -47,14 +47,14 @@ class _Recorded(NamedTuple):
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def block(
-    spec: TargetSpec, data: Any, position: Position, scale: Any, step_size: Any, words: Any, first: Any, steps: Any,
-    leapfrogs: Any, tune: Any, goal: Any,
-) -> _Recorded:  # fmt: skip
+    spec: TargetSpec, data: Any, position: Position, dynamics: Dynamics, words: Any, first: Any, steps: Any
+) -> _Recorded:
     """Up to `BLOCK_STEPS` transitions; the loop's pass number zero takes none and evaluates the start.
 
     With it in the loop the model is compiled once. It is left out (`first` is 1) where the start is known already.
     """
     shape, dtype = position.x.shape, position.x.dtype
+    scale, step_size, leapfrogs, tune, goal = dynamics
     key = random.words(words)
     wide = jnp.zeros((BLOCK_STEPS + 1, *shape[:2]), dtype)
     many = jnp.zeros((BLOCK_STEPS + 1, *shape), dtype)
@@ -104,13 +104,9 @@ def felt_acceptance(probability: Array, error: Array, goal: Any) -> Array:
 def run_block(
     target: Target,
     start: Any,
-    scale: np.ndarray,
-    step_size: np.ndarray,
+    dynamics: Dynamics,
     *,
     steps: int,
-    leapfrog_steps: int,
-    tune: float,
-    acceptance: float,
     rng: np.random.Generator,
 ) -> Block:
     """Some HMC transitions of every particle: see `pyro_dft.recipe.engine.Engine.run_block`."""
@@ -124,12 +120,9 @@ def run_block(
         position = Position(x, wide, np.zeros_like(x))
     words = rng.integers(2**32, size=2, dtype=np.uint32)
     program = block if target.spec.brief else _large_block
-    out = program(
-        target.spec, target.data, position, scale, step_size, words, int(known), steps, leapfrog_steps, tune,
-        acceptance,
-    )  # fmt: skip
+    out = program(target.spec, target.data, position, dynamics, words, int(known), steps)
     particles = position.x.shape[0] * position.x.shape[1]
-    target.count(particles * (steps * leapfrog_steps + (not known)), int(out.nonfinite))
+    target.count(particles * (steps * dynamics.leapfrog_steps + (not known)), int(out.nonfinite))
     taken = slice(1, steps + 1)
 
     def recorded(value: Array) -> np.ndarray:

@@ -23,7 +23,7 @@ from pyro_dft.engine_jax import step as training
 from pyro_dft.engine_jax.networks import Weights
 from pyro_dft.engine_jax.target import TargetSpec
 from pyro_dft.judging import drift, moments
-from pyro_dft.recipe.chains import STATISTICS
+from pyro_dft.recipe.chains import STATISTICS, Dynamics
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.settings import Settings
 
@@ -277,7 +277,8 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
 
     def tuned(x: Array, scale: Array, key: Array) -> Array:
         first = jnp.full(c, d**-0.25, x.dtype)
-        return hmc.run(spec, data, x, scale, first, key, hmc.TUNING_STEPS, leapfrogs, True).step_size
+        dynamics = Dynamics(scale, first, leapfrogs, tune=True)
+        return hmc.run(spec, data, x, dynamics, key, hmc.TUNING_STEPS).step_size
 
     class _Loop(NamedTuple):
         steps: Array
@@ -298,9 +299,8 @@ def finish(schedule: Schedule, state: FitState, data: Any, words: Array, draws: 
         scale = hmc.whitening_traced(now.second, state.scale)
         part = now.second[:, :: max(1, n // hmc.TUNING_DRAWS)][:, : some.shape[1]]
         step_size = tuned(part, scale, random.fold(key, 0))
-        moves = hmc.run(
-            spec, data, now.second, scale, step_size, random.fold(key, 1), now.steps, leapfrogs, False
-        )
+        dynamics = Dynamics(scale, step_size, leapfrogs, tune=False)
+        moves = hmc.run(spec, data, now.second, dynamics, random.fold(key, 1), now.steps)
         # The first pass only makes the draws that the second one is compared with.
         begun = jnp.isfinite(now.acceptance).all()
         fixed = schedule.refine_steps is not None
@@ -365,10 +365,8 @@ def refined(
     z, eps = random.normal(random.fold(words, 0), (2, t.mean.shape[0], n, t.mean.shape[1]), t.mean.dtype)
     with_network = sampling.transport(t.mean, t.scale, t.generator, z, eps)
     raw = jnp.where(t.network, with_network, sampling.transport(t.mean, t.scale, None, z, eps))
-    moves = hmc.run(
-        schedule.spec, data, raw, t.kernel_scale, t.step_size, random.fold(words, 1), jnp.maximum(t.steps, 1),
-        t.leapfrogs, False,
-    )  # fmt: skip
+    dynamics = Dynamics(t.kernel_scale, t.step_size, t.leapfrogs, tune=False)
+    moves = hmc.run(schedule.spec, data, raw, dynamics, random.fold(words, 1), jnp.maximum(t.steps, 1))
     x, diverged = jnp.where(t.steps > 0, moves.position.x, raw), (t.steps > 0) & (moves.divergences > 0)
     return x, diverged, _statistics(moves)
 

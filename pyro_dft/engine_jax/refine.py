@@ -18,6 +18,7 @@ from jax import Array
 from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
+from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 from pyro_dft.roots import has_directions
 
@@ -191,15 +192,15 @@ def transition_noise(key: Array, shape: tuple[int, ...], dtype: Any) -> tuple[Ar
     return unit[..., -1], random.to_normal(unit[..., :-2]), unit[..., -2]
 
 
-def run(
-    spec: TargetSpec, data: Any, x: Array, scale: Array, step_size: Array, key: Array, steps: Any, leapfrogs: Any,
-    tune: Any,
-) -> Moves:  # fmt: skip
-    """`steps` transitions of points (C, n, d), compiled once for any number; with `tune` the step size adapts.
+def run(spec: TargetSpec, data: Any, x: Array, dynamics: Dynamics, key: Array, steps: Any) -> Moves:
+    """`steps` transitions of points (C, n, d), compiled once for any number.
+
+    The step size adapts where `dynamics.tune` is True, at a rate and to an acceptance that are fixed here.
 
     The first pass of the loop takes no step: it evaluates the start, so that the model is compiled only once.
     """
     shape, dtype = x.shape, x.dtype
+    scale, step_size, leapfrogs, tune, _ = dynamics
     zeros = jnp.zeros(shape[:2], dtype)
     first = Moves(
         Position(x, jnp.full(shape[:2], -jnp.inf, dtype), jnp.zeros_like(x)),
@@ -236,10 +237,8 @@ def run(
 
 
 @partial(jax.jit, static_argnums=0)
-def _run_block(
-    spec: TargetSpec, data: Any, x: Any, scale: Any, step_size: Any, words: Any, steps: Any, leapfrogs: Any, tune: Any
-) -> Moves:  # fmt: skip
-    moves = run(spec, data, x, scale, step_size, random.words(words), steps, leapfrogs, tune)
+def _run_block(spec: TargetSpec, data: Any, x: Any, dynamics: Dynamics, words: Any, steps: Any) -> Moves:
+    moves = run(spec, data, x, dynamics, random.words(words), steps)
     return spec.whole(moves._replace(position=moves.position._replace(score=jnp.zeros(()))))
 
 
@@ -274,17 +273,14 @@ def refine(
         rng: Gives the random keys.
     """
     c, n, d = draws.shape
-    size = _block_size(c, target)
+    size, dynamics = _block_size(c, target), Dynamics(scale, step_size, leapfrog_steps, tune=False)
     x, log_q = np.empty_like(draws), np.empty((c, n), draws.dtype)
     moved, acceptance, divergences = np.empty((c, n), bool), np.empty((c, n)), np.empty((c, n))
     kinetic = np.empty((c, n))
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
         words = rng.integers(2**32, size=2, dtype=np.uint32)
-        out = _run_block(
-            target.spec, target.data, _padded(draws[:, some], size), scale, step_size, words, steps,
-            leapfrog_steps, False,
-        )  # fmt: skip
+        out = _run_block(target.spec, target.data, _padded(draws[:, some], size), dynamics, words, steps)
         count = some.stop - some.start
         for whole, part in (
             (x, out.position.x), (log_q, out.position.log_q), (moved, out.moved), (acceptance, out.acceptance),
@@ -310,6 +306,7 @@ def tune_step_size(
     x = some[:, np.arange(size) % some.shape[1]]
     words = rng.integers(2**32, size=2, dtype=np.uint32)
     first = np.full(c, d**-0.25, draws.dtype)
-    out = _run_block(target.spec, target.data, x, scale, first, words, TUNING_STEPS, leapfrog_steps, True)
+    dynamics = Dynamics(scale, first, leapfrog_steps, tune=True)
+    out = _run_block(target.spec, target.data, x, dynamics, words, TUNING_STEPS)
     target.count(c * size * (TUNING_STEPS * leapfrog_steps + 1), int(out.nonfinite))
     return np.asarray(out.step_size)

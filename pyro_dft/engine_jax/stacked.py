@@ -18,7 +18,7 @@ from pyro_dft.engine_jax.refine import Position
 from pyro_dft.engine_jax.target import BRIEFLY, Target, TargetSpec
 from pyro_dft.many import pool
 from pyro_dft.many.calls import spans
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 
 # Points of one posterior in a compiled evaluation; what fills it up costs as much as what was asked for.
 ROWS = 32
@@ -68,12 +68,8 @@ class _Blocks:
 
     row: int
     position: Position
-    scale: np.ndarray
-    step_size: np.ndarray
+    dynamics: Dynamics
     words: np.ndarray
-    leapfrogs: int
-    tune: float
-    acceptance: float
 
 
 class StackedEngine(JaxEngine):
@@ -86,25 +82,16 @@ class StackedEngine(JaxEngine):
         self,
         target: Target,
         start: Any,
-        scale: np.ndarray,
-        step_size: np.ndarray,
+        dynamics: Dynamics,
         *,
         steps: int,
-        leapfrog_steps: int,
-        tune: float,
-        acceptance: float,
         rng: np.random.Generator,
     ) -> Block:
         """See `pyro_dft.recipe.engine.Engine.run_block`."""
-        own: dict[str, Any] = {
-            "steps": steps,
-            "leapfrog_steps": leapfrog_steps,
-            "tune": tune,
-            "acceptance": acceptance,
-        }
         # Of separate modes there are few, and each number of them would be another program.
-        if not isinstance(target, MemberTarget) or not pool.inside() or len(step_size) != self._chains:
-            return super().run_block(target, start, scale, step_size, rng=rng, **own)
+        together = pool.inside() and len(dynamics.step_size) == self._chains
+        if not isinstance(target, MemberTarget) or not together:
+            return super().run_block(target, start, dynamics, steps=steps, rng=rng)
         known = isinstance(start, Position)
         if known:
             position = start
@@ -112,11 +99,10 @@ class StackedEngine(JaxEngine):
             x = np.asarray(start)
             position = Position(x, np.full(x.shape[:2], -np.inf, x.dtype), np.zeros_like(x))  # type: ignore[arg-type]
         words = rng.integers(2**32, size=2, dtype=np.uint32)
-        key = (target.stack, "block", position.x.shape, tuple(scale.shape), known, steps)
-        asked = _Blocks(target.row, position, scale, step_size, words, leapfrog_steps, tune, acceptance)
-        block, nonfinite = pool.ask(key, asked)
+        key = (target.stack, "block", position.x.shape, tuple(dynamics.scale.shape), known, steps)
+        block, nonfinite = pool.ask(key, _Blocks(target.row, position, dynamics, words))
         particles = position.x.shape[0] * position.x.shape[1]
-        target.count(particles * (steps * leapfrog_steps + (not known)), nonfinite)
+        target.count(particles * (steps * dynamics.leapfrog_steps + (not known)), nonfinite)
         return block
 
 
@@ -128,19 +114,16 @@ def _scores(spec: TargetSpec, shared: Any, data: Any, index: Any, x: Any) -> Any
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _blocks(
-    spec: TargetSpec, shared: Any, data: Any, index: Any, position: Any, scale: Any, step_size: Any, words: Any, first: Any,
-    steps: Any, leapfrogs: Any, tune: Any, goal: Any,
+    spec: TargetSpec, shared: Any, data: Any, index: Any, position: Any, dynamics: Dynamics, words: Any, passes: Any
 ) -> Any:  # fmt: skip
+    """`passes` are the first and the number of transitions, as in `pyro_dft.engine_jax.chains.block`."""
     own = jax.tree.map(lambda leaf: leaf[index], data)
 
-    def one(leaves: Any, *rest: Any) -> Any:
-        at, root, step, word, count, rate, aim = rest
+    def one(leaves: Any, at: Any, how: Any, word: Any) -> Any:
         whole = {"full": (shared, leaves)}
-        return one_block.__wrapped__(  # type: ignore[attr-defined]
-            spec, whole, at, root, step, word, first, steps, count, rate, aim
-        )
+        return one_block.__wrapped__(spec, whole, at, how, word, *passes)  # type: ignore[attr-defined]
 
-    return jax.vmap(one)(own, position, scale, step_size, words, leapfrogs, tune, goal)
+    return jax.vmap(one)(own, position, dynamics, words)
 
 
 class Stack:
@@ -207,7 +190,7 @@ class Stack:
     def _moved(self, key: Any, payloads: list[_Blocks]) -> list[Any]:
         shape, _, known, steps = key
         # Those of about as many leapfrogs together: each call makes as many as one of them asks for.
-        order = sorted(range(len(payloads)), key=lambda i: payloads[i].leapfrogs)
+        order = sorted(range(len(payloads)), key=lambda i: payloads[i].dynamics.leapfrog_steps)
         out: list[Any] = [None] * len(payloads)
         for start, size in spans(len(payloads), self.at_once(shape[0] * shape[1])):
             places = [order[i] for i in _places(start, size, len(payloads))]
@@ -215,15 +198,14 @@ class Stack:
             position = jax.tree.map(
                 lambda *parts: np.stack([np.asarray(p) for p in parts]), *[b.position for b in some]
             )
-            columns = ("row", "scale", "step_size", "words", "leapfrogs", "tune", "acceptance")
-            row, scale, step_size, words, leapfrogs, tune, goal = (
-                np.stack([getattr(b, c) for b in some]) for c in columns
-            )
+            row, words = (np.stack([getattr(b, name) for b in some]) for name in ("row", "words"))
+            columns = map(np.stack, zip(*(b.dynamics for b in some), strict=True))
+            scale, step_size, leapfrogs, tune, goal = columns
             dtype = position.x.dtype
+            dynamics = Dynamics(scale, step_size, leapfrogs, tune.astype(dtype), goal.astype(dtype))
             found = _blocks(
-                self.spec, self.shared, self.data, row, position, scale, step_size, words, int(known), steps, leapfrogs,
-                tune.astype(dtype), goal.astype(dtype),
-            )  # fmt: skip
+                self.spec, self.shared, self.data, row, position, dynamics, words, (int(known), steps)
+            )
             for i, block in zip(places, _unpacked(found, steps, len(payloads) - start), strict=False):
                 out[i] = block
         return out

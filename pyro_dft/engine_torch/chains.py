@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.refine import Kernel
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import FINE, MAX_ENERGY_ERROR
 
 
@@ -17,26 +17,21 @@ from pyro_dft.recipe.constants import FINE, MAX_ENERGY_ERROR
 def run_block(
     target: Target,
     start: Any,
-    scale: Tensor,
-    step_size: Tensor,
+    dynamics: Dynamics,
     *,
     steps: int,
-    leapfrog_steps: int,
-    tune: float,
-    acceptance: float,
     rng: torch.Generator,
 ) -> Block:
     """Some HMC transitions of every particle: see `pyro_dft.recipe.engine.Engine.run_block`."""
     position = start if isinstance(start, tuple) else (start, *target.evaluate(start))
-    kernel = Kernel(target, position, scale, leapfrog_steps, rng)
-    log_step = step_size.log()
+    kernel = Kernel(target, position, dynamics.scale, dynamics.leapfrog_steps, rng)
+    log_step, goal = dynamics.step_size.log(), dynamics.acceptance
     states, densities, scores, probabilities, moved, diverged, kinetic = [], [], [], [], [], [], []
     for k in range(steps):
         take, probability, error = kernel.transition(log_step.exp())
         # Robbins and Monro: large changes at first.
-        log_step = log_step + tune / (1.3 + 0.3 * k) * (
-            felt_acceptance(probability, error, acceptance) - acceptance
-        )
+        rate = dynamics.tune / (1.3 + 0.3 * k)
+        log_step = log_step + rate * (felt_acceptance(probability, error, goal) - goal)
         states.append(kernel.x)
         densities.append(kernel.log_q)
         scores.append(kernel.score)

@@ -21,7 +21,7 @@ from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.many import pool
 from pyro_dft.many.calls import spans
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR
 
 # U(x, leaves of the data) of one point (d,).
@@ -79,12 +79,8 @@ class _Blocks:
 
     target: MemberTarget
     position: tuple[Tensor, Tensor, Tensor]
-    scale: Tensor
-    step_size: Tensor
+    dynamics: Dynamics
     rng: torch.Generator
-    leapfrogs: int
-    tune: float
-    acceptance: float
 
 
 class StackedEngine(TorchEngine):
@@ -94,29 +90,17 @@ class StackedEngine(TorchEngine):
         self,
         target: Target,
         start: Any,
-        scale: Tensor,
-        step_size: Tensor,
+        dynamics: Dynamics,
         *,
         steps: int,
-        leapfrog_steps: int,
-        tune: float,
-        acceptance: float,
         rng: torch.Generator,
     ) -> Block:
         """See `pyro_dft.recipe.engine.Engine.run_block`."""
-        own: dict[str, Any] = {
-            "steps": steps,
-            "leapfrog_steps": leapfrog_steps,
-            "tune": tune,
-            "acceptance": acceptance,
-        }
         if not isinstance(target, MemberTarget) or not pool.inside():
-            return super().run_block(target, start, scale, step_size, rng=rng, **own)
+            return super().run_block(target, start, dynamics, steps=steps, rng=rng)
         position = start if isinstance(start, tuple) else (start, *target.evaluate(start))
-        key = (target.stack, "block", tuple(position[0].shape), tuple(scale.shape), steps)
-        return pool.ask(
-            key, _Blocks(target, position, scale, step_size, rng, leapfrog_steps, tune, acceptance)
-        )
+        key = (target.stack, "block", tuple(position[0].shape), tuple(dynamics.scale.shape), steps)
+        return pool.ask(key, _Blocks(target, position, dynamics, rng))
 
     def thread_count(self, problem: Any, batch_size: int) -> int:
         """Nothing is evaluated by a member itself."""
@@ -244,7 +228,7 @@ class Stack:
     def _moved(self, key: Any, payloads: list[_Blocks]) -> list[Block]:
         shape, _, steps = key
         # Those of about as many leapfrogs together: each call makes as many as one of them asks for.
-        order = sorted(range(len(payloads)), key=lambda i: payloads[i].leapfrogs)
+        order = sorted(range(len(payloads)), key=lambda i: payloads[i].dynamics.leapfrog_steps)
         out: list[Any] = [None] * len(payloads)
         for start, size in spans(len(payloads), self.at_once(shape[0] * shape[1])):
             places = [order[int(i)] for i in _places(start, size, len(payloads))]
@@ -257,25 +241,23 @@ class Stack:
         """Some transitions of the first so many; the others fill up the call, and draw no random numbers of their own."""
         rows = torch.tensor([own.target.row for own in asked], device=self.device)
         x, log_q, score = (torch.stack([own.position[k] for own in asked]) for k in range(3))
-        scale, log_step = (
-            torch.stack([own.scale for own in asked]),
-            torch.stack([own.step_size for own in asked]).log(),
-        )
-        goal = x.new_tensor([own.acceptance for own in asked])[:, None]
-        rate = x.new_tensor([own.tune for own in asked])[:, None]
+        how = [own.dynamics for own in asked]
+        scale = torch.stack([own.scale for own in how])
+        log_step = torch.stack([own.step_size for own in how]).log()
+        goal = x.new_tensor([own.acceptance for own in how])[:, None]
+        rate = x.new_tensor([own.tune for own in how])[:, None]
+        leapfrogs = [own.leapfrog_steps for own in how]
         recorded: list[list[Tensor]] = [[] for _ in range(7)]
         nonfinite = torch.zeros(len(asked), dtype=torch.long, device=self.device)
         for k in range(steps):
             noise = self._noise(asked, count, x)
-            moved = self._transition(
-                x, log_q, score, scale, log_step.exp(), noise, rows, [own.leapfrogs for own in asked]
-            )
+            moved = self._transition(x, log_q, score, scale, log_step.exp(), noise, rows, leapfrogs)
             x, log_q, score, take, probability, error, kinetic, bad = moved
             nonfinite += bad
             felt = torch.stack(
                 [
                     felt_acceptance(p, e, own.acceptance)
-                    for p, e, own in zip(probability, error, asked, strict=True)
+                    for p, e, own in zip(probability, error, how, strict=True)
                 ]
             )
             log_step = log_step + rate / (1.3 + 0.3 * k) * (felt - goal)
@@ -284,7 +266,7 @@ class Stack:
                 values.append(value)
         whole = [torch.stack(values, 3) for values in recorded]
         for i, own in enumerate(asked[:count]):
-            own.target.count(x.shape[1] * x.shape[2] * steps * own.leapfrogs)
+            own.target.count(x.shape[1] * x.shape[2] * steps * own.dynamics.leapfrog_steps)
             own.target.nonfinite_evaluations += int(nonfinite[i])
         names = ("x", "log_density", "score", "acceptance", "moved", "diverged", "kinetic")
         return [

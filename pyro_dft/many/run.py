@@ -61,8 +61,7 @@ def fit_many(
         "slice_size": slice_size, "model": getattr(model, "__qualname__", type(model).__name__),
         "slices": None if sets.count is None else -(-sets.count // slice_size),
     }  # fmt: skip
-    token = secrets.token_hex(8)
-    call = json.loads(json.dumps(call, default=str))
+    call, token = json.loads(json.dumps(call, default=str)), secrets.token_hex(8)
     arguments = {
         "framework": framework, "model": model, "options": {"settings": own, "num_chains": num_chains, **(options or {})},
         "seed": seed, "mask": mask, "rows": _longest(sets), "token": token,
@@ -78,24 +77,28 @@ def fit_many(
             else:
                 yield Job(number, {**arguments, "sets": content}, sums, where, call)
 
-    lost: dict[int, str] = {}
-    total = sets.count if part is None else None
-    with tqdm(
-        total=total, disable=disable_progbar or "CI" in os.environ, unit="posterior", desc="fit_many"
-    ) as bar:
+    total, quiet = sets.count if part is None else None, disable_progbar or "CI" in os.environ
+    with tqdm(total=total, disable=quiet, unit="posterior", desc="fit_many") as bar:
         done: Iterator[tuple[Job, Any]] = ((job, work(job)) for job in jobs())
         if executor is not None:
             done = Crew(executor, retries).run(jobs())
-        for job, records in done:
-            if job.lost and folder is not None:  # not written, so that another call does it
-                lost[job.number] = job.lost
-            elif records is not None:
-                store.write(job.number, records, job.sums)
-            bar.update(len(job.sums))
+        lost = _kept(done, store, bar)
     forget(token)
     fits = ManyFits(store, framework)
     _warn(fits, lost)
     return fits
+
+
+def _kept(done: Iterator[tuple[Job, Any]], store: Store, bar: Any) -> dict[int, str]:
+    """Writes slices as they are done; returns those that no worker could do, with the reason."""
+    lost: dict[int, str] = {}
+    for job, records in done:
+        if job.lost and isinstance(store, Folder):  # not written, so that another call does it
+            lost[job.number] = job.lost
+        elif records is not None:
+            store.write(job.number, records, job.sums)
+        bar.update(len(job.sums))
+    return lost
 
 
 def _settings(settings: Settings | None, overrides: dict[str, Any]) -> tuple[Settings, int]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.settings import Settings
 
 
@@ -238,29 +238,13 @@ class Engine(Protocol):
     ) -> Refined:  # fmt: skip
         """Moves every draw by `steps` HMC transitions."""
 
-    def run_block(
-        self,
-        target: Any,
-        start: Any,
-        scale: Any,
-        step_size: Any,
-        *,
-        steps: int,
-        leapfrog_steps: int,
-        tune: float,
-        acceptance: float,
-        rng: Any,
-    ) -> Block:
+    def run_block(self, target: Any, start: Any, dynamics: Dynamics, *, steps: int, rng: Any) -> Block:
         """HMC transitions of P particles for each of G samplers, with every state recorded.
 
         Args:
             target: The posterior, on its full data.
             start: Points (G, P, d), or the `position` of an earlier block, which costs no evaluation.
-            scale: (G, d, d), or (G, d), maps whitened to unconstrained coordinates; masses are one in whitened ones.
-            step_size: Leapfrog step size of each sampler in whitened units, (G,).
+            dynamics: How they move; native arrays.
             steps: Transitions, at most `BLOCK_STEPS`.
-            leapfrog_steps: Leapfrog steps in each transition.
-            tune: First rate of the adaptation of the step size; 0 leaves it as it is.
-            acceptance: Acceptance probability that the adaptation aims at.
             rng: The engine's random number generator.
         """

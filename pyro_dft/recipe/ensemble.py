@@ -9,6 +9,7 @@ import numpy as np
 
 from pyro_dft.judging.drift import Drift, difference
 from pyro_dft.judging.mixing import memory_at
+from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Judged, Particles, Window
@@ -104,11 +105,11 @@ class Ensemble:
     def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
         """One point for each particle after `steps` transitions, and the log densities there (G, P)."""
         particles, window = self.particles, self.window
+        dynamics = Dynamics(window.scale, window.step_size, window.leapfrog_steps)
         for first in range(0, steps, BLOCK_STEPS):
             block = particles.engine.run_block(
-                particles.target, position, window.scale, window.step_size, steps=min(BLOCK_STEPS, steps - first),
-                leapfrog_steps=window.leapfrog_steps, tune=0.0, acceptance=particles.acceptance, rng=particles.rng,
-            )  # fmt: skip
+                particles.target, position, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=particles.rng
+            )
             position = block.position
         return position, particles.engine.numpy(block.log_density[:, :, -1])
 

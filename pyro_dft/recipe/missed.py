@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft import roots
+from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit
@@ -45,10 +46,8 @@ def ends(engine: Engine, target: Any, fit: Fit, restart: int) -> np.ndarray | No
     z = np.random.default_rng(restart).normal(size=(1, g * count, d))
     position: Any = engine.native(target, (mean + roots.coloured(scale[None], z)[0]).reshape(g, count, d))
     rng = engine.seeded(target, restart)
+    dynamics = Dynamics(measured.scale, measured.step_size, measured.leapfrog_steps)
     for _ in range(BLOCKS):
-        block = engine.run_block(
-            target, position, measured.scale, measured.step_size, steps=BLOCK_STEPS,
-            leapfrog_steps=measured.leapfrog_steps, tune=0.0, acceptance=0.0, rng=rng,
-        )  # fmt: skip
+        block = engine.run_block(target, position, dynamics, steps=BLOCK_STEPS, rng=rng)
         position = block.position
     return engine.numpy(block.x[:, :, -1]).reshape(-1, d)

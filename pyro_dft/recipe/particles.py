@@ -18,7 +18,7 @@ from pyro_dft.judging.drift import Drift, drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
-from pyro_dft.recipe.chains import Block
+from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, TARGET_ACCEPTANCE
 from pyro_dft.recipe.subject import Subject
 
@@ -283,10 +283,10 @@ class Particles:
         leapfrogs = self._leapfrogs(step_size, MOST_LEAPFROGS if tune < 1.0 else MOST_AT_FIRST)
         blocks: list[Block] = []
         for first in range(0, steps, BLOCK_STEPS):
+            dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.acceptance)
             block = self.engine.run_block(
-                self.target, start, scale, step_size, steps=min(BLOCK_STEPS, steps - first), leapfrog_steps=leapfrogs,
-                tune=tune, acceptance=self.acceptance, rng=self.rng,
-            )  # fmt: skip
+                self.target, start, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=self.rng
+            )
             start, step_size = block.position, block.step_size
             blocks.append(block)
             self._remember(block)
