@@ -59,13 +59,13 @@ def groups_of(data):
 
 
 class TestGroups:
-    def test_all_of_them(self, full):
+    def test_all_groups_are_there_on_request(self, full):
         assert groups_of(full) == {
             "posterior", "sample_stats", "unconstrained_posterior", "observed_data", "log_likelihood",
             "posterior_predictive", "prior", "prior_predictive", "constant_data",
         }  # fmt: skip
 
-    def test_default_ones(self, eight):
+    def test_default_groups(self, eight):
         assert groups_of(eight.to_inference_data(50)) == {
             "posterior", "sample_stats", "unconstrained_posterior", "observed_data", "log_likelihood",
         }  # fmt: skip
@@ -224,7 +224,7 @@ class TestModelsOfManyKinds:
         assert data.posterior["p"].shape == (1, 200, 3)
         assert data.unconstrained_posterior["p"].shape == (1, 200, 2)
 
-    def test_a_potential(self):
+    def test_a_potential_has_no_groups_that_need_a_model(self):
         dft = DFT(
             potential_fn=lambda z: (0.5 * z["a"] ** 2).sum(),
             initial_params={"a": torch.zeros(2)},

@@ -54,7 +54,7 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-def test_a_bend_diverges_no_more(rng):
+def test_with_small_steps_a_bend_diverges_no_more(rng):
     rate, left, moved, gradients = look(bend, bent(rng), 0.02, rng)
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left < DIVERGENCE_LIMIT
@@ -62,13 +62,13 @@ def test_a_bend_diverges_no_more(rng):
     assert gradients == 500 * (CAREFUL_STEPS * 4 * SETTINGS.fixed_leapfrog_steps + 1)
 
 
-def test_a_neck_does(rng):
+def test_with_small_steps_a_neck_still_diverges(rng):
     rate, left, _, _ = look(neck, necked(rng), 0.3, rng)
     assert rate > 2 * DIVERGENCE_LIMIT
     assert left > 2 * DIVERGENCE_LIMIT
 
 
-def test_draws_that_small_steps_move(rng):
+def test_draws_that_lack_a_narrow_part_are_moved_by_small_steps(rng):
     """Draws that are five times too wide in a narrow direction: smaller steps carry them into it."""
     draws = torch.randn(1, N, 2, generator=rng, dtype=torch.float64) * torch.tensor([1.0, 0.25])
     rate, _, moved, _ = look(lambda x: 0.5 * x[0] ** 2 + 200 * x[1] ** 2, draws, 0.3, rng)

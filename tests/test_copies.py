@@ -196,7 +196,7 @@ def test_initial_params(backend):
     assert {name: float(value) for name, value in dft.initial_params.items()} == {"mu": 2.0}
 
 
-def test_trained_networks():
+def test_trained_networks_that_are_handed_out_are_copies():
     shift = torch.nn.Linear(1, 1)
     torch.nn.init.eye_(shift.weight)
     torch.nn.init.zeros_(shift.bias)

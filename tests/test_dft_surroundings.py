@@ -91,7 +91,7 @@ class TestGlobalState:
 
 
 class TestDevice:
-    def test_everything_happens_there(self, tmp_path):
+    def test_all_tensors_are_on_the_device_asked_for(self, tmp_path):
         """Tensors on any other device than the one asked for would be on "meta" here, which cannot compute."""
         seen = set()
 

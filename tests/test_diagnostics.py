@@ -275,7 +275,7 @@ class TestChains:
         assert ess(x[:1]) == pytest.approx(1000, rel=0.25)
         assert ess(x + 10 * np.arange(4)[:, None]) < 10
 
-    def test_refuse(self):
+    def test_wrong_shapes_and_kinds_are_refused(self):
         with pytest.raises(ValueError, match="chains, draws"):
             rhat(np.zeros(5))
         with pytest.raises(ValueError, match="kind"):

@@ -59,7 +59,7 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     assert "four_modes/gaussian-raw" not in capsys.readouterr().out  # nothing is run twice
 
 
-def test_what_is_compared():
+def test_rows_compare_quantiles_radii_and_shares_where_means_mean_nothing():
     cauchy, donut, modes = (TARGETS[n] for n in ("cauchy", "donut", "three_modes"))
     row = command.measured(cauchy, cauchy.floor(), cauchy.reference())
     assert row["worst_mean"] is None

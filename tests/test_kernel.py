@@ -84,7 +84,7 @@ def fitted():
 
 
 class TestTheSwap:
-    def test_as_nuts(self):
+    def test_names_shapes_and_numbers_are_those_of_nuts(self):
         """The same calls with either kernel give the same names, shapes and, up to noise, numbers."""
         found = {}
         for kernel in (NUTS(line), DFTKernel(line, **GAUSSIAN)):
@@ -299,7 +299,7 @@ class TestAFittedDFT:
         assert mcmc.diagnostics()["dft"]["chain 0"]["iterations"] == fitted.diagnostics()["iterations"]
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-    def test_in_workers(self, fitted, parallel):
+    def test_workers_share_the_sampler_and_not_its_random_numbers(self, fitted, parallel):
         mu = run(DFTKernel(fitted), Y, num_chains=3, mp_context="fork").get_samples(group_by_chain=True)["mu"]
         assert [round(float(mean - MEAN) / 100) for mean in mu.mean(1)] == [0, 1, 0]
         assert len(torch.unique(mu[[0, 2]])) == 200  # these share a sampler, not its random numbers
@@ -319,7 +319,7 @@ class TestAFittedDFT:
         with pytest.raises(SettingsError, match="a fitted DFT brings its own"):
             DFTKernel(fitted, initial_params={"mu": torch.tensor(0.0)})
 
-    def test_must_be_fitted(self):
+    def test_a_dft_before_its_run_is_refused(self):
         with pytest.raises(NotFittedError, match="call run"):
             run(DFTKernel(DFT(known_mean)), Y)
 
@@ -350,7 +350,7 @@ class TestPickle:
 
 class TestOptions:
     @pytest.mark.parametrize("option", [{"num_chains": 2}, {"disable_progbar": True}])
-    def test_those_of_mcmc(self, option):
+    def test_options_of_mcmc_are_refused(self, option):
         with pytest.raises(SettingsError, match="belongs to MCMC"):
             DFTKernel(line, **option)
 

@@ -92,7 +92,7 @@ PAIRS = daily(
 
 
 @pytest.mark.parametrize(("method", "own"), PAIRS)
-def test_numpyro(method, own, fitted):
+def test_mcmc_of_numpyro_draws_both_modes_by_their_weights(method, own, fitted):
     chain_method, kernel = METHODS[method], kernel_of(NUMPYRO, own == "own", fitted)
     options = {"num_warmup": 0, "num_samples": 3 * BLOCK, "num_chains": 2, "progress_bar": False}
     mcmc = NumPyroMCMC(kernel, chain_method=chain_method, **options)
@@ -154,7 +154,7 @@ PYRO_PAIRS = daily(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(("method", "own"), PYRO_PAIRS)
-def test_pyro(method, own, fitted, monkeypatch):
+def test_mcmc_of_pyro_draws_both_modes_by_their_weights(method, own, fitted, monkeypatch):
     processors = 8 if method == "parallel" else 1
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: processors)
     kernel = kernel_of(PYRO, own == "own", fitted)

@@ -34,7 +34,7 @@ def test_dim_slices_and_names():
 
 @pytest.mark.parametrize("array", [np.asarray, torch.as_tensor, jnp.asarray])
 @pytest.mark.parametrize("lead", [(), (4,), (2, 4)])
-def test_unflatten(array, lead):
+def test_unflatten_keeps_leading_axes_of_any_kind_of_array(array, lead):
     x = np.arange(np.prod((*lead, 9)), dtype=np.float32).reshape(*lead, 9)
     sites = LAYOUT.unflatten(array(x))
     assert {name: tuple(value.shape) for name, value in sites.items()} == {

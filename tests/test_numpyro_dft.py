@@ -79,7 +79,7 @@ def test_shapes_kinds_and_repetition(network):
     assert not np.array_equal(network.get_samples(7)["mu"], network.get_samples(7)["mu"])
 
 
-def test_the_key_decides():
+def test_the_same_key_gives_the_same_draws():
     draws = []
     for key in (KEY, jax.random.PRNGKey(0), jax.random.key(1)):
         dft = DFT(known_mean, **GAUSSIAN)
@@ -89,7 +89,7 @@ def test_the_key_decides():
     assert not np.array_equal(draws[0], draws[2])
 
 
-def test_reports(fitted, capsys):
+def test_summary_and_arviz_groups_hold_what_numpyro_gives(fitted, capsys):
     fitted.summary()
     assert "mu" in capsys.readouterr().out
     data = fitted.to_inference_data(posterior_predictive=True, prior=True)
@@ -102,7 +102,7 @@ def test_reports(fitted, capsys):
     assert np.array_equal(data.observed_data["y"], Y)
 
 
-def test_predictive(fitted):
+def test_numpyros_predictive_takes_samples_and_guide(fitted):
     by_samples = Predictive(known_mean, fitted.get_samples(20))(KEY, Y)
     assert by_samples["y"].shape == (20, 4)
     for parallel in (False, True):
@@ -111,7 +111,7 @@ def test_predictive(fitted):
 
 
 @pytest.mark.parametrize("which", ["fitted", "network"])
-def test_files(which, request, tmp_path):
+def test_a_file_or_pickle_gives_the_same_draws_and_sampler(which, request, tmp_path):
     dft = request.getfixturevalue(which)
     path = tmp_path / "fit.st"
     dft.save(path)
@@ -238,7 +238,7 @@ def check(mcmc, chains, samples=500):
 @pytest.mark.parametrize(
     ("chain_method", "chains"), [("sequential", 2), pytest.param("vectorized", 3, marks=pytest.mark.slow)]
 )
-def test_chains(chain_method, chains):
+def test_draws_of_mcmc_chains_are_right(chain_method, chains):
     mcmc = run_mcmc(chain_method, chains)
     check(mcmc, chains)
     mcmc.print_summary()

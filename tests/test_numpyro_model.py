@@ -149,7 +149,7 @@ def test_constrain_and_unconstrain_are_inverse(case):
     assert np.allclose(problem.unconstrain(samples), x, atol=1e-3)
 
 
-def test_data_side(case):
+def test_replicated_data_and_likelihoods_have_the_shapes_of_the_data(case):
     _, _, problem, x = case
     samples = problem.constrain(x)
     observed = problem.observed()
@@ -175,7 +175,7 @@ def test_flat_order_and_transform_names():
     assert list(names) == sorted(names)
 
 
-def test_noncentering():
+def test_non_centred_coordinates_have_the_same_posterior():
     problem = NumPyroProblem(eight_schools, (EFFECT, ERROR))
     assert problem.noncentering_candidates() == ("theta",)
     other = problem.noncentered(("theta",))

@@ -62,7 +62,7 @@ def test_energy_gradient_is_that_of_the_energy_and_works_for_one_point_under_vma
     torch.testing.assert_close(model.denoise(x), x - 0.01 * single)
 
 
-def test_energy_confines():
+def test_the_energy_grows_far_from_the_images():
     torch.manual_seed(0)
     model = energy.Energy(energy.EnergySettings(widths=(4, 8), strides=(1, 2)), torch.rand(196))
     far = torch.randn(8, 196) * 50

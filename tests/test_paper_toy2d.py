@@ -155,7 +155,7 @@ def cells(**figures):
     ]
 
 
-def test_verdicts():
+def test_a_method_beats_svgd_within_two_errors_of_exact_draws():
     rows = cells(
         exact=(0.0, 0.5), svgd_200=(0.6, 0.4), kl_ns=(1.0, 1.0), dft_ns=(0.5, 0.7), default=(2.0, 0.3)
     )

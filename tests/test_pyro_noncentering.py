@@ -67,7 +67,7 @@ def test_eight_schools():
     torch.testing.assert_close(moved.values_and_gradients(y)[0], by_hand.values_and_gradients(written)[0])
 
 
-def test_chain_of_sites():
+def test_each_site_of_a_chain_of_parents_is_a_candidate():
     def model(y):
         s0 = pyro.sample("s0", dist.HalfNormal(torch.tensor(2.0)))
         mu = pyro.sample("mu", dist.Normal(1.0, s0))
@@ -106,7 +106,7 @@ def test_chain_of_sites():
         lambda m, s: dist.MultivariateNormal(torch.zeros(2), s * torch.eye(2)).expand([3]).to_event(1),
     ],
 )
-def test_families(family):
+def test_non_centred_families_have_the_same_posterior(family):
     def model():
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         s = pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 0.5))

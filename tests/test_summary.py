@@ -39,7 +39,7 @@ def test_rows_and_columns(posterior):
     assert all(len(row) == len(COLUMNS) for row in cells.values())
 
 
-def test_values(posterior):
+def test_statistics_are_those_of_the_draws(posterior):
     row = summary_table(posterior).rows["mu"]
     flat = posterior["mu"].ravel()
     assert row["mean"] == pytest.approx(flat.mean())
@@ -155,7 +155,7 @@ def test_to_dict_is_json(posterior):
     assert plain["mu"]["mean"] == pytest.approx(posterior["mu"].mean())
 
 
-def test_refuses(posterior):
+def test_wrong_shapes_and_masses_are_refused(posterior):
     with pytest.raises(ValueError, match="prob"):
         summary_table(posterior, prob=1.0)
     with pytest.raises(ValueError, match="'x' must have shape"):

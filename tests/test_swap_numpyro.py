@@ -240,7 +240,7 @@ def test_a_missing_plate_is_told_of_as_under_nuts():
         DFT(rows, progress_bar=False, **QUICK).run(jax.random.key(0))
 
 
-def test_calls_of_mcmc(capsys):
+def test_get_samples_and_print_summary_take_what_mcmc_takes(capsys):
     def known(y):
         x = numpyro.sample("x", dist.Normal(0.0, 2.0))
         numpyro.deterministic("twice", 2 * x)
