@@ -107,8 +107,8 @@ class Refinement(NamedTuple):
         refined: (C, n, d) after 2 S transitions.
         steps: S.
         scale: (C, d, d) or (C, d), whitening of the transitions.
-        step_size: (C,) leapfrog steps.
-        acceptance: (C,).
+        step_size: (C,) leapfrog step sizes.
+        acceptance: (C,) mean acceptance probabilities.
         diverged: (C, n) draws with a diverging transition on their way from `raw` to `refined`.
         statistics: (C, n) each; see `pyro_dft.recipe.chains.STATISTICS`.
     """
@@ -336,7 +336,7 @@ class Trained(NamedTuple):
         generator: Weights, (K, ...) each.
         weights: (K,) how often each of them serves.
         kernel_scale: (K, d, d), or (K, d), whitening of the transitions.
-        step_size: (K,) leapfrog steps.
+        step_size: (K,) leapfrog step sizes.
         network: Whether the generator is used, or the Gaussian alone.
         coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
         steps: Transitions that a draw gets.

@@ -12,7 +12,7 @@ import numpy as np
 from pyro_dft.layout import Layout, SiteInfo
 
 NAME = "noncentered"
-# Of the fit of amounts: steps of Adam, points in each, its rate at the start (it falls to 0), sd of the Gaussian at the start.
+# The fit of amounts: steps of Adam, points in each, the first rate (it falls to 0), and the Gaussian's first sd.
 STEPS, DRAWS, RATE, SCALE = 400, 8, 0.1, 0.1
 GRADIENTS = STEPS * DRAWS
 
@@ -23,7 +23,7 @@ def rounded(names: Sequence[str], found: np.ndarray) -> dict[str, float]:
 
 
 def worth_a_try(amounts: Mapping[str, float], candidates: Sequence[str]) -> bool:
-    """Whether amounts are of these sites, and lead to other coordinates than the model's own and the non-centred ones."""
+    """Whether amounts are for these sites, and give coordinates other than the model's own and the wholly non-centred ones."""
     if not set(amounts) <= set(candidates) or not all(0 <= amount <= 1 for amount in amounts.values()):
         return False
     return any(amounts.values()) and any(amounts.get(name, 0.0) != 1 for name in candidates)

@@ -1,4 +1,4 @@
-"""Options of the constructors: is each of them of the kind that it should be?"""
+"""Checks of the constructors' options that need no run of the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_dft.errors import ModelError, SettingsError
 
-# What a model raises that is wrong, or whose data do not fit: told with the site before it. Others are the user's own.
+# Errors of a model that is wrong, or whose data do not fit: reported with the last site before them. Others pass as they are.
 MODEL_ERRORS = (
     ValueError, RuntimeError, IndexError, TypeError, AssertionError, AttributeError, ArithmeticError,
 )  # fmt: skip

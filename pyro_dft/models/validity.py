@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-# Draws that are looked at.
+# Draws at which parameters and data are checked.
 DRAWS = 64
 # How far out (relative to 1 + |bound|) a number may be by rounding.
 ROUNDING = 1e-5
-# Constraints whose bounds are no bounds of single numbers.
+# Constraints whose bounds do not hold for single numbers.
 _JOINT = ("_Multinomial", "_Circular")
 # Between the name of a site and that of its parameter.
 SEPARATOR = ": "

@@ -50,7 +50,7 @@ class Measurement:
         drift_refined: From S to 2 S transitions.
         drift_raw_by_chain: The first for each chain.
         scale: (C, d, d) or (C, d), whitening of the kernel.
-        step_size: (C,) its adapted leapfrog step.
+        step_size: (C,) its adapted leapfrog step size.
         acceptance: (C,) mean acceptance probability.
         divergence_rate: Share of transitions with an energy error over 1000.
         careful_divergence_rate: The same with smaller leapfrog steps, where the first was large enough to look again.
@@ -254,7 +254,7 @@ def carefully(
         refined: Draws after their refinement.
         count: Draws of each sampler that are looked at.
         scale: Whitening of the kernel.
-        step_size: Its leapfrog step.
+        step_size: Its leapfrog step size.
         steps: Transitions.
 
     Returns:
