@@ -90,7 +90,7 @@ def block(
     return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))
 
 
-_large_block = jax.jit(block.__wrapped__, static_argnums=0)
+_large_block = jax.jit(block.__wrapped__, static_argnums=0)  # type: ignore[attr-defined]
 
 
 def felt_acceptance(probability: Array, error: Array, goal: Any) -> Array:

@@ -285,7 +285,7 @@ def _evaluate_block(spec: TargetSpec, x: Array, data: Any, words: Any) -> tuple[
     return spec.evaluate(x, data, None if words is None else random.words(words))
 
 
-_evaluate_large = jax.jit(_evaluate_block.__wrapped__, static_argnums=0)
+_evaluate_large = jax.jit(_evaluate_block.__wrapped__, static_argnums=0)  # type: ignore[attr-defined]
 
 
 class Target:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.measure import Measurement
 from pyro_dft.recipe.subject import Subject
@@ -18,28 +17,36 @@ def by_chains(settings: Settings, target: Any) -> bool:
 
 
 def measure_by_chains(subject: Subject) -> Measurement:
-    """Runs an ensemble from the sampler's draws, and compares new draws with its states."""
+    """Runs an ensemble from the sampler's draws, and compares new draws with its states.
+
+    How many transitions new draws need is left open (zero), until the sampler that is served is chosen: see `with_steps`.
+    """
     ensemble = Ensemble.run(subject)
     each = max(10, subject.draws // subject.sampler.chains)
     refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
     raw = subject.sampler.draw(each, subject.rng)
     window, drifts = ensemble.window, ensemble.against(raw)
-    steps = ensemble.transitions(drifts[0], raw, subject.settings.experimental.max_refine_steps)
     return Measurement(
-        steps, raw, halfway, refined, log_density, drifts[0],
+        0, raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
-        statistics=statistics, gradients_each=window.leapfrog_steps,
+        statistics=statistics, gradients_each=round(window.gradients_each),
     )  # fmt: skip
 
 
-def measured_again(
-    engine: Engine, measurement: Measurement, sampler: Any, settings: Settings, rng: Any
-) -> Measurement:
-    """Measures another sampler against an ensemble that has run."""
+def measured_again(measurement: Measurement, sampler: Any, rng: Any) -> Measurement:
+    """Measures another sampler against an ensemble that has run; its `steps` are left open as well."""
     ensemble = measurement.ensemble
     assert ensemble is not None
     raw = sampler.draw(measurement.raw.shape[1], rng)
     drifts = ensemble.against(raw)
-    steps = ensemble.transitions(drifts[0], raw, settings.experimental.max_refine_steps)
-    return replace(measurement, steps=steps, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])
+    return replace(measurement, steps=0, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])
+
+
+def with_steps(measurement: Measurement, settings: Settings) -> Measurement:
+    """The same, and how many transitions of the ensemble's kernel new draws need."""
+    ensemble = measurement.ensemble
+    if ensemble is None:
+        return measurement
+    most = settings.experimental.max_refine_steps
+    return replace(measurement, steps=ensemble.transitions(measurement.drift_raw, measurement.raw, most))

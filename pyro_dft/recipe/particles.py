@@ -39,6 +39,8 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 # A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (15, 0.2), (100, 0.15))
+# The third share stands for so many at least, or for as many as the second: where few draws are asked for, each counts.
+LEAST_ENOUGH = 800
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -66,9 +68,10 @@ class Window:
         stuck: Share of particles that never moved.
         scale: Whitening of the kernel, native: see `pyro_dft.roots`.
         step_size: Its leapfrog step, (G,), native.
-        leapfrog_steps: Gradient steps of a transition.
+        leapfrog_steps: Gradient steps of a transition; of a short one where trajectories are stretched.
         divergent: Particles' transitions that diverged, (G, P, T).
         statistics: Numbers of each transition, (G, P, T) each; see `pyro_dft.recipe.chains.STATISTICS`.
+        gradients_each: Gradient steps of a transition in the mean.
     """
 
     x: Any
@@ -82,6 +85,7 @@ class Window:
     leapfrog_steps: int
     divergent: Any
     statistics: dict[str, Any]
+    gradients_each: float
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ class Particles:
 
     def _cost(self, window: Window, length: int) -> int:
         """Gradients of so many transitions of a window's kernel."""
-        return self.count * self.sampler.chains * length * window.leapfrog_steps
+        each = self._mean_leapfrogs(window.step_size, length)
+        return math.ceil(self.count * self.sampler.chains * length * each)
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
         """Whether the chains would come to enough draws within the budget."""
@@ -187,7 +192,7 @@ class Particles:
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
-        each = self.count * self.sampler.chains * self._leapfrogs(step_size)
+        each = self.count * self.sampler.chains * max(self._lengths(step_size))
         within = self.budget.most(length, each, BLOCK_STEPS)
         return within if within == length else BLOCK_STEPS * (within // BLOCK_STEPS)
 
@@ -245,7 +250,9 @@ class Particles:
     @property
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
-        return self._draws(min(share for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked))
+        shares = [share for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
+        found = self._draws(shares[-1])
+        return max(found, min(self._draws(shares[1]), LEAST_ENOUGH)) if len(shares) == 3 else found
 
     def _draws(self, share: float) -> float:
         return share * self.settings.num_draws
@@ -262,11 +269,16 @@ class Particles:
 
     # Transitions
 
-    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS) -> int:
+    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS, stretch: float | None = None) -> int:
         if self.settings.experimental.leapfrog_steps is not None:
             return self.settings.experimental.leapfrog_steps
         smallest = float(np.min(self.engine.numpy(step_size)))
-        return int(np.clip(round(self.stretch * LENGTH / max(smallest, 1e-6)), 1, most))
+        return int(np.clip(round((stretch or self.stretch) * LENGTH / max(smallest, 1e-6)), 1, most))
+
+    def _mean_leapfrogs(self, step_size: Any, steps: int) -> float:
+        """Of so many transitions."""
+        lengths, blocks = self._lengths(step_size), -(-steps // BLOCK_STEPS)
+        return float(np.mean([lengths[i % len(lengths)] for i in range(blocks)]))
 
     def _whole(self, step_size: Any) -> Any:
         """Step sizes with which one number of leapfrogs makes the length for all samplers, where the given ones are longer.
@@ -280,9 +292,10 @@ class Particles:
         return self.engine.native(self.target, np.minimum(sizes, LENGTH / count))
 
     def _blocks(self, start: Any, scale: Any, step_size: Any, steps: int, tune: float = 0.0) -> list[Block]:
-        leapfrogs = self._leapfrogs(step_size, MOST_LEAPFROGS if tune < 1.0 else MOST_AT_FIRST)
+        lengths = self._lengths(step_size, tune)
         blocks: list[Block] = []
         for first in range(0, steps, BLOCK_STEPS):
+            leapfrogs = lengths[len(blocks) % len(lengths)]
             dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.acceptance)
             block = self.engine.run_block(
                 self.target, start, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=self.rng
@@ -290,8 +303,19 @@ class Particles:
             start, step_size = block.position, block.step_size
             blocks.append(block)
             self._remember(block)
-        self._spent += self.count * self.sampler.chains * steps * leapfrogs
+            self._spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
         return blocks
+
+    def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:
+        """Leapfrogs of blocks in turn: long ones, where they are stretched, are followed by short ones.
+
+        A trajectory that is stretched for slow directions takes others half around their period, to minus where they were: their
+        squares, and tails, would hardly move.
+        """
+        longest = self._leapfrogs(step_size, MOST_LEAPFROGS if tune < 1.0 else MOST_AT_FIRST)
+        if tune or self.stretch == 1.0:
+            return [longest]
+        return [longest, self._leapfrogs(step_size, stretch=1.0)]
 
     def _remember(self, block: Block) -> None:
         g, _, _, d = block.x.shape
@@ -310,7 +334,7 @@ class Particles:
             self._joined(blocks, "x"), self._joined(blocks, "log_density"), self._joined(blocks, "score"),
             engine.numpy(probability).mean((1, 2)),
             float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
-            self._leapfrogs(step_size), divergent, statistics,
+            self._lengths(step_size)[-1], divergent, statistics, self._mean_leapfrogs(step_size, length),
         )  # fmt: skip
         return window, blocks[-1].position
 
@@ -324,6 +348,7 @@ class Particles:
             score=join([window.score, more.score], 2),
             acceptance=share * window.acceptance + (1 - share) * more.acceptance,
             diverged=share * window.diverged + (1 - share) * more.diverged, stuck=min(window.stuck, more.stuck),
+            gradients_each=share * window.gradients_each + (1 - share) * more.gradients_each,
             divergent=join([window.divergent, more.divergent], 2),
             statistics={name: join([own, more.statistics[name]], 2) for name, own in window.statistics.items()},
         )  # fmt: skip

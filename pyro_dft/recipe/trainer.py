@@ -27,7 +27,7 @@ from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.history import taking_up
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
-from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again
+from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again, with_steps
 from pyro_dft.recipe.network_phase import NetworkPhase
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.subject import Subject
@@ -184,7 +184,7 @@ class Trainer:
         assert self.fit is not None
         with self._working():
             if self.fit.measurement is None:
-                self._measure()
+                self.fit.measurement = with_steps(self._measure(), self.settings)
         self.fit.history = self.history
         self.fit.seconds, self.fit.gradients = self._ledger.seconds, self._ledger.gradients
         self.fit.cut = self.budget.met
@@ -254,7 +254,7 @@ class Trainer:
             return
         if s.train == "auto" or chains:
             self._look("measuring")
-            measured = self._matched(self._measure())
+            measured = self.fit.measurement = with_steps(self._matched(self._measure()), s)
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
@@ -275,10 +275,10 @@ class Trainer:
         if measured.ensemble is None or not measured.trusted:
             return measured
         sampler = measured.ensemble.gaussian()
-        better = measured_again(self.engine, measured, sampler, self.settings, self.rng)
+        better = measured_again(measured, sampler, self.rng)
         if np.mean(better.chain_movement) > np.mean(measured.chain_movement):
             return measured
-        self.fit.sampler, self.fit.measurement = sampler, better
+        self.fit.sampler = sampler
         return better
 
     def _fit_of(self, chosen: Chosen) -> Fit:
@@ -329,9 +329,8 @@ class Trainer:
         known = self.gaussian_measured
         # Chains that have forgotten the Gaussian would find nothing else from the network's draws.
         if self.fit.measurement is None and known is not None and known.complete:
-            self.fit.measurement = measured_again(
-                self.engine, known, self.fit.sampler, self.settings, self.rng
-            )
+            again = measured_again(known, self.fit.sampler, self.rng)
+            self.fit.measurement = with_steps(again, self.settings)
         self._network_steps, self._network = self._network.steps, None
 
     def _measure(self) -> Measurement:
