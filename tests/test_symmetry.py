@@ -26,6 +26,19 @@ class TestIsCopy:
             mean = self.other + shift * np.diagonal(self.other_factor)
             assert is_copy(MEAN, FACTOR, mean, 1.1 * self.other_factor, self.invariant)
 
+    def test_in_many_dimensions_by_standard_deviations(self):
+        """310 coordinates: four of them exchanged and flipped as above, the others the same."""
+        more = np.linspace(-2.0, 2.0, 306)
+        one, other = np.append(MEAN, more), np.append(self.other, more)
+        sds = np.append(np.diagonal(FACTOR), np.ones(306))
+        other_sds = np.append(np.diagonal(self.other_factor), np.ones(306))
+
+        def log_density(x):
+            return self.invariant(x[:, :4]) - 0.5 * np.square(x[:, 4:] - more).sum(-1)
+
+        assert is_copy(one, sds, other, other_sds, log_density)
+        assert not is_copy(one, sds, other, other_sds, lambda x: log_density(x) - 0.01 * x[:, 0] ** 2)
+
     @staticmethod
     def invariant(x):
         return -0.5 * np.square(np.sort(np.abs(x), -1) - np.sort(np.abs(MEAN))).sum(-1)
@@ -45,6 +58,24 @@ def entry(log_density, ends=lambda _: None):
     draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 2))
     served = Served(draws, draws, log_density(draws))
     return optima_entry(Restarts(means, scales, np.zeros(2), np.zeros(2)), served, log_density, ends)
+
+
+def test_a_missed_optimum_in_many_dimensions():
+    """Where roots of covariances are standard deviations, (K, d)."""
+    means = np.stack([np.full(310, 3.0), np.full(310, -3.0)])
+    draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 310))
+    sds = np.full((2, 310), 0.3)
+
+    def log_density(x, lean):
+        ends = [-0.5 * np.square((x - mean) / 0.3).sum(-1) for mean in means]
+        return np.logaddexp(ends[0], ends[1] + lean * x[:, 0])
+
+    for lean, missing in ((0.0, []), (-0.1, [1])):
+        served = Served(draws, draws, log_density(draws, lean))
+        restarts = Restarts(means, sds, np.zeros(2), np.zeros(2))
+        found = optima_entry(restarts, served, lambda x, lean=lean: log_density(x, lean), lambda _: None)
+        assert found["missing"] == missing
+        assert found["copies"] == ([] if missing else [1])
 
 
 def mixture(*shares):

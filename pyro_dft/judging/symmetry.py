@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_dft import roots
+
 Array = NDArray[np.floating[Any]]
 
 # Points at which the densities of a mode and its copy are compared.
 POINTS = 16
+# Coordinates that are paired each with each; where more of them differ between the modes, by the order of their |means|.
+MOST_PAIRED = 300
 
 
 def is_copy(
@@ -27,13 +31,14 @@ def is_copy(
 
     Args:
         mean: Of the Gaussian at the first mode, (d,).
-        factor: A square root of its covariance, (d, d).
+        factor: A square root of its covariance, (d, d), or standard deviations (d,).
         other: Mean at the second one.
-        other_factor: A square root of that covariance.
+        other_factor: The same of that one.
         log_density: Points (n, d) -> (n,).
     """
-    target, sign = _matched(mean, _sds(factor), other, _sds(other_factor))
-    x = mean + np.random.default_rng(0).normal(size=(POINTS, len(mean))) @ factor.T
+    sds, other_sds = (np.sqrt(roots.variances(root, mean)) for root in (factor, other_factor))
+    target, sign = _matched(mean, sds, other, other_sds)
+    x = mean + roots.coloured(factor, np.random.default_rng(0).normal(size=(POINTS, len(mean))))
     copy = np.empty_like(x)
     copy[:, target] = sign * x
     before, after = log_density(x), log_density(copy)
@@ -42,12 +47,21 @@ def is_copy(
     return bool(good.any() and (np.abs(after[good] - before[good]) <= rounding).all())
 
 
-def _sds(factor: Array) -> Array:
-    return np.sqrt(np.square(factor).sum(-1))
-
-
 def _matched(mean: Array, sds: Array, other: Array, other_sds: Array) -> tuple[NDArray[np.intp], Array]:
     """For each coordinate of one mode, the coordinate of the other with the nearest |mean| and sd, and whether its sign flips."""
+    target = np.arange(len(mean))
+    if len(mean) <= MOST_PAIRED:
+        target = _paired(mean, sds, other, other_sds)
+    else:
+        moved = np.flatnonzero(np.abs(mean - other) >= 0.5 * (sds + other_sds))
+        target[moved[np.argsort(np.abs(mean[moved]))]] = moved[np.argsort(np.abs(other[moved]))]
+    near_zero = np.abs(mean) < 0.5 * sds
+    sign = np.where(near_zero | (mean * other[target] >= 0), 1.0, -1.0)
+    return target, sign
+
+
+def _paired(mean: Array, sds: Array, other: Array, other_sds: Array) -> NDArray[np.intp]:
+    """Pairs of coordinates, the nearest ones first."""
     d = len(mean)
     scale = 0.5 * (sds[:, None] + other_sds)
     cost = np.square((np.abs(mean)[:, None] - np.abs(other)) / scale) + np.square(
@@ -62,6 +76,4 @@ def _matched(mean: Array, sds: Array, other: Array, other_sds: Array) -> tuple[N
         i, j = divmod(int(flat), d)
         if target[i] < 0 and free[j]:
             target[i], free[j] = j, False
-    near_zero = np.abs(mean) < 0.5 * sds
-    sign = np.where(near_zero | (mean * other[target] >= 0), 1.0, -1.0)
-    return target, sign
+    return target
