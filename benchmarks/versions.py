@@ -1,10 +1,10 @@
 """Which versions the package works with: ``python -m benchmarks.versions [numpyro] [pyro] [--keep FOLDER]``.
 
 Makes an environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds, for each
-backend, and in each makes a small fit with a network, new draws, and ArviZ data, over which ``arviz_stats.diagnose`` goes where
-it is installed. ``--python`` names another Python, for which packages are installed into a folder (it need not be able to make
-virtual environments). Rows are kept in benchmarks/results/versions.json, and the table of all is put into docs/versions.md.
-pip downloads what it needs: with Pyro that is a torch of the oldest version, which is large.
+backend, and in each makes a small fit with a network, new draws, and ArviZ data, which are written into a file, and over which
+``arviz_stats.diagnose`` goes where it is installed. ``--python`` names another Python, for which packages are installed into a
+folder (it need not be able to make virtual environments). Rows are kept in benchmarks/results/versions.json, and the table of all
+is put into docs/versions.md. pip downloads what it needs: with Pyro that is a torch of the oldest version, which is large.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def fit(backend: str) -> dict[str, Any]:
     found = {"status": dft.diagnostics()["status"], "mean": float(dft.get_samples()["mu"].mean())}
     try:
         data = dft.to_inference_data()
+        with tempfile.TemporaryDirectory() as folder:
+            data.to_netcdf(str(Path(folder) / "fit.nc"))
         found["arviz"] = type(data).__name__
     except Exception as error:
         return found | {"arviz": f"{type(error).__name__}: {error}", "diagnose": "-"}

@@ -86,7 +86,7 @@ INVENTORIES = {
     "jax": "https://docs.jax.dev/en/latest/",
     "pyro": "https://docs.pyro.ai/en/stable/",
     "numpyro": "https://num.pyro.ai/en/stable/",
-    "arviz": "https://python.arviz.org/en/v0.23.0/",
+    "arviz": "https://python.arviz.org/en/stable/",
 }
 TIMEOUT = 5  # seconds
 

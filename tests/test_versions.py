@@ -22,6 +22,8 @@ def test_the_oldest_are_those_of_the_bounds_and_the_newest_have_none():
         "numpyro",
         "optax",
         "arviz",
+        "h5netcdf",
+        "h5py",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Draws -> ArviZ: ``InferenceData`` on ArviZ 0.x, xarray ``DataTree`` on ArviZ 1.x or arviz-base alone."""
+"""Draws -> ArviZ 1.x: an xarray ``DataTree``, with arviz or with arviz-base alone. ArviZ 0.x: `pyro_dft.export.old_arviz`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_dft._version import __version__
+from pyro_dft.export import old_arviz
 
 _DRAWS_NOTE = "independent draws: rank, trace and autocorrelation plots carry no mixing information"
 
@@ -35,7 +36,7 @@ def to_inference_data(
     dims: Mapping[str, Sequence[str]] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Pack draws into the object that the installed ArviZ works with.
+    """Pack draws into the object that the installed ArviZ works with: a ``DataTree``, or on ArviZ 0.x an ``InferenceData``.
 
     Every group but the two data groups holds arrays of shape (C, n, *site): chains and draws first, also
     where there is one chain. Empty groups are left out. A "/" in a site's name (from a scope) becomes ".",
@@ -58,7 +59,7 @@ def to_inference_data(
             of them is written as JSON (booleans too: netCDF has none), None is left out.
 
     Returns:
-        ``arviz.InferenceData`` on ArviZ 0.x, otherwise ``xarray.DataTree``.
+        ``xarray.DataTree``; on ArviZ 0.x ``arviz.InferenceData``, with the same groups and names.
 
     Raises:
         ImportError: neither arviz nor arviz-base can be imported.
@@ -93,10 +94,8 @@ def to_inference_data(
         for site, array in groups.get("unconstrained_posterior", {}).items()
         if site in named and array.shape == shapes.get(site)
     }
-    # Not by asking for `InferenceData`: ArviZ 1.x answers that with a warning and another class.
-    if arviz.__name__ == "arviz" and int(arviz.__version__.split(".")[0]) < 1:
-        return _inference_data(arviz, groups, labels, named, unconstrained_dims, notes)
-    return _data_tree(arviz, groups, labels, named, unconstrained_dims, notes)
+    pack = old_arviz.inference_data if old_arviz.is_old(arviz) else _data_tree
+    return pack(arviz, groups, labels, named, unconstrained_dims, notes)
 
 
 def sample_stats(
@@ -127,23 +126,6 @@ def _import_arviz() -> ModuleType:
     raise ImportError("to_inference_data needs ArviZ: pip install arviz")
 
 
-def _inference_data(
-    arviz: ModuleType,
-    groups: dict[str, dict[str, NDArray[Any]]],
-    coords: dict[str, list[Any]],
-    dims: dict[str, list[str]],
-    unconstrained_dims: dict[str, list[str]],
-    attrs: dict[str, Any],
-) -> Any:
-    """ArviZ 0.x: flat ``from_dict``, which does not know the unconstrained group."""
-    unconstrained = groups.pop("unconstrained_posterior", None)
-    data = arviz.from_dict(**groups, coords=coords, dims=dims, attrs=dict(attrs), posterior_attrs=dict(attrs))
-    if unconstrained:
-        dataset = arviz.dict_to_dataset(unconstrained, coords=coords, dims=unconstrained_dims)
-        data.add_groups({"unconstrained_posterior": dataset})
-    return data
-
-
 def _data_tree(
     arviz: ModuleType,
     groups: dict[str, dict[str, NDArray[Any]]],
@@ -152,7 +134,7 @@ def _data_tree(
     unconstrained_dims: dict[str, list[str]],
     attrs: dict[str, Any],
 ) -> Any:
-    """ArviZ 1.x and arviz-base: nested ``from_dict``; dimensions are common to all groups of one call."""
+    """Nested ``from_dict``; dimensions are common to all groups of one call."""
     unconstrained = groups.pop("unconstrained_posterior", None)
     tree = arviz.from_dict(
         groups, coords=coords, dims=dims, attrs={"/": dict(attrs), "posterior": dict(attrs)}

@@ -110,7 +110,7 @@ class Reporting:
         coords: Mapping[str, Sequence[Any]] | None = None,
         dims: Mapping[str, Sequence[str]] | None = None,
     ) -> Any:
-        """The fit as ArviZ data: `InferenceData` on ArviZ 0.x, `DataTree` on ArviZ 1.x or arviz-base alone.
+        """The fit as ArviZ data: xarray's `DataTree`, or on ArviZ 0.x an `InferenceData` with the same groups.
 
         Its groups are posterior (chain, draw, plates), sample_stats, unconstrained_posterior and observed_data, and the others on
         request. sample_stats has the log density `lp` and, of the transitions that a draw comes from, `diverging` (whether one
