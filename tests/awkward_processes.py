@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
 from awkward_models import Y, case, data, lognormal, made, normal, observe
+from pyro.contrib.conjugate.infer import GammaPoissonPair, collapse_conjugate
 from pyro.contrib.epidemiology import CompartmentalModel, binomial_dist, infection_dist
 from pyro.infer.reparam import LinearHMMReparam, StableReparam, StudentTReparam, SymmetricStableReparam
 from pyro.nn import PyroModule, PyroSample
@@ -292,6 +293,20 @@ def collapses_conjugate(y):
     with poutine.collapse(), pyro.plate("row", len(y)):
         rate = pyro.sample("rate", dist.Gamma(a, b))
         pyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+@made
+def collapses_a_pair():
+    """Pyro's `collapse_conjugate`: a rate is integrated out by formula, and drawn all the same."""
+
+    def model(y):
+        a, b = lognormal("a"), lognormal("b")
+        pair = GammaPoissonPair()
+        rate = pyro.sample("rate", pair.latent(a, b))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", pair.conditional(rate), obs=y)
+
+    return collapse_conjugate(model), (torch.tensor([3.0, 5.0, 2.0], dtype=torch.float64),)
 
 
 @case(torch.tensor([3.0, 5.0, 2.0], dtype=torch.float64))

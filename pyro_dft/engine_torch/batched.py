@@ -32,6 +32,8 @@ TRACE_LIMIT = 2000
 _CROWD = 32
 # A batch size is traced again, twice at most, once this many times its number of points took a way that has no graph.
 _MISSES, _TRACES = 16, 3
+# What vmap says where a draw that is to be the same for all points has parameters that are not.
+_OWN_DRAWS = "same randomness with a batched tensor"
 
 
 class BatchedPotential:
@@ -77,6 +79,8 @@ class BatchedPotential:
     def like(self, other: BatchedPotential) -> None:
         """Is batched from now on as another one, of the same model."""
         self.vectorised, self._vmapped.asks = other.vectorised, other.asks
+        if other._vmapped.randomness == "different":
+            self._vmapped.randomness = "different"
         self._second_by_rows, self._vmapped.in_place = other._second_by_rows, other._vmapped.in_place
 
     def probe(self, x: Tensor) -> None:
@@ -88,8 +92,12 @@ class BatchedPotential:
         start = time.perf_counter()
         expected_g, expected_u = self._rows(x, errors=True)
         seconds = (time.perf_counter() - start) / len(x)
-        reason = ""
-        for self._vmapped.asks in (False, True):
+        reason, given = "", self._vmapped.randomness
+        own_draws = False  # as of a latent site that Pyro integrates out, and that is drawn all the same
+        for asks, randomness in ((False, given), (True, given), (False, "different"), (True, "different")):
+            if randomness != given and not own_draws:
+                break
+            self._vmapped.asks, self._vmapped.randomness = asks, randomness
             try:
                 with warnings.catch_warnings():
                     # vmap's own advice on slow batching rules is not for our users.
@@ -99,7 +107,7 @@ class BatchedPotential:
                         break
                     parts = [self._eager(chunk) for chunk in x.split(self.chunk)]
             except Exception as error:  # whatever the model does that vmap does not support
-                reason = culprit(error)
+                reason, own_draws = culprit(error), own_draws or _OWN_DRAWS in str(error)
                 continue
             g, u = (torch.cat(part) for part in zip(*parts, strict=True))
             same = torch.allclose(u, expected_u, rtol=1e-3, atol=1e-3, equal_nan=True)
@@ -108,6 +116,7 @@ class BatchedPotential:
                 return
             reason = "batched values differ from single ones"
             break
+        self._vmapped.randomness = given
         self._vmapped.asks = self.vectorised = False
         warnings.warn(messages.point_by_point(reason, seconds), PerformanceWarning, stacklevel=2)
 
