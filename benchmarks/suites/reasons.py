@@ -21,7 +21,6 @@ REASONS = {
     "pyro": {
         r"test_mcmc_interface|test_num_chains|test_mcmc_diagnostics": "another kernel",
         r"test_potential_fn_pickling|log_prob|test_enumeration_in": "functions behind the kernels",
-        r"test_gaussian_mixture_model": "means over draws that must stay in one labelling; here all are served by their weights",
         r"test_arrowhead_mass": "a mass matrix adapter of its own is put into the kernel",
         r"test_singular_matrix_catch": "NUTS' own cache is set by hand, for a potential without a density",
         r"test_model_with_potential_fn": "a potential without a density: it falls without end",
