@@ -123,14 +123,15 @@ def adapted(states: Array, root: Array, count: float) -> Array:
             coordinate.
 
     Returns:
-        The same kind of root; the given one where the covariance cannot be factored.
+        The same kind of root; the given one where it is singular (an improper posterior: one sd so large that another is lost in
+        rounding), or the covariance cannot be factored.
     """
     dim, centred = states.shape[1], states - states.mean(0)
     if root.ndim == 1:
         return root * np.sqrt((count * (centred / root).var(0) + 1) / (count + 1))
-    white = np.linalg.solve(root, centred.T)
-    shrunk = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
     try:
+        white = np.linalg.solve(root, centred.T)
+        shrunk = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
         return root @ np.linalg.cholesky(np.atleast_2d(shrunk))
     except np.linalg.LinAlgError:
         return root

@@ -143,3 +143,12 @@ def test_a_stiff_posterior(backend, tmp_path):
         assert np.abs(z.mean(0)).max() < 5 / np.sqrt(ess)
         assert np.abs(np.log(z.std(0))).max() < 5 / np.sqrt(2 * ess)
         assert np.quantile(z, [0.05, 0.95]) == pytest.approx([-1.645, 1.645], abs=0.06)
+
+
+def test_a_metric_that_rounding_has_made_singular_stays_as_it_is():
+    """As of two coordinates of which only the sum has a density: sds of 1e12, and the other direction is lost."""
+    root = np.array([[1e12, -1e11], [-1e12, 1e11]])
+    states = 1e12 * np.random.default_rng(0).normal(size=(50, 1)) * np.array([1.0, -1.0])
+    assert (roots.adapted(states, root, 50.0) == root).all()
+    sound = roots.adapted(np.random.default_rng(1).normal(size=(5000, 2)) * [3.0, 1.0], np.eye(2), 5000.0)
+    np.testing.assert_allclose(np.diag(sound), [3.0, 1.0], rtol=0.05)  # five standard errors of an sd
