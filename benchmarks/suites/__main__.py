@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,9 @@ def run(folder: Path, backend: str, test: str, limit: int) -> dict[str, Any]:
     seconds = _cpu() - before
     row = {"test": test, "seconds": round(seconds, 1), "reason": ""}
     if found is None:
-        over = seconds >= limit - 1
+        over = (
+            seconds >= limit - 1 or done.returncode == -signal.SIGXCPU
+        )  # the two clocks differ by some per cent
         tail = (done.stdout + done.stderr).strip().splitlines()
         return {
             **row,
