@@ -200,6 +200,16 @@ class GaussianFitter:
             self._settled_at[j] = max(self._settled_at[i], self._settled_at[j])
         self._keep(np.array(sorted(keep)), into)
 
+    def settle(self) -> None:
+        """Begins the averaging where the bound was highest.
+
+        Noise may keep a restart from settling for long after it has arrived, and its bound at any one step from being told from
+        another's.
+        """
+        if self._averaging_from is None:
+            self._averaging_from = self.taken
+            self._state.go_back()
+
     def go_on_from(self, gaussians: Gaussians) -> None:
         """Starts from Gaussians that are nearly right, with scores of the full data."""
         self._state.put(np.asarray(gaussians.mean, float), np.asarray(gaussians.scale, float))

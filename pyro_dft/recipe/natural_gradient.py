@@ -132,6 +132,10 @@ class State:
         self.mean, self.scale, self.log_det = mean, scale, roots.log_det(scale, mean)
         self.kept_mean, self.kept_scale, self.kept_log_det = self.mean, self.scale, self.log_det
 
+    def go_back(self) -> None:
+        """Goes on from where the bounds were highest."""
+        self.mean, self.scale, self.log_det = self.kept_mean, self.kept_scale, self.kept_log_det
+
     def may_meet(self, distance: float, ratio: float) -> NDArray[np.bool_]:
         """Pairs (K, K) that `met` has to look at: no coordinate by itself says that two Gaussians differ.
 
