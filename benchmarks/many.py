@@ -4,8 +4,8 @@
 - schools: 1,000 hierarchies of 5 to 30 groups, padded to 30 with a mask;
 - conjugate: 2,000 means with known posteriors: are the z-scores of means and sds what they should be, is a posterior that says
   `converged` ever wrong?
-- kills: 10,000 such means into a folder, by a process that is killed twice at random and started again: is each there once, and is
-  it what a process that nobody disturbs gives?
+- kills: 10,000 such means into a folder, by a process that is killed twice at random and started again: is each there once, and
+  is it what a process that nobody disturbs gives?
 - nuts: NumPyro's NUTS, 4 x (1000 + 1000), on some of the regressions, one after the other, compiled once.
 
 CPU seconds are of this process and, with ``--workers``, of its workers. Each part is added to ``benchmarks/results/many.jsonl``.
@@ -33,7 +33,11 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.errors import FidelityWarning
+from pyro_dft.many.fitting import fit_slice
+from pyro_dft.many.padding import sizes_of
 from pyro_dft.many.results import load_many
+from pyro_dft.many.run import DEFAULTS
+from pyro_dft.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results" / "many.jsonl"
 COUNTS = {"logistic": 1000, "schools": 1000, "conjugate": 2000, "kills": 10_000, "nuts": 20}
@@ -122,16 +126,26 @@ def fitted(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, Any],
         how["mask"] = "mask"
     small = options.slice_size
     first = data[:small] if not isinstance(data, tuple) else tuple(part[:small] for part in data)
-    if name == "schools":  # the longest is among the first ones, so that nothing is compiled again
-        longest = max(range(len(data)), key=lambda i: len(data[i][0]))
-        first = [*first, data[longest]]
     pool = None
     if options.workers > 1:
         pool = ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn"))
     start = time.perf_counter(), cpu_seconds()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)
-        fit_many(model, first, executor=pool, slice_size=max(1, small // options.workers), **how)
+        if name == "schools" and pool is None:  # padded as they will be, so that nothing is compiled again
+            settings = Settings.from_kwargs(**DEFAULTS)
+            sets, sizes = [(i, (own, {})) for i, own in enumerate(first)], sizes_of([len(y) for y, _ in data])
+            fit_slice(
+                options.backend,
+                model,
+                sets,
+                {"settings": settings, "num_chains": 1},
+                seed=0,
+                mask="mask",
+                sizes=sizes,
+            )
+        else:
+            fit_many(model, first, executor=pool, slice_size=max(1, small // options.workers), **how)
         compiled = time.perf_counter(), cpu_seconds()
         fits = fit_many(model, data, executor=pool, slice_size=small, folder=options.folder, **how)
     wall = time.perf_counter() - compiled[0]
