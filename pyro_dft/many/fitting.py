@@ -18,7 +18,6 @@ from pyro_dft.many.group import FrontDoor, Group, NotStackable, trained
 from pyro_dft.many.padding import Rows
 from pyro_dft.many.pool import Pool
 from pyro_dft.many.record import Record
-from pyro_dft.models.options import MODEL_ERRORS
 
 DOORS = {"numpyro": "pyro_dft.numpyro.many", "pyro": "pyro_dft.pyro.many"}
 # Groups of the last calls, by call and shape of the data: their slices compile nothing again.
@@ -123,7 +122,7 @@ class _Ragged:
             )
             try:
                 found = front.rows(model, one, more, self.mask)
-            except MODEL_ERRORS:  # the fit will say it, if it is more than that the model has one size
+            except Exception:  # the fit will say it, if it is more than that the model has one size
                 continue
             if key[0]:
                 _rows[key] = found

@@ -13,11 +13,13 @@ from numpyro.handlers import seed, substitute
 from numpyro.handlers import trace as record_trace
 from numpyro.primitives import Messenger
 
+from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.many.data import Arguments
 from pyro_dft.many.padding import Rows, parameter_names, row_plates
 from pyro_dft.numpyro.families import unwrap
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.structure import uniform_value
+from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced import as_key, depends, key_words
 
 
@@ -44,8 +46,9 @@ def rows(model: Callable[..., Any], own: Arguments, longer: Arguments, mask: str
         jax.eval_shape(lambda words: run(given, words), key_words())
         return [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
 
-    plates = row_plates(frames(longer), len(longer[1][mask]), frames(own), len(own[1][mask]))
-    moves = depends(lambda words: run(own, words), [key_words()], 0)
+    with exclusive(), lenient():
+        plates = row_plates(frames(longer), len(longer[1][mask]), frames(own), len(own[1][mask]))
+        moves = depends(lambda words: run(own, words), [key_words()], 0)
     moved = {}
     for name, site in sites.items():
         if not _latent(site) or _dim(site, plates) is None:
@@ -63,7 +66,7 @@ def _key(name: str, parameter: str) -> str:
 def freed(model: Callable[..., Any], found: Rows, mask: str) -> Callable[..., Any]:
     """See `pyro_dft.many.group.FrontDoor`."""
 
-    @functools.wraps(model)
+    @functools.wraps(model, updated=())
     def without(*args: Any, **kwargs: Any) -> Any:
         return _Freeing(model, found, kwargs[mask])(*args, **kwargs)
 

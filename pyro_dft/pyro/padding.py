@@ -53,7 +53,7 @@ def _same(a: Any, b: Any) -> bool:
 def freed(model: Callable[..., Any], found: Rows, mask: str) -> Callable[..., Any]:
     """See `pyro_dft.many.group.FrontDoor`."""
 
-    @functools.wraps(model)
+    @functools.wraps(model, updated=())
     def without(*args: Any, **kwargs: Any) -> Any:
         with _Freeing(found, kwargs[mask]):
             return model(*args, **kwargs)
