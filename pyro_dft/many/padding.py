@@ -14,7 +14,7 @@ from typing import Any
 
 # Data sets are padded to few sizes, each of which is compiled for: at least so many data sets for each, and sizes differ by at
 # least this factor.
-LEAST_SETS, LADDER = 40, 1.4
+LEAST_SETS, LADDER = 100, 1.4
 
 
 @dataclass(frozen=True)
