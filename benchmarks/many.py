@@ -1,9 +1,11 @@
-"""What many posteriors cost, and whether each is right: ``python -m benchmarks.many [logistic|schools|conjugate|nuts]``.
+"""What many posteriors cost, and whether each is right: ``python -m benchmarks.many [logistic|schools|conjugate|kills|nuts]``.
 
 - logistic: 1,000 logistic regressions (500 x 10) by `fit_many`, after a first slice that compiles;
 - schools: 1,000 hierarchies of 5 to 30 groups, padded to 30 with a mask;
 - conjugate: 2,000 means with known posteriors: are the z-scores of means and sds what they should be, is a posterior that says
   `converged` ever wrong?
+- kills: 10,000 such means into a folder, by a process that is killed twice at random and started again: is each there once, and
+  is it what a process that nobody disturbs gives?
 - nuts: NumPyro's NUTS, 4 x (1000 + 1000), on some of the regressions, one after the other, compiled once.
 
 CPU seconds are of this process and, with ``--workers``, of its workers. Each part is added to ``benchmarks/results/many.jsonl``.
@@ -16,7 +18,11 @@ import functools
 import json
 import math
 import multiprocessing
+import random
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -27,9 +33,14 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.errors import FidelityWarning
+from pyro_dft.many.fitting import fit_slice
+from pyro_dft.many.padding import sizes_of
+from pyro_dft.many.results import load_many
+from pyro_dft.many.run import DEFAULTS
+from pyro_dft.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results" / "many.jsonl"
-COUNTS = {"logistic": 1000, "schools": 1000, "conjugate": 2000, "nuts": 20}
+COUNTS = {"logistic": 1000, "schools": 1000, "conjugate": 2000, "kills": 10_000, "nuts": 20}
 ROWS, COLUMNS = 500, 10
 GROUPS = (5, 30)
 
@@ -91,6 +102,15 @@ def data_of(name: str, count: int, seed: int = 0) -> Any:
     return x, y.astype(np.float32)
 
 
+def _door(backend: str) -> Any:
+    """`fit_many` of a front door."""
+    if backend == "numpyro":
+        from pyro_dft.numpyro import fit_many
+    else:
+        from pyro_dft import fit_many
+    return fit_many
+
+
 def cpu_seconds() -> float:
     """Of this process and of those of its children that have ended."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -99,26 +119,33 @@ def cpu_seconds() -> float:
 
 def fitted(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
     """Fits, what they cost after a slice that compiles, and the data."""
-    if options.backend == "numpyro":
-        from pyro_dft.numpyro import fit_many
-    else:
-        from pyro_dft import fit_many
+    fit_many = _door(options.backend)
     model = functools.partial(MODELS[name], backend=options.backend)
     data, how = data_of(name, options.count), {"disable_progbar": True}
     if name == "schools":
         how["mask"] = "mask"
     small = options.slice_size
     first = data[:small] if not isinstance(data, tuple) else tuple(part[:small] for part in data)
-    if name == "schools":  # the longest is among the first ones, so that nothing is compiled again
-        longest = max(range(len(data)), key=lambda i: len(data[i][0]))
-        first = [*first, data[longest]]
     pool = None
     if options.workers > 1:
         pool = ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn"))
     start = time.perf_counter(), cpu_seconds()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FidelityWarning)
-        fit_many(model, first, executor=pool, slice_size=max(1, small // options.workers), **how)
+        if name == "schools" and pool is None:  # padded as they will be, so that nothing is compiled again
+            settings = Settings.from_kwargs(**DEFAULTS)
+            sets, sizes = [(i, (own, {})) for i, own in enumerate(first)], sizes_of([len(y) for y, _ in data])
+            fit_slice(
+                options.backend,
+                model,
+                sets,
+                {"settings": settings, "num_chains": 1},
+                seed=0,
+                mask="mask",
+                sizes=sizes,
+            )
+        else:
+            fit_many(model, first, executor=pool, slice_size=max(1, small // options.workers), **how)
         compiled = time.perf_counter(), cpu_seconds()
         fits = fit_many(model, data, executor=pool, slice_size=small, folder=options.folder, **how)
     wall = time.perf_counter() - compiled[0]
@@ -137,7 +164,8 @@ def calibration(fits: Any, y: np.ndarray) -> dict[str, Any]:
     """z-scores of means and of log sds of the conjugate posteriors, and how many that converged are off by a quarter of an sd."""
     precision = 0.01 + y.shape[1]
     z, s, wrong = [], [], 0
-    for i, record in enumerate(fits.records()):
+    for record in fits.records():
+        i = record.row
         if record.status != "converged":
             continue
         draws = (record.samples["mu"][0].astype(float) - float(y[i].sum()) / precision) * precision**0.5
@@ -159,6 +187,43 @@ def _uniform(z: list[float]) -> float:
     distance = max((u - rank / n).max(), ((rank + 1) / n - u).max())
     x = distance * (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n))
     return float(min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * k * k * x * x) for k in range(1, 101))))
+
+
+def kills(options: argparse.Namespace) -> dict[str, Any]:
+    """Posteriors in a folder, by a process that is killed twice, against some slices by one that is not."""
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="kills-"))
+    command = [
+        sys.executable, "-m", "benchmarks.many", "conjugate", "--backend", options.backend, "--count", str(options.count),
+        "--slice-size", str(options.slice_size), "--folder", str(folder),
+    ]  # fmt: skip
+    slices, start, when = -(-options.count // options.slice_size), cpu_seconds(), []
+    for low, high in ((0.1, 0.4), (0.5, 0.9)):
+        child = subprocess.Popen(command)
+        enough, wait = random.uniform(low, high) * slices, random.uniform(0.0, 5.0)
+        while child.poll() is None and len(list(folder.glob("slice-*.safetensors"))) < enough:
+            time.sleep(0.2)
+        time.sleep(wait)  # somewhere in a slice
+        child.kill()
+        child.wait()
+        when.append(len(list(folder.glob("slice-*.safetensors"))))
+    subprocess.run(command, check=True)
+    cost = cpu_seconds() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    fits, data = load_many(folder), data_of("conjugate", options.count)
+    every = -(-slices // 2)
+    part = (random.randrange(every) + 1, every)
+    door = _door(options.backend)
+    model = functools.partial(conjugate, backend=options.backend)
+    calm = door(model, data, slice_size=options.slice_size, part=part, disable_progbar=True)
+    off = 0.0
+    for own in calm.records():
+        assert own.status == fits.diagnostics(own.row)["status"], own.row
+        off = max(off, float(np.abs(own.samples["mu"][0] - fits.get_samples(own.row)["mu"]).max()))
+    return fits.counts | {
+        "killed at slice": when, "CPU s": cost, "CPU s each": cost / options.count, "peak GB": peak,
+        "lost": options.count - len(set(fits.indices)), "twice": len(fits) - len(set(fits.indices)),
+        "compared": len(calm), "largest difference": off,
+    } | calibration(fits, data)  # fmt: skip
 
 
 def nuts(options: argparse.Namespace) -> dict[str, Any]:
@@ -200,8 +265,8 @@ def main() -> None:
         "posteriors": options.count,
         "workers": options.workers,
     }
-    if options.what == "nuts":
-        line |= nuts(options)
+    if options.what in ("nuts", "kills"):
+        line |= {"nuts": nuts, "kills": kills}[options.what](options)
     else:
         fits, cost, data = fitted(options.what, options)
         line |= fits.counts | cost | {"CPU s each": cost["CPU s"] / options.count}

@@ -107,17 +107,15 @@ class StackedEngine(JaxEngine):
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
-def _scores(spec: TargetSpec, shared: Any, data: Any, index: Any, x: Any) -> Any:
-    own = jax.tree.map(lambda leaf: leaf[index], data)
+def _scores(spec: TargetSpec, shared: Any, own: Any, x: Any) -> Any:
     return jax.vmap(lambda leaves, points: spec.evaluate(points, {"full": (shared, leaves)}))(own, x)
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=BRIEFLY)
 def _blocks(
-    spec: TargetSpec, shared: Any, data: Any, index: Any, position: Any, dynamics: Dynamics, words: Any, passes: Any
-) -> Any:  # fmt: skip
+    spec: TargetSpec, shared: Any, own: Any, position: Any, dynamics: Dynamics, words: Any, passes: Any
+) -> Any:
     """`passes` are the first and the number of transitions, as in `pyro_dft.engine_jax.chains.block`."""
-    own = jax.tree.map(lambda leaf: leaf[index], data)
 
     def one(leaves: Any, at: Any, how: Any, word: Any) -> Any:
         whole = {"full": (shared, leaves)}
@@ -145,6 +143,12 @@ class Stack:
         other = copy.copy(self)
         other.data = _stacked(data)
         return other
+
+    def _of(self, index: np.ndarray) -> list[Any]:
+        """The data of some posteriors. Outside of the programs, so that these serve stacks of any number of data sets."""
+        if isinstance(self.data[0] if self.data else None, np.ndarray):
+            return [leaf[index] for leaf in self.data]
+        return _taken(self.data, index)
 
     def at_once(self, points: int) -> int:
         """Posteriors in one compiled call, a power of two, where each is evaluated at so many points."""
@@ -175,7 +179,7 @@ class Stack:
         parts = []
         for start, size in spans(len(pieces), self.at_once(ROWS)):
             some = _places(start, size, len(pieces))
-            found = _scores(self.spec, self.shared, self.data, index[some], x[some])
+            found = _scores(self.spec, self.shared, self._of(index[some]), x[some])
             parts.append([np.asarray(value)[: len(pieces) - start] for value in found])
         values, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         out, at = [], 0
@@ -204,15 +208,22 @@ class Stack:
             dtype = position.x.dtype
             dynamics = Dynamics(scale, step_size, leapfrogs, tune.astype(dtype), goal.astype(dtype))
             found = _blocks(
-                self.spec, self.shared, self.data, row, position, dynamics, words, (int(known), steps)
+                self.spec, self.shared, self._of(row), position, dynamics, words, (int(known), steps)
             )
             for i, block in zip(places, _unpacked(found, steps, len(payloads) - start), strict=False):
                 out[i] = block
         return out
 
 
-def _stacked(data: Sequence[Any]) -> list[jax.Array]:
-    return [jnp.asarray(np.stack([np.asarray(own[k]) for own in data])) for k in range(len(data[0]))]
+@jax.jit
+def _taken(data: list[Any], index: Any) -> list[Any]:
+    return [leaf[index] for leaf in data]
+
+
+def _stacked(data: Sequence[Any]) -> list[Any]:
+    """The leaves of all data sets: on the host, where that is where programs run."""
+    leaves = [np.stack([np.asarray(own[k]) for own in data]) for k in range(len(data[0]))]
+    return leaves if jax.default_backend() == "cpu" else [jnp.asarray(leaf) for leaf in leaves]
 
 
 def _places(start: int, size: int, count: int) -> np.ndarray:

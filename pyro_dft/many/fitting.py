@@ -15,6 +15,7 @@ from pyro_dft.errors import FidelityWarning, ModelError
 from pyro_dft.many import gaussians
 from pyro_dft.many.data import Arguments, padded, rows_of, shape_of
 from pyro_dft.many.group import FrontDoor, Group, NotStackable, trained
+from pyro_dft.many.padding import Rows
 from pyro_dft.many.pool import Pool
 from pyro_dft.many.record import Record
 
@@ -22,6 +23,8 @@ DOORS = {"numpyro": "pyro_dft.numpyro.many", "pyro": "pyro_dft.pyro.many"}
 # Groups of the last calls, by call and shape of the data: their slices compile nothing again.
 MOST_KNOWN = 8
 _known: OrderedDict[tuple[str, Any], Group] = OrderedDict()
+# What follows the rows of their data, by the same.
+_rows: dict[tuple[str, Any], Rows] = {}
 
 
 def door(framework: str) -> FrontDoor:
@@ -42,7 +45,7 @@ def fit_slice(
     *,
     seed: int,
     mask: str | None = None,
-    rows: int | None = None,
+    sizes: list[int] | None = None,
     token: str = "",
 ) -> list[Record]:
     """Fits some data sets.
@@ -54,17 +57,15 @@ def fit_slice(
         options: Options of `DFT`: "settings", "num_chains", and others.
         seed: Of all data sets of the call.
         mask: Keyword argument that tells which rows are data, see `pyro_dft.many.data.DataSets`.
-        rows: What data sets are padded to; None takes the longest of these.
+        sizes: What data sets are padded to, in ascending order: each to the first that is long enough; None takes the longest of
+            these.
         token: Of a call of `fit_many`, whose slices share what was compiled. The model may read other things in another call.
 
     Returns:
         A record of each, in order.
     """
-    front, counts = door(framework), list[int]()
-    own = [arguments for _, arguments in sets]
-    if mask is not None:
-        rows = max(map(rows_of, own)) if rows is None else rows
-        own, counts = padded(own, mask, rows)
+    front, ragged = door(framework), None if mask is None else _Ragged(mask, sets, sizes)
+    own = [arguments for _, arguments in sets] if ragged is None else ragged.padded
     own = [front.native(arguments) for arguments in own]
     groups: dict[Any, list[int]] = {}
     for place, arguments in enumerate(own):
@@ -75,18 +76,65 @@ def fit_slice(
         warnings.simplefilter("ignore", FidelityWarning)
         for shape, places in groups.items():
             numbers, mine = [sets[place][0] for place in places], [own[place] for place in places]
-            group = _group(front, model, mine, options, (token, shape))
-            for k, record in _fit_group(front, model, mine, numbers, options, seed, group):
+            used, key = model, (token, shape)
+            if ragged is not None:
+                rows = ragged.rows_of(front, model, places, key)
+                used = model if rows is None else front.freed(model, rows, ragged.mask)
+            group = _group(front, used, mine, options, key)
+            for k, record in _fit_group(front, used, mine, numbers, options, seed, group):
                 found[places[k]] = record
-    for place, count in enumerate(counts):
-        found[place].cut(count, rows or 0)
+                if ragged is not None:
+                    place = places[k]
+                    record.cut(
+                        ragged.counts[place], ragged.sizes[place], None if rows is None else rows.plates
+                    )
     return [found[place] for place in range(len(sets))]
+
+
+class _Ragged:
+    """Data sets with different numbers of rows, and what they are padded to.
+
+    Args:
+        mask: Keyword argument that tells which rows are data.
+        sets: Number and arguments of each.
+        sizes: See `fit_slice`.
+    """
+
+    def __init__(self, mask: str, sets: list[tuple[int, Arguments]], sizes: list[int] | None):
+        self.mask, self._sets = mask, [own for _, own in sets]
+        self.counts = [rows_of(own) for own in self._sets]
+        sizes = [max(1, *self.counts)] if sizes is None else sizes
+        self.sizes = [next(size for size in sizes if size >= count) for count in self.counts]
+        self.padded = [
+            padded([own], mask, size)[0][0] for own, size in zip(self._sets, self.sizes, strict=True)
+        ]
+
+    def rows_of(
+        self, front: FrontDoor, model: Callable[..., Any], places: list[int], key: tuple[str, Any]
+    ) -> Rows | None:
+        """What of the model follows the rows, by the first data sets of one shape; None where that cannot be told."""
+        if key in _rows:
+            return _rows[key]
+        for place in places[:3]:
+            size = self.sizes[place]
+            one, more = (
+                front.native(padded([self._sets[place]], self.mask, n)[0][0]) for n in (size, size + 1)
+            )
+            try:
+                found = front.rows(model, one, more, self.mask)
+            except Exception:  # the fit will say it, if it is more than that the model has one size
+                continue
+            if key[0]:
+                _rows[key] = found
+            return found
+        return None
 
 
 def forget(token: str) -> None:
     """Lets go of what the slices of a call have shared in this process."""
-    for key in [key for key in _known if key[0] == token]:
-        del _known[key]
+    for known in (_known, _rows):
+        for key in [key for key in known if key[0] == token]:
+            del known[key]
 
 
 def _group(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pyro_dft.interface.training import Training
 from pyro_dft.many.data import Arguments
+from pyro_dft.many.padding import Rows
 
 
 class NotStackable(Exception):
@@ -70,3 +71,9 @@ class FrontDoor(Protocol):
 
     def native(self, own: Arguments) -> Arguments:
         """Arguments with arrays of the framework."""
+
+    def rows(self, model: Any, own: Arguments, longer: Arguments, mask: str) -> Rows:
+        """What of a model follows the rows of its data, from data of two lengths; `mask` is the argument that tells padding."""
+
+    def freed(self, model: Any, found: Rows, mask: str) -> Any:
+        """The model whose latent variables of rows that are padding have priors that nothing moves."""

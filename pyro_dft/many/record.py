@@ -63,13 +63,20 @@ class Record:
             {name: own for name, own in dims.items() if name in samples},
         )  # fmt: skip
 
-    def cut(self, rows: int, padded: int) -> None:
-        """Takes away what belongs to rows of padding: entries beyond `rows` of plates that are as long as the padded data."""
+    def cut(self, rows: int, padded: int, plates: frozenset[str] | None = None) -> None:
+        """Takes away what belongs to rows of padding: entries beyond `rows` in the plates of the rows.
+
+        Args:
+            rows: Of data.
+            padded: All of them.
+            plates: Those of the rows; None takes all that are as long as the padded data.
+        """
         self.rows = rows
         for name, value in self.samples.items():
             labels = self.dims.get(name, [])
             for axis, (label, size) in enumerate(zip(labels, value.shape[2:], strict=False)):
-                if size == padded and label != f"{name}_dim_{axis}":
+                own = label != f"{name}_dim_{axis}" if plates is None else label in plates
+                if own and size == padded:
                     value = np.take(value, np.arange(rows), axis + 2)
             self.samples[name] = value
 

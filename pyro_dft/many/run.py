@@ -18,6 +18,7 @@ from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
 from pyro_dft.many.data import DataSets, checksum, rows_of
 from pyro_dft.many.executors import Crew, Job, work
 from pyro_dft.many.fitting import forget
+from pyro_dft.many.padding import sizes_of
 from pyro_dft.many.results import ManyFits
 from pyro_dft.many.store import Folder, Memory, Store
 from pyro_dft.settings import Settings, check_count
@@ -64,7 +65,7 @@ def fit_many(
     call, token = json.loads(json.dumps(call, default=str)), secrets.token_hex(8)
     arguments = {
         "framework": framework, "model": model, "options": {"settings": own, "num_chains": num_chains, **(options or {})},
-        "seed": seed, "mask": mask, "rows": _longest(sets), "token": token,
+        "seed": seed, "mask": mask, "sizes": _sizes(sets), "token": token,
     }  # fmt: skip
     store: Store = Memory() if folder is None else Folder(folder, call)
     where = None if folder is None else os.fspath(folder)
@@ -127,11 +128,11 @@ def _slices(
             yield number, own
 
 
-def _longest(sets: DataSets) -> int | None:
-    """What all data sets are padded to, so that one program serves them; None where they are not all known."""
+def _sizes(sets: DataSets) -> list[int] | None:
+    """What data sets are padded to; None where they are not all known."""
     if sets.mask is None or sets.count is None:
         return None
-    return max(rows_of(own) for own in sets)
+    return sizes_of([rows_of(own) for own in sets])
 
 
 def _warn(fits: ManyFits, lost: dict[int, str]) -> None:

@@ -30,6 +30,8 @@ from pyro_dft.models import circular
 from pyro_dft.numpyro.backend import NumPyroBackend
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.model import NumPyroProblem
+from pyro_dft.numpyro.padding import freed as freed
+from pyro_dft.numpyro.padding import rows as rows
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced import Traced, point, trace
 from pyro_dft.recipe.fit import Problem

@@ -34,6 +34,8 @@ from pyro_dft.pyro.backend import CALLBACK, PyroBackend
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.evaluation import patched
 from pyro_dft.pyro.model import PyroProblem
+from pyro_dft.pyro.padding import freed as freed
+from pyro_dft.pyro.padding import rows as rows
 from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings

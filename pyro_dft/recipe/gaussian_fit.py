@@ -151,6 +151,8 @@ class GaussianFitter:
 
     def _give_up(self) -> None:
         """Leaves those without hope where they are."""
+        if len(self._chain) == 1 or (self._settled_at < 0).all():
+            return
         gone = self._hopeless()
         for i in np.flatnonzero(gone):
             own = self._state[[i]]
@@ -177,13 +179,18 @@ class GaussianFitter:
 
     def _merge(self) -> None:
         """Lets restarts of a chain that have met go on as the one with the higher bound."""
+        if len(self._chain) == 1:
+            return
+        near = self._state.may_meet(MET_DISTANCE, MET_RATIO) & (self._chain[:, None] == self._chain)
+        if np.count_nonzero(near) == len(near):  # each with itself
+            return
         keep = list(np.argsort(-self._state.best, kind="stable"))
         into = {}
         for i in list(keep):
             for j in keep:
                 if j == i:
                     break
-                if self._chain[i] == self._chain[j] and self._state.met(i, j, MET_DISTANCE, MET_RATIO):
+                if near[i, j] and self._state.met(i, j, MET_DISTANCE, MET_RATIO):
                     into[i] = j
                     keep.remove(i)
                     break
@@ -192,6 +199,16 @@ class GaussianFitter:
         for i, j in into.items():
             self._settled_at[j] = max(self._settled_at[i], self._settled_at[j])
         self._keep(np.array(sorted(keep)), into)
+
+    def settle(self) -> None:
+        """Begins the averaging where the bound was highest.
+
+        Noise may keep a restart from settling for long after it has arrived, and its bound at any one step from being told from
+        another's.
+        """
+        if self._averaging_from is None:
+            self._averaging_from = self.taken
+            self._state.go_back()
 
     def go_on_from(self, gaussians: Gaussians) -> None:
         """Starts from Gaussians that are nearly right, with scores of the full data."""

@@ -13,7 +13,7 @@ import numpy as np
 from pyro_dft.recipe import find_modes
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Problem
-from pyro_dft.recipe.gaussian_fit import MORE_STEPS, TIMES, GaussianFitter, polish
+from pyro_dft.recipe.gaussian_fit import HOPELESS, MORE_STEPS, TIMES, GaussianFitter, polish
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.modes import Modes
@@ -90,20 +90,22 @@ class GaussianPhase:
             losses += [-best for best in fitter.advance()]
             if fitter.done:
                 self._fitted[i] = self._polished(fitter)
-            elif self._loses(fitter):
+            elif (behind := self._behind(fitter)) > HOPELESS:
                 self._fitted[i] = fitter.current()
+            elif behind > -math.inf:
+                fitter.settle()
         self.steps += len(losses)
         return losses
 
-    def _loses(self, fitter: GaussianFitter) -> bool:
-        """Whether another set of coordinates has settled long ago, and this one is not above it."""
+    def _behind(self, fitter: GaussianFitter) -> float:
+        """By how much the bound is below that of other coordinates which have settled long ago, nats; -inf where none have."""
+        found = -math.inf
         for other in self._fitters:
             if other is None or not other.done or not other.settled or fitter.target.minibatch:
                 continue
-            late = fitter.taken > TIMES * other.taken + MORE_STEPS
-            if late and not fitter.current().elbo.max() > other.current().elbo.max():
-                return True
-        return False
+            if fitter.taken > TIMES * other.taken + MORE_STEPS:
+                found = max(found, other.current().elbo.max() - fitter.current().elbo.max())
+        return float(found)
 
     def stop(self) -> None:
         """Ends early, with what there is."""

@@ -20,6 +20,8 @@ MOVE_ERRORS, CURVATURE_ERRORS = 3.0, 4.0
 # A step without movement counts for less as evidence of rest where the noise of its estimate is above the first figure, and for
 # no less than the second.
 NOISY, LEAST_STILL = 0.15, 0.25
+# Two restarts are told apart coordinate by coordinate with so much room for rounding.
+TINY = 1e-6
 # Curvatures outside of this range, in units of the present one, are taken as errors of one step's estimate and clipped.
 CURVATURES = (0.25, 9.0)
 
@@ -131,6 +133,28 @@ class State:
         self.mean, self.scale, self.log_det = mean, scale, roots.log_det(scale, mean)
         self.kept_mean, self.kept_scale, self.kept_log_det = self.mean, self.scale, self.log_det
 
+    def go_back(self) -> None:
+        """Goes on from where the bounds were highest."""
+        self.mean, self.scale, self.log_det = self.kept_mean, self.kept_scale, self.kept_log_det
+
+    def may_meet(self, distance: float, ratio: float) -> NDArray[np.bool_]:
+        """Pairs (K, K) that `met` has to look at: no coordinate by itself says that two Gaussians differ.
+
+        A distance in whitened units is at least that in the sds of any one coordinate, and a factor between the sds along some
+        direction is at least that between those of any one coordinate.
+
+        Args:
+            distance: See `met`.
+            ratio: See `met`.
+        """
+        sd = self.sd
+        reach = (1 + TINY) * distance * self.mean.shape[1] ** 0.5
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gaps = np.abs(self.mean[:, None] - self.mean) / np.minimum(sd[:, None], sd)
+            ratios = np.abs(np.log(sd[:, None] / sd))
+        far = (gaps > reach) | (ratios > (1 + TINY) * np.log(ratio))
+        return ~far.any(-1)
+
     def met(self, i: int, j: int, distance: float, ratio: float) -> bool:
         """Whether two Gaussians are the same but for the noise of their fits.
 
@@ -179,10 +203,13 @@ class State:
         n, d = noise.shape[1:]
         centre = s.mean(1)
         elbo, error = bound(log_q, noise, self.log_det)
-        spread, size = _noise(s - centre[:, None], noise, self.full)
+        centred = s - centre[:, None]
+        products = _products(centred, noise) if self.full else None
+        spread = _noise(centred, noise, products)
         dropped = np.zeros(len(s), bool)
         if minibatch:
             # Minibatch noise swamps the bound, so the step follows from the size of that noise instead.
+            size = _size(centred, noise)
             ridge = np.maximum(spread / size**2, 1.0)
             rate = np.minimum(0.5 * size * np.sqrt(n / spread), 1.0)
             pull = 1 - 4 * spread * d / (n * np.maximum(np.square(centre).sum(-1), 1e-300))
@@ -195,7 +222,7 @@ class State:
             rate = mean_rate = np.where(dropped, 0.0, self.rate)
         slow = (1.0 + (averaging or 0)) ** 0.7
         rate, mean_rate = (np.where(self.stopped, 0.0, r / slow) for r in (rate, mean_rate))
-        w, v = _curvature(s - centre[:, None], noise, ridge, self.full)
+        w, v = _curvature(centred, noise, ridge, products)
         move = centre / w if v is None else _turned(v, _turned(v.swapaxes(1, 2), centre) / w)
         length = self._move(np.nan_to_num(move), centre, w, v, rate, mean_rate, dropped)
         errors = np.sqrt(spread * d / n)
@@ -267,45 +294,53 @@ def _turned(matrices: Array, vectors: Array) -> Array:
     return (matrices @ vectors[..., None])[..., 0]
 
 
-def _curvature(s: Array, noise: Array, ridge: Array, full: bool) -> tuple[Array, Array | None]:
-    """Eigenvalues (K, d) and eigenvectors (K, d, d) of the whitened negative Hessian's estimate; values alone without `full`.
+def _products(s: Array, noise: Array) -> tuple[Array, Array]:
+    """E' E and E' S, (K, d, d) each, of noise E and centred whitened scores S, (K, n, d)."""
+    transposed = noise.swapaxes(1, 2)
+    return transposed @ noise, transposed @ s
+
+
+def _curvature(
+    s: Array, noise: Array, ridge: Array, products: tuple[Array, Array] | None
+) -> tuple[Array, Array | None]:
+    """Eigenvalues (K, d) and eigenvectors (K, d, d) of the whitened negative Hessian's estimate.
 
     Args:
         s: Centred whitened scores (K, n, d).
         noise: (K, n, d).
         ridge: Weight of the identity in the regression, (K,).
-        full: Whether whole matrices are estimated.
+        products: See `_products`; None estimates the diagonal alone, and gives values without vectors.
     """
-    if not full:
+    if products is None:
         weight = ridge[:, None]
         w = (-(s * noise).sum(1) + weight) / (np.square(noise).sum(1) + weight)
         return np.clip(np.nan_to_num(w, nan=1.0), *CURVATURES), None
     eye = ridge[:, None, None] * np.eye(noise.shape[-1])
-    transposed = noise.swapaxes(1, 2)
-    gram, product = transposed @ noise + eye, -(transposed @ s) + eye
-    matrix = np.linalg.solve(gram, np.nan_to_num(product))
+    matrix = np.linalg.solve(products[0] + eye, np.nan_to_num(eye - products[1]))
     matrix = np.nan_to_num(0.5 * (matrix + matrix.swapaxes(1, 2)), nan=0.0, posinf=9.0, neginf=-9.0)
     w, v = np.linalg.eigh(matrix)
     return np.clip(w, *CURVATURES), v
 
 
-def _noise(s: Array, noise: Array, full: bool) -> tuple[Array, Array]:
-    """Variance of centred whitened scores (K, n, d) that no curvature explains, and the size of that curvature, (K,) each.
-
-    Where the posterior is still much narrower than the Gaussian, the curvature is large, and none of it is noise.
-    """
+def _noise(s: Array, noise: Array, products: tuple[Array, Array] | None) -> Array:
+    """Variance (K,) of centred whitened scores (K, n, d) that no curvature explains."""
     n, d = s.shape[1:]
-    squares = np.square(noise).sum((1, 2))
-    if full and n > 2 * d:
-        transposed = noise.swapaxes(1, 2)
-        residual = s - noise @ np.linalg.solve(transposed @ noise, transposed @ s)
+    if products is not None and n > 2 * d:
+        residual = s - noise @ np.linalg.solve(*products)
         freedom = n - d
     else:
         residual = s - noise * (s * noise).sum(1, keepdims=True) / np.square(noise).sum(1, keepdims=True)
         freedom = n - 1
-    spread = np.square(residual).sum((1, 2)) / (max(freedom, 1) * d)
-    # One number for all directions, less twice its standard error.
+    return np.maximum(np.square(residual).sum((1, 2)) / (max(freedom, 1) * d), 1e-12)
+
+
+def _size(s: Array, noise: Array) -> Array:
+    """Size of that curvature, (K,): one number for all directions, less twice its standard error.
+
+    Where the posterior is still much narrower than the Gaussian, the curvature is large, and none of it is noise.
+    """
+    squares = np.square(noise).sum((1, 2))
     size = -(s * noise).sum((1, 2)) / squares
     rest = np.square(s + size[:, None, None] * noise).mean((1, 2))
     size = size - 2 * np.sqrt(rest / squares)
-    return np.maximum(spread, 1e-12), np.maximum(np.nan_to_num(size, nan=1.0), 1.0)
+    return np.maximum(np.nan_to_num(size, nan=1.0), 1.0)
