@@ -111,7 +111,9 @@ class Folder:
             return False
         header = storage.load_header(path)
         call = dict(header.get("call") or {})
-        if {**call, "settings": in_present_form(call.get("settings"))} != self.call:
+        if "settings" in call:
+            call["settings"] = in_present_form(call["settings"])
+        if call != self.call:
             raise StorageError(
                 f"{path}: holds posteriors of another call: its settings, seed, slices or model arguments differ. Give another "
                 "folder, or remove this one"
