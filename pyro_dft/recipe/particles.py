@@ -19,7 +19,7 @@ from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
-from pyro_dft.recipe.constants import BLOCK_STEPS, TARGET_ACCEPTANCE
+from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.subject import Subject
 
 # Particles of all chains together, and of each sampler at least.
@@ -38,9 +38,10 @@ TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 SLOW, MOST_STRETCH = 0.2, 4.0
 # A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
-ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (15, 0.2), (100, 0.15))
-# The third share stands for so many at least, or for as many as the second: where few draws are asked for, each counts.
-LEAST_ENOUGH = 800
+ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
+# Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
+# estimate alone: from the second stage on this share is enough, but not fewer draws than so many.
+OF_MANY, LEAST_OF_MANY = 0.2, 800
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -250,9 +251,10 @@ class Particles:
     @property
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
-        shares = [share for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
-        found = self._draws(shares[-1])
-        return max(found, min(self._draws(shares[1]), LEAST_ENOUGH)) if len(shares) == 3 else found
+        stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
+        if len(stages) > 1 and self.target.dim > FULL_RANK_LIMIT:
+            return min(stages[-1], max(self._draws(OF_MANY), LEAST_OF_MANY))
+        return stages[-1]
 
     def _draws(self, share: float) -> float:
         return share * self.settings.num_draws
