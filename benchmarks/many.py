@@ -180,6 +180,45 @@ def calibration(fits: Any, y: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def by_quadrature(y: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Means, sds, 5 % and 95 % points (4, 2) of mu and log tau of a hierarchy: without theta y ~ N(mu, tau^2 + error^2)."""
+    mu, log_tau = np.linspace(-30.0, 30.0, 601)[:, None], np.linspace(-9.0, 4.5, 541)
+    tau = np.exp(log_tau)
+    log_p = -0.5 * (mu / 5) ** 2 - 0.5 * (tau / 5) ** 2 + log_tau
+    for own, sd in zip(y.astype(float), error.astype(float), strict=True):
+        variance = tau**2 + sd**2
+        log_p = log_p - 0.5 * (own - mu) ** 2 / variance - 0.5 * np.log(variance)
+    p = np.exp(log_p - log_p.max())
+    out = []
+    for x, weight in ((mu[:, 0], p.sum(1)), (log_tau, p.sum(0))):
+        weight = weight / weight.sum()
+        mean, middles = x @ weight, x + 0.5 * (x[1] - x[0])
+        points = np.interp([0.05, 0.95], np.cumsum(weight), middles)
+        out.append((mean, math.sqrt(np.square(x - mean) @ weight), *points))
+    return np.array(out).T
+
+
+def against_quadrature(fits: Any, data: list[Any]) -> dict[str, Any]:
+    """Hierarchies that converged: errors of means in sds, and what share of the draws is beyond points that 5 % should be beyond.
+
+    Those are wrong whose mean is a quarter of an sd off, or that have less than 1.5 % or more than 10 % beyond such a point.
+    """
+    off, beyond, wrong = [], [], []
+    for record in fits.records():
+        if record.status != "converged":
+            continue
+        mean, sd, low, high = by_quadrature(*data[record.row])
+        draws = np.stack([record.samples["mu"][0], np.log(record.samples["tau"][0])], 1).astype(float)
+        off.append((draws.mean(0) - mean) / sd)
+        beyond.append(np.concatenate([(draws < low).mean(0), (draws > high).mean(0)]))
+        if np.abs(off[-1]).max() > 0.25 or beyond[-1].min() < 0.015 or beyond[-1].max() > 0.1:
+            wrong.append(record.row)
+    return {
+        "converged and wrong": wrong, "largest error of a mean, sd": float(np.abs(off).max()),
+        "below 5 % and above 95 % points (mu, log tau)": np.mean(beyond, 0).reshape(2, 2).round(4).tolist(),
+    }  # fmt: skip
+
+
 def _uniform(z: list[float]) -> float:
     """P of the Kolmogorov-Smirnov test that standard normal numbers are what they say (its asymptotic distribution)."""
     u = np.sort([NormalDist().cdf(value) for value in z])
@@ -275,6 +314,8 @@ def main() -> None:
         line["ess"] = float(np.median([own for own in effective if own])) if records else None
         if options.what == "conjugate":
             line |= calibration(fits, data)
+        if options.what == "schools":
+            line |= against_quadrature(fits, data)
     text = json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()})
     print(text)
     if options.keep:
