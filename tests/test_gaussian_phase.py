@@ -59,6 +59,18 @@ def test_coordinates_that_do_not_settle_are_averaged_unless_they_are_far_below(b
     assert phase._fitted[0].final
 
 
+@pytest.mark.parametrize(("other", "chosen"), [(-9.0, 1), (-11.9, 1), (-12.1, 0)])
+def test_the_own_coordinates_have_to_lead(other, chosen):
+    """Where the bounds are as good as equal, a funnel's neck is served by the non-centred ones only."""
+    problems = [SimpleNamespace(target=None, starts=np.zeros((1, 1, 1)))] * 2
+    phase = GaussianPhase(ENGINE, problems, Settings(), None, None)
+    phase._fitted = [
+        SimpleNamespace(elbo=np.array([bound]), best_of_chains=lambda chains: np.arange(chains))
+        for bound in (-10.0, other)
+    ]
+    assert phase.choose(search=False).problem == chosen
+
+
 def test_a_fit_that_is_told_to_settle_ends_where_its_bound_was_highest():
     # A Gaussian with a heavy tail in one direction: steps of few points jump away from the optimum, now and then.
     def potential(x):

@@ -21,6 +21,9 @@ from pyro_dft.settings import Settings
 
 # Standard deviations that restarts begin with, in turn.
 START_SCALES = (0.1, 1.0)
+# The model's own coordinates, the first ones, are chosen where their bound is above those of non-centred ones by so many nats. A
+# Gaussian that misses the neck of a funnel loses no more by it, and chains that start from it miss the neck as well.
+OWN_LEAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class GaussianPhase:
     def _choose(self, fitted: Sequence[Gaussians | None]) -> Chosen:
         elbos = [-math.inf if g is None else float(g.elbo.max()) for g in fitted]
         known = [i for i, g in enumerate(fitted) if g is not None]
-        best = max(known, key=lambda i: elbos[i])
+        best = max(known, key=lambda i: elbos[i] - (OWN_LEAD if i == 0 and len(known) > 1 else 0.0))
         gaussians = fitted[best]
         assert gaussians is not None
         return Chosen(best, gaussians, gaussians.best_of_chains(self.chains), elbos)

@@ -32,6 +32,9 @@ LENGTH, MOST_LEAPFROGS = 1.6, 64
 MOST_AT_FIRST = 16
 # Half of the particles start so many times as far from the mean as the sampler's draws.
 DISPERSION = 3.0
+# Nats below the median, so many and so many times sqrt(d), at which a particle that does not move is no draw of the posterior but
+# was thrown there on its way. One in a neck is stuck at a high density.
+FAR_OUT = (5.0, 3.0)
 # The warm-up ends when the acceptance is as near to its goal, and fewer transitions diverge, or after so many rounds.
 TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 # Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
@@ -142,7 +145,7 @@ class Particles:
         length = max(TUNING, BLOCK_STEPS * math.ceil(self.each / self.count / BLOCK_STEPS))
         while True:
             part = self._blocks(start, scale, step_size, TUNING, tune=0.7)
-            start, step_size = part[-1].position, self._whole(part[-1].step_size)
+            start, step_size = self._revived(part[-1], warming=False), self._whole(part[-1].step_size)
             length = self._within_budget(length, step_size)
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
@@ -226,12 +229,16 @@ class Particles:
         far = np.where(np.arange(points.shape[1]) % 2, DISPERSION, 1.0)[None, :, None]
         return self.engine.native(self.target, mean + far * (points - mean))
 
-    def _revived(self, block: Block) -> Any:
-        """Where the particles are; those that never moved go where others are, that did."""
+    def _revived(self, block: Block, *, warming: bool = True) -> Any:
+        """Where the particles are; those that never moved go where others are, that did: behind the warm-up only from far out."""
         engine = self.engine
         # Not those either that hardly find a point where the density is finite: they sit where it cannot be computed.
         moved = engine.numpy(block.moved).max(2) > 0
         moved &= engine.numpy(block.diverged).mean(2) <= 0.5
+        if not warming:
+            log_density = engine.numpy(block.log_density)[:, :, -1]
+            far = FAR_OUT[0] + FAR_OUT[1] * block.x.shape[-1] ** 0.5
+            moved |= log_density >= np.median(log_density, 1, keepdims=True) - far
         if moved.all() or not moved.any(1).all():
             return block.position
         host = engine.host_rng(self.rng)
