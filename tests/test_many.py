@@ -197,10 +197,8 @@ def test_a_hierarchy_takes_the_coordinates_that_suit_each(case):
     # Groups that do not differ at all, and by much more than the noise of a datum.
     y = np.stack([rng.normal(0.0, sd, 6) for sd in (0.2, 20.0, 0.2)]).astype(np.float32)
     fits = case.backend.package.fit_many(case.backend.models.hierarchy, y, **{**FAST, "seed": 5})
-    # With so few groups both sets of coordinates are nearly as good for the first kind, and may win.
-    chosen = [fits.diagnostics(i)["coordinates"] for i in range(3)]
-    assert chosen[1] == []
-    assert ["theta"] in (chosen[0], chosen[2])
+    # Necks of the first kind need non-centred coordinates; with so few groups these are as good for the other.
+    assert all(fits.diagnostics(i)["coordinates"] == ["theta"] for i in (0, 2))
     assert "failed" not in fits.status
     for i in range(3):
         draws = fits.get_samples(i)

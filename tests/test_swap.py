@@ -52,7 +52,7 @@ def test_sample_stats_are_those_of_the_transitions(backend, fitted, tmp_path):
     dim = 2 + len(Y)
     kept = check_statistics(fitted.to_inference_data(), dim, 2, 512, fresh=False)
     report = fitted.diagnostics()
-    assert (kept["n_steps"] == report["ensemble"]["leapfrog_steps"]).all()
+    assert (kept["n_steps"] == round(report["ensemble"]["gradients_each"])).all()
     # The mean over the window, of which the kept draws are a part.
     assert abs(kept["acceptance_rate"].mean() - np.mean(report["acceptance"])) < 0.05
     new = check_statistics(fitted.to_inference_data(300), dim, 2, 300, fresh=True)

@@ -30,7 +30,7 @@ def key(kind: str, seed: int, backend: str, settings: Mapping[str, Any], code: s
     posterior = generate(kind, seed)
     h = hashlib.sha256(
         json.dumps(
-            [kind, seed, backend, code, dict(settings), RULES, BARS, MORE_DRAWS], sort_keys=True
+            [kind, seed, backend, code, dict(settings), RULES, BARS, MORE_DRAWS], sort_keys=True, default=repr
         ).encode()
     )
     for part in (posterior.what, posterior.model or "", *posterior.parameters):

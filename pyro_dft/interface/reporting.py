@@ -114,10 +114,10 @@ class Reporting:
 
         Its groups are posterior (chain, draw, plates), sample_stats, unconstrained_posterior and observed_data, and the others on
         request. sample_stats has the log density `lp` and, of the transitions that a draw comes from, `diverging` (whether one
-        had an energy error over 1000), `acceptance_rate` (mean probability of the last ones), `n_steps` (gradients), `step_size`
-        (in whitened coordinates) and `energy` (potential and kinetic); for raw draws the first two alone. Attributes hold the
-        library's version, the settings, the training time and the verdict. Draws are independent: rank, trace and autocorrelation
-        plots carry no information on mixing.
+        had an energy error over 1000), `acceptance_rate` (mean probability of the last ones), `n_steps` (gradients, in the
+        mean over the chains' transitions), `step_size` (in whitened coordinates) and `energy` (potential and kinetic); for raw
+        draws the first two alone. Attributes hold the library's version, the settings, the training time and the verdict. Draws
+        are independent: rank, trace and autocorrelation plots carry no information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.

@@ -72,8 +72,8 @@ class Result:
         """What is known of the transitions that the kept draws come from, NumPy arrays (chains, draws) by name.
 
         "diverging" always, which says whether one of the transitions diverged; where draws are refined also those of
-        `pyro_dft.recipe.chains.STATISTICS`, "n_steps" (gradient steps) and "step_size" (of a leapfrog step, in whitened
-        coordinates). An early file has none of these.
+        `pyro_dft.recipe.chains.STATISTICS`, "n_steps" (gradient steps, in the mean) and "step_size" (of a leapfrog step, in
+        whitened coordinates). An early file has none of these.
         """
         measured, refined = self.measurement, self.refine_steps > 0
         found = {"diverging": self._arrays.numpy(self.served(measured.diverged & refined))}

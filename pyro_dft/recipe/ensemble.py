@@ -118,7 +118,7 @@ class Ensemble:
         g, p, t, _ = self.window.x.shape
         return {
             "chains": g * p, "transitions": t, "leapfrog_steps": self.window.leapfrog_steps,
-            "ess": float(self.judged.effective),
+            "gradients_each": self.window.gradients_each, "ess": float(self.judged.effective),
         }  # fmt: skip
 
     def gaussian(self) -> Any:
