@@ -10,7 +10,7 @@ import numpy as np
 from pyro_dft.many import pool
 from pyro_dft.recipe.constants import SCALES_FIRST, fitting_pairs, pairs
 from pyro_dft.recipe.gaussian_fit import GaussianFitter
-from pyro_dft.recipe.gaussian_phase import START_SCALES, GaussianPhase
+from pyro_dft.recipe.gaussian_phase import GaussianPhase
 from pyro_dft.recipe.natural_gradient import State, antithetic
 from pyro_dft.recipe.trainer import Trainer
 
@@ -41,17 +41,7 @@ class SharedFitter(GaussianFitter):
 class _Phase(GaussianPhase):
     """A Gaussian phase with such fitters."""
 
-    def _new_fitter(self, target: Any, starts: np.ndarray) -> GaussianFitter:
-        restarts = starts.shape[1]
-        scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
-        return SharedFitter(
-            self.engine,
-            target,
-            starts,
-            scales,
-            steps=self.settings.experimental.precondition_steps,
-            rng=self.rng,
-        )
+    fitter = SharedFitter
 
 
 def shared(trainer: Trainer) -> Trainer:

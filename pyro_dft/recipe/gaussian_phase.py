@@ -63,7 +63,10 @@ class GaussianPhase:
     Attributes:
         steps: Iterations made.
         total: Iterations planned at most.
+        fitter: Class of the fits.
     """
+
+    fitter = GaussianFitter
 
     def __init__(
         self, engine: Engine, problems: Sequence[Problem], settings: Settings, rng: Any, ledger: Ledger
@@ -184,7 +187,7 @@ class GaussianPhase:
         """Restarts from (C, R, d) points, narrow and wide in turn."""
         restarts = starts.shape[1]
         scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
-        return GaussianFitter(
+        return self.fitter(
             self.engine,
             target,
             starts,
