@@ -104,6 +104,7 @@ def test_chance_finds_none():
     assert roots.directions(states, -states, np.ones(D)).shape == (D, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit is suspect")
 def test_a_stiff_posterior(backend, tmp_path):
     """A random walk in its steps, seen with noise: the precision of a few sums is thousands of times that of the rest."""

@@ -173,6 +173,7 @@ def test_a_share_of_dft_belongs_to_the_recipe():
         Settings(objective="dft", experimental=Experimental(dft_fraction=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["kl", "auto"])
 def test_learned_noise_moves_and_stays_above_its_floor(trainer, monkeypatch, objective):
     options = {
@@ -201,8 +202,8 @@ ENDS = daily(
         for mode in ("auto", "always")
         for steps in (0, 1, 30, "kl", "kl+10", "dft", "dft+5", "done")
     ],
-    *[("auto", steps) for steps in (0, 1, 30, "kl", "dft+5")],
-    *[("always", steps) for steps in (1, "kl+10", "dft", "done")],
+    *[("auto", steps) for steps in (0, "kl", "dft+5")],
+    *[("always", steps) for steps in (1, "done")],
 )
 
 

@@ -150,6 +150,7 @@ def banana_fit(dtype, device):
     return run(t)
 
 
+@pytest.mark.slow
 def test_the_network_is_trained_on_a_banana_and_beats_the_gaussian(banana_fit):
     fit = banana_fit
     assert [p for p, _ in phases(fit.history)] == ["gaussian", "kl", "dft"]
@@ -160,6 +161,7 @@ def test_the_network_is_trained_on_a_banana_and_beats_the_gaussian(banana_fit):
         assert banana_errors(trained).abs().mean() < 0.5 * banana_errors(simple).abs().mean()
 
 
+@pytest.mark.slow
 def test_refined_draws_are_right(banana_fit):
     """The draws that the fit keeps: mean, sd and quantile errors within 4 standard errors of 6,000 draws, and 0.05."""
     x = banana_fit.measurement.refined.double().cpu().reshape(-1, 2)
@@ -170,6 +172,7 @@ def test_refined_draws_are_right(banana_fit):
     assert errors.mean() < 0.06
 
 
+@pytest.mark.slow
 def test_independently_trained_chains_agree(banana_fit):
     x = banana_fit.measurement.refined.double().cpu().numpy()
     assert x.shape == (3, 2000, 2)

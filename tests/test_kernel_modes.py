@@ -130,6 +130,7 @@ print(mcmc.chain_method, jax.local_device_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", daily(["own", "fitted"], "own"))
 def test_numpyro_in_parallel_on_two_devices(own):
     """The devices must be there before jax starts: a process of its own."""

@@ -176,6 +176,7 @@ def test_a_model_that_looks_at_its_data_is_fitted_one_by_one(case):
         assert abs(float(fits.get_samples(i)["mu"].mean()) - mean) < 4 * sd / math.sqrt(250)
 
 
+@pytest.mark.slow
 def test_separate_modes_are_found_in_each_posterior(case):
     ppl, dist = case.backend.ppl, case.backend.ppl.distributions
 

@@ -22,6 +22,7 @@ def client():
             yield client
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_dask_cluster_is_killed(client, tmp_path):
     died = tmp_path / "died"
     before = set(client.scheduler_info()["workers"])

@@ -89,6 +89,7 @@ def test_importance_sampling(fitted):
     assert found.log_evidence == pytest.approx(exact, abs=5 * found.log_evidence_error + 0.1)
 
 
+@pytest.mark.slow
 def test_a_network_can_be_trained(backend):
     sd = backend.array(SD)
     dft = backend.dft(

@@ -97,6 +97,7 @@ def test_rows_that_cannot_be_told_are_left_alone(backend):
     assert front.rows(model, own, longer, "mask").plates == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_posteriors_of_ragged_hierarchies_are_those_of_their_own_rows(backend):
     ppl, dist = backend.ppl, backend.ppl.distributions

@@ -75,6 +75,7 @@ def test_fits_to_minibatches_reach_the_posterior_of_all_data(backend, train):
     assert log_sd.max() < 0.1
 
 
+@pytest.mark.slow
 def test_without_the_full_data_the_noise_stays(backend):
     """The control: a budget for the full data that allows no step leaves the Gaussian where minibatches put it."""
     options = grouped({

@@ -66,6 +66,7 @@ def test_the_scale_is_right_down_to_the_neck(backend):
     assert right(found, tau)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the fit is")
 def test_in_the_own_coordinates_a_neck_is_served_or_said_to_be_missed(backend):
     found, tau = fitted(backend, reparam="never", num_draws=1000)

@@ -312,6 +312,7 @@ def test_the_error_without_numpyro_says_what_to_install():
     assert "pip install 'pyro-dft[numpyro]'" in done.stdout
 
 
+@pytest.mark.slow
 def test_compiled_programs_outlive_the_process(tmp_path):
     code = (
         "import sys, jax, numpy as np, numpyro, numpyro.distributions as dist\n"

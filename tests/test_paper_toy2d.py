@@ -103,6 +103,7 @@ def test_stein_kernel_by_automatic_differentiation():
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", daily(["gaussian", "mixture", "donut", "squiggle", "planar3"], "gaussian", "mixture")
 )

@@ -78,6 +78,7 @@ def test_files_and_copies_hold_the_network(backend, tmp_path):
     assert (np.asarray(again.get_samples()["a"]) == kept).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"train": "always"}, {"checkpoint": True}], ids=["always", "checkpoint"])
 def test_what_is_wanted_now_is_trained_now(backend, options, tmp_path):
     if "checkpoint" in options:
@@ -101,6 +102,7 @@ def test_limits_count_the_fit_alone(backend):
     assert after["cut"] is None
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_networks_put_off(backend, monkeypatch):
     dft = skewed(backend)
     backend.run(dft)

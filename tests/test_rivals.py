@@ -85,6 +85,7 @@ def test_a_method_that_fails_has_a_row_without_errors(method, words):
     assert " - " in table.markdown([row], rivals.COLUMNS)
 
 
+@pytest.mark.slow
 def test_a_guide_on_one_dimension_has_finite_errors():
     settings = {"steps": 20, "lr": 1e-2, "draws": 200, "seed": 0}
     run = rivals.METHODS["AutoMultivariateNormal"]

@@ -71,6 +71,7 @@ def same(fit, other):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows", "both", "copies"])
 def test_draws_and_verdict_are_those_of_one_device(fits, name):
     assert fits["split"] == [[ROWS // 4, COLUMNS]] * 4
@@ -78,20 +79,26 @@ def test_draws_and_verdict_are_those_of_one_device(fits, name):
     assert same(fits[name], fits["one"])
 
 
-@pytest.mark.parametrize("name", ["rows", "minibatches"])
-def test_the_posterior_is_right(fits, name):
+def check_posterior(fit):
+    """That a fit is right: 300 draws, standard errors of a mean 0.058, of an sd 0.041 sds."""
     x, y = sharded_fits.data()
-    draws = {site: np.asarray(own) for site, own in fits[name]["draws"].items()}
-    assert fits[name]["status"] == "converged"
+    draws = {site: np.asarray(own) for site, own in fit["draws"].items()}
+    assert fit["status"] == "converged"
     noise = np.mean(draws.get("noise", 1.0))
     precision = x.T @ x / noise**2 + np.eye(COLUMNS) / 4
     mean, sd = np.linalg.solve(precision, x.T @ y / noise**2), np.diag(np.linalg.inv(precision)) ** 0.5
     w = draws["w"]
-    # 300 draws: standard errors of a mean 0.058, of an sd 0.041 sds.
     assert np.max(abs(w.mean(0) - mean) / sd) < 4 * 0.058
     assert np.max(abs(w.std(0) / sd - 1)) < 4 * 0.041
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows", "minibatches"])
+def test_the_posterior_is_right(fits, name):
+    check_posterior(fits[name])
+
+
+@pytest.mark.slow
 def test_rows_stay_where_they_are_and_sums_alone_are_sent(fits):
     programs = fits["programs"]
     sent = {name: collectives(own["text"]) for name, own in programs.items()}
@@ -113,14 +120,20 @@ def test_rows_stay_where_they_are_and_sums_alone_are_sent(fits):
         assert rows // devices < programs[name]["bytes"] < rows // devices + 2 * points
 
 
+@pytest.mark.slow
 def test_a_file_is_recognised_with_the_same_rows_on_one_device(fits):
     assert fits["loaded"]["status"] == "converged"
     assert fits["loaded"]["draws"] == fits["rows"]["draws"]
 
 
-def test_processes_have_the_same_draws_and_verdict(fits, processes):
+def test_processes_have_the_same_draws_of_the_whole_posterior(processes):
     assert [own["own rows"] for own in processes] == [[ROWS // 2], [ROWS // 2]]
     assert processes[0]["draws"] == processes[1]["draws"]
+    check_posterior(processes[0])
+
+
+@pytest.mark.slow
+def test_processes_have_the_draws_and_verdict_of_one_device(fits, processes):
     assert same(processes[0], fits["one"])
     assert [own["likelihood"] for own in processes] == pytest.approx([fits["likelihood"]] * 2, rel=1e-4)
 

@@ -37,6 +37,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "theirs"
 
 
+@pytest.mark.slow
 def test_every_test_gets_an_outcome_and_a_reason(folder, tmp_path, capsys):
     assert suites.main([str(folder)]) == 1
     printed = capsys.readouterr().out.splitlines()

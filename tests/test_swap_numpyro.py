@@ -14,6 +14,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from daily import daily
 from numpyro.infer import MCMC, NUTS
 
 from pyro_dft import SettingsError
@@ -150,7 +151,7 @@ def test_a_warm_up_has_a_bar_and_must_be_asked_for_gradients_as_well(monkeypatch
         mcmc.run(jax.random.key(1), Y, extra_fields=("z_grad.x",))
 
 
-@pytest.mark.parametrize("method", ["vectorized", jax.vmap])
+@pytest.mark.parametrize("method", daily(["vectorized", jax.vmap], "vectorized"))
 def test_fields_of_several_chains(method):
     mcmc = MCMC(
         DFTKernel(model, **QUICK),
@@ -200,7 +201,7 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", daily(TREES, "scalar", "nested"))
 def test_potentials_of_any_pytree(name):
     start = TREES[name](jnp.zeros((2, 2)))
 

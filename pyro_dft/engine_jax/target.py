@@ -31,8 +31,9 @@ MinibatchPotential = Callable[[Array, Any, Array], Array]
 SmoothedPotential = Callable[[Array, Array, Any], Array]
 # Host calls go through compiled blocks of one size, so that any number of points needs one compilation.
 CPU_BLOCK, ACCELERATOR_BLOCK = 512, 8192
-# The same where points are only evaluated: the rows that fill up a block cost as much as those that were asked for.
-CPU_POINTS = 128
+# The same where points are only evaluated: the rows that fill up a block cost as much as those that were asked for, which counts
+# where a row costs more than a call (the second figure).
+CPU_POINTS, CPU_DEAR_POINTS = 128, 32
 # How programs that run briefly are compiled: a third of the time is saved, and small models take most of theirs to compile. They
 # run as fast, but for solvers of differential equations, which lose a third. Models whose largest array has so many elements,
 # which lose a quarter, are compiled as jax does by default.
@@ -378,7 +379,8 @@ class Target:
         flat = x.reshape(-1, self.dim)
         minibatch = minibatches is not None and self.minibatch
         size = self.spec.minibatch_size if minibatch else self.spec.size
-        rows = min(CPU_POINTS if on_cpu() else ACCELERATOR_BLOCK, self.spec.at_once(size))
+        most = CPU_POINTS if self.spec.brief else CPU_DEAR_POINTS
+        rows = min(most if on_cpu() else ACCELERATOR_BLOCK, self.spec.at_once(size))
         n, evaluate = len(flat), _evaluate_block if self.spec.brief else _evaluate_large
         log_density, score = np.empty(n, x.dtype), np.empty((n, self.dim), x.dtype)
         for start in range(0, n, rows):

@@ -21,7 +21,7 @@ FORGOTTEN, LEFT = 0.3, 0.05
 # Effects of more standard errors than this count towards that error.
 LIKELY = 2.0
 # Draws of a sampler that are moved to compare log densities, in units of the number of particles.
-MOVED = 4
+MOVED = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Ensemble:
         In many dimensions draws can be right in each coordinate and wrong jointly. So above `FULL_RANK_LIMIT` dimensions some are
         moved, as new draws would be.
         """
-        if self.particles.target.dim <= FULL_RANK_LIMIT:
+        if self.particles.target.dim <= FULL_RANK_LIMIT or 2 * steps > most:
             return steps
         size, made = self.particles.count, 0
         parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED, draws.shape[1] // size))]

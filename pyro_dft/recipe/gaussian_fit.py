@@ -35,6 +35,9 @@ MET_DISTANCE, MET_RATIO = 0.5, 2.0
 # Once a restart has settled, another that is so many nats below it is given up after so many times its
 # steps, and some more.
 HOPELESS, TIMES, MORE_STEPS = 10.0, 1.5, 10
+# Where only scales are fitted, a restart has stalled when its bound has risen in so many steps by fewer nats for each dimension:
+# correlations, which it cannot see, let it go on for hundreds of steps. Full matrices, or particles, go on from there sooner.
+STALL_STEPS, STALL_GAIN = 20, 0.05
 
 
 class GaussianFitter:
@@ -79,6 +82,7 @@ class GaussianFitter:
         self._given_up: list[Gaussians] = []
         self._calm = np.zeros(len(self._chain))
         self._settled_at = np.full(len(self._chain), -1)
+        self._marked, self._marked_at = np.full(len(self._chain), -np.inf), np.zeros(len(self._chain), int)
         self._minibatch, self._calm_steps = bool(target.minibatch), CALM_STEPS
         if self._minibatch:
             self._calm_steps = LONG_CALM
@@ -121,7 +125,7 @@ class GaussianFitter:
         # None that has grown all the time in a flat direction.
         grown = (state.sd >= 10 * state.calm_sd).any(1)
         self._calm = np.where((self._calm >= self._calm_steps) & grown, 0.0, self._calm)
-        new = (self._calm >= self._calm_steps) & (self._settled_at < 0)
+        new = ((self._calm >= self._calm_steps) | self._stalled()) & (self._settled_at < 0)
         self._settled_at = np.where(new, self.taken, self._settled_at)
         if not self._minibatch:
             self._merge()
@@ -131,10 +135,22 @@ class GaussianFitter:
         if settled.all() and self._scales_first:
             self._scales_first, self._state = False, self._state.whole()
             self._calm, self._settled_at = np.zeros_like(self._calm), np.full_like(self._settled_at, -1)
+            self._marked_at = np.full_like(self._marked_at, self.taken)
         elif settled.all():
             self.settled, self._averaging_from = True, self.taken
         elif self.taken + averaging_steps(self.steps, self._minibatch) >= self.steps:
             self._averaging_from = self.taken
+
+    def _stalled(self) -> np.ndarray:
+        """Restarts whose bound hardly rises any more, where only scales are fitted."""
+        if self._state.full or self._minibatch:
+            return np.zeros(len(self._chain), bool)
+        best, due = self._state.best, self.taken - self._marked_at >= STALL_STEPS
+        stalled = due & (best - self._marked < STALL_GAIN * self.target.dim)
+        self._marked, self._marked_at = (
+            np.where(due, now, then) for now, then in ((best, self._marked), (self.taken, self._marked_at))
+        )
+        return stalled
 
     def _hopeless(self) -> np.ndarray:
         """Restarts that go on far below one that has settled."""
@@ -167,9 +183,8 @@ class GaussianFitter:
         into = {int(i): int(j) for i, j in into.items()}
         self._member = np.array([m if m < 0 else place[into.get(int(m), int(m))] for m in self._member])
         self._state = self._state[order]
-        self._chain, self._calm, self._settled_at = (
-            v[order] for v in (self._chain, self._calm, self._settled_at)
-        )
+        for name in ("_chain", "_calm", "_settled_at", "_marked", "_marked_at"):
+            setattr(self, name, getattr(self, name)[order])
 
     def _all(self, found: Gaussians) -> Gaussians:
         """One for each starting point, from those of the restarts that went on."""

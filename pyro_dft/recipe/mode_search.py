@@ -59,6 +59,9 @@ ROUNDS = 6
 PATIENCE = 2
 # Rounds of restarts from draws with large importance weights, where these have a heavy tail: something was missed there.
 REPAIRS = 2
+# Scales alone stop where their bound hardly rises: a bound has to be higher by so many nats for each dimension to say that the best
+# optimum was not known.
+SCALES_SLACK = 0.05
 # Evaluations times data rows that the points, and the draws for the weights, may use each.
 DATA_ROWS = 4e7
 # On the line between two modes the log density is lower than at the lower end by at least this (nats).
@@ -80,6 +83,12 @@ class _Search:
     affordable: int
     rng: np.random.Generator
 
+    @property
+    def slack(self) -> float:
+        """By how much the bound of an optimum has to be higher for it to be better, nats."""
+        means, scales, _ = self.fitted()
+        return 0.0 if scales.ndim > means.ndim else SCALES_SLACK * means.shape[1]
+
     def groups(self) -> list[list[int]]:
         """Optima, as indices of restarts, by the mode they belong to."""
         return _grouped(*self.fitted(), self.log_density, self.move, self.rng)
@@ -95,11 +104,12 @@ class _Search:
         groups = self.groups()
         for _ in range(ROUNDS):
             known, best = len(groups), groups[0][0]
-            means, scales, _ = self.parts(_firsts(groups))
+            means, scales, elbos = self.parts(_firsts(groups))
             points = min(CANDIDATES, max(self.affordable, 10 * count))
             self.restart(further_starts(means, scales, count, self.log_density, self.rng, points))
             groups = self.groups()
-            news = len(groups) > known or not self.same_optimum(best, groups[0][0])
+            ahead = self.parts([groups[0][0]])[2][0] - elbos[0]
+            news = len(groups) > known or (ahead > self.slack and not self.same_optimum(best, groups[0][0]))
             misses = 0 if news else misses + 1
             if misses >= (1 if len(groups) == 1 else PATIENCE):
                 break

@@ -45,6 +45,9 @@ ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
 # estimate alone: from the second stage on this share is enough, but not fewer draws than so many.
 OF_MANY, LEAST_OF_MANY = 0.2, 800
+# The log density drifts where its mean has changed between the halves of a window by so many standard errors: in many dimensions
+# it shows what no coordinate does.
+CLIMB = 4.0
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -52,8 +55,9 @@ SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
 LAST_DIVERGENCES = 0.005
 # Gradients for each draw that is asked for, at most: a window that would pass it, or that would have to go on for so long before
-# it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much.
-BUDGET = 300
+# it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much; above `FULL_RANK_LIMIT`
+# dimensions, where none would help, chains have both.
+BUDGET, LARGE_BUDGET = 300, 600
 # The same with separate modes, and at most so many of them ahead: chains that are slow there pass from one to another now and
 # then, as often as never, and only independent draws have the weights right.
 MODES_BUDGET, MODES_AHEAD = 100, 30
@@ -101,6 +105,7 @@ class Judged:
         drifts: From the first half to the second, of all chains together and then of each.
         effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
         of_means: The same over coordinates alone.
+        climb: By how many standard errors the log density rose from the first half to the second.
         complete: Whether nothing more is to be wished for.
     """
 
@@ -108,12 +113,18 @@ class Judged:
     drifts: list[Drift]
     effective: float
     of_means: float
+    climb: float
     complete: bool = False
 
     @property
     def restless(self) -> bool:
         """Whether more than chance says that the particles still move, or remember their start."""
-        return self.drifts[0].restless
+        return self.drifts[0].restless or abs(self.climb) > CLIMB
+
+    @property
+    def climbing(self) -> bool:
+        """Whether the particles are still on their way up, to where the posterior is."""
+        return self.climb > CLIMB
 
 
 class Particles:
@@ -151,23 +162,30 @@ class Particles:
             judged = self._judged(window)
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
-                if judged.of_means < SLOW * window.x.shape[2] * self.count * self.sampler.chains:
-                    self.stretch = min(2 * self.stretch, MOST_STRETCH)
+                self._stretched(window, judged)
                 if not self._affords(window, more) or not self._worthwhile(window, judged):
                     return window, judged
                 window, start = self._longer(window, *self._window(start, scale, step_size, more))
                 judged = self._judged(window)
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
-            if self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
+            if judged.climbing:
+                pass  # what diverges on the way says nothing of the steps that are needed there
+            elif self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
                 self.acceptance = careful[0]
                 step_size = SMALLER * step_size
             elif judged.restless:
+                self._stretched(window, judged)
                 length *= 2
             else:
                 return window, replace(judged, complete=not self._careless(window))
             if not self._affords(window, length + TUNING):
                 return window, judged
             scale = self.metric(window.x, window.score, scale)
+
+    def _stretched(self, window: Window, judged: Judged) -> None:
+        """Trajectories get longer where states of the window are far from independent."""
+        if judged.of_means < SLOW * window.x.shape[2] * self.count * self.sampler.chains:
+            self.stretch = min(2 * self.stretch, MOST_STRETCH)
 
     def _further(self, window: Window, judged: Judged) -> int:
         """Transitions by which a window goes on: as many as seem to be missing, and at most as many again."""
@@ -192,7 +210,8 @@ class Particles:
 
     @property
     def _budget(self) -> float:
-        return (BUDGET if self.modes is None else MODES_BUDGET) * self._asked
+        alone = LARGE_BUDGET if self.target.dim > FULL_RANK_LIMIT else BUDGET
+        return (alone if self.modes is None else MODES_BUDGET) * self._asked
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
@@ -278,7 +297,8 @@ class Particles:
 
     # Transitions
 
-    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS, stretch: float | None = None) -> int:
+    def _leapfrogs(self, step_size: Any, most: int | None = None, stretch: float | None = None) -> int:
+        most = MOST_LEAPFROGS if most is None else most
         if self.settings.experimental.leapfrog_steps is not None:
             return self.settings.experimental.leapfrog_steps
         smallest = float(np.min(self.engine.numpy(step_size)))
@@ -388,7 +408,15 @@ class Particles:
         for rows, mode in chosen:
             effective.append(effective_draws(flat[rows], mode))
         least = np.min(effective, 0) * self.chains
-        return Judged(points, drifts, float(least.min()), float(least[0]))
+        return Judged(points, drifts, float(least.min()), float(least[0]), self._climb(window))
+
+    def _climb(self, window: Window) -> float:
+        """See `Judged.climb`. Particles are independent of each other; their own states need not be."""
+        log_density = self.engine.numpy(window.log_density).astype(float)
+        half = log_density.shape[2] // 2
+        rise = log_density[:, :, half : 2 * half].mean(2) - log_density[:, :, :half].mean(2)
+        error = np.sqrt((rise.var(1, ddof=1) / rise.shape[1]).mean() / len(rise))
+        return float(rise.mean() / max(error, 1e-300))
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""

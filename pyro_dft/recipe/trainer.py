@@ -20,6 +20,7 @@ import numpy as np
 from pyro_dft.judging.drift import LIMITS, Drift, still_limit
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
@@ -254,14 +255,19 @@ class Trainer:
             return
         if s.train == "auto" or chains:
             self._look("measuring")
-            measured = self.fit.measurement = with_steps(self._matched(self._measure()), s)
+            measured = self._matched(self._measure())
+            with self._ledger.phase("refinement"):
+                measured = self.fit.measurement = with_steps(measured, s)
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
             near = all(_near(d, s.experimental.gate) for d in measured.drift_raw_by_chain)
             good = near and (not chains or measured.complete)
+            large = chains and self.target.dim > FULL_RANK_LIMIT
             if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
                 return
+            if s.train == "auto" and large and not measured.complete:
+                return  # where chains are not done in so many dimensions, a network's draws are no nearer
             self.put_off = self.lazy and s.train == "auto" and measured.complete
             if self.put_off:
                 self.budget.pause()
