@@ -12,8 +12,9 @@ from pyro_dft.judging.mixing import memory_at
 from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.metric import adapted
-from pyro_dft.recipe.particles import Judged, Particles, Window
+from pyro_dft.recipe.particles import Particles
 from pyro_dft.recipe.subject import Subject
+from pyro_dft.recipe.window import Judged, Window
 
 # A new draw is refined until its memory of where it started is below the first figure, and the error that is expected to be
 # left below the second (sds).

@@ -59,8 +59,8 @@ ROUNDS = 6
 PATIENCE = 2
 # Rounds of restarts from draws with large importance weights, where these have a heavy tail: something was missed there.
 REPAIRS = 2
-# Scales alone stop where their bound hardly rises: a bound has to be higher by so many nats for each dimension to say that the best
-# optimum was not known.
+# Scales alone stop where their bound hardly rises: one has to be higher by so many nats for each dimension to say that the
+# best optimum was not known.
 SCALES_SLACK = 0.05
 # Evaluations times data rows that the points, and the draws for the weights, may use each.
 DATA_ROWS = 4e7

@@ -8,19 +8,20 @@ serves the next, never its own, so that each window is a proper Markov chain.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pyro_dft.judging.alarms import CHAIN_DIVERGENCES
-from pyro_dft.judging.drift import Drift, drift
+from pyro_dft.judging.drift import drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.subject import Subject
+from pyro_dft.recipe.window import Judged, Window, climb, joined
 
 # Particles of all chains together, and of each sampler at least.
 PARTICLES, LEAST_PARTICLES = 64, 16
@@ -45,9 +46,6 @@ ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
 # estimate alone: from the second stage on this share is enough, but not fewer draws than so many.
 OF_MANY, LEAST_OF_MANY = 0.2, 800
-# The log density drifts where its mean has changed between the halves of a window by so many standard errors: in many dimensions
-# it shows what no coordinate does.
-CLIMB = 4.0
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -61,70 +59,6 @@ BUDGET, LARGE_BUDGET = 300, 600
 # The same with separate modes, and at most so many of them ahead: chains that are slow there pass from one to another now and
 # then, as often as never, and only independent draws have the weights right.
 MODES_BUDGET, MODES_AHEAD = 100, 30
-
-
-@dataclass(frozen=True)
-class Window:
-    """The states that are kept.
-
-    Attributes:
-        x: (G, P, T, d), native.
-        log_density: (G, P, T), native.
-        score: (G, P, T, d), native.
-        acceptance: Mean acceptance probability, (G,).
-        diverged: Share of transitions that diverged.
-        stuck: Share of particles that never moved.
-        scale: Whitening of the kernel, native: see `pyro_dft.roots`.
-        step_size: Its leapfrog step, (G,), native.
-        leapfrog_steps: Gradient steps of a transition; of a short one where trajectories are stretched.
-        divergent: Particles' transitions that diverged, (G, P, T).
-        statistics: Numbers of each transition, (G, P, T) each; see `pyro_dft.recipe.chains.STATISTICS`.
-        gradients_each: Gradient steps of a transition in the mean.
-    """
-
-    x: Any
-    log_density: Any
-    score: Any
-    acceptance: np.ndarray
-    diverged: float
-    stuck: float
-    scale: Any
-    step_size: Any
-    leapfrog_steps: int
-    divergent: Any
-    statistics: dict[str, Any]
-    gradients_each: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a window shows, in the model's own unconstrained coordinates.
-
-    Attributes:
-        points: Its states, (G, P, T, d).
-        drifts: From the first half to the second, of all chains together and then of each.
-        effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
-        of_means: The same over coordinates alone.
-        climb: By how many standard errors the log density rose from the first half to the second.
-        complete: Whether nothing more is to be wished for.
-    """
-
-    points: np.ndarray
-    drifts: list[Drift]
-    effective: float
-    of_means: float
-    climb: float
-    complete: bool = False
-
-    @property
-    def restless(self) -> bool:
-        """Whether more than chance says that the particles still move, or remember their start."""
-        return self.drifts[0].restless or abs(self.climb) > CLIMB
-
-    @property
-    def climbing(self) -> bool:
-        """Whether the particles are still on their way up, to where the posterior is."""
-        return self.climb > CLIMB
 
 
 class Particles:
@@ -148,7 +82,7 @@ class Particles:
         self.each = -(-subject.draws // sampler.chains)
         self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
         self.bank = Bank()
-        self._spent = 0
+        self._spent = self._turn = 0
 
     def run(self) -> tuple[Window, Judged]:
         """Warms up, and goes on window by window until one is good, or more of them are not worth it."""
@@ -165,7 +99,8 @@ class Particles:
                 self._stretched(window, judged)
                 if not self._affords(window, more) or not self._worthwhile(window, judged):
                     return window, judged
-                window, start = self._longer(window, *self._window(start, scale, step_size, more))
+                following, start = self._window(start, scale, step_size, more)
+                window = joined(self.engine, window, following)
                 judged = self._judged(window)
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if judged.climbing:
@@ -305,9 +240,9 @@ class Particles:
         return int(np.clip(round((stretch or self.stretch) * LENGTH / max(smallest, 1e-6)), 1, most))
 
     def _mean_leapfrogs(self, step_size: Any, steps: int) -> float:
-        """Of so many transitions."""
+        """Of the next so many transitions."""
         lengths, blocks = self._lengths(step_size), -(-steps // BLOCK_STEPS)
-        return float(np.mean([lengths[i % len(lengths)] for i in range(blocks)]))
+        return float(np.mean([lengths[(self._turn + i) % len(lengths)] for i in range(blocks)]))
 
     def _whole(self, step_size: Any) -> Any:
         """Step sizes with which one number of leapfrogs makes the length for all samplers, where the given ones are longer.
@@ -324,7 +259,8 @@ class Particles:
         lengths = self._lengths(step_size, tune)
         blocks: list[Block] = []
         for first in range(0, steps, BLOCK_STEPS):
-            leapfrogs = lengths[len(blocks) % len(lengths)]
+            leapfrogs = lengths[self._turn % len(lengths)]
+            self._turn += not tune
             dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.acceptance)
             block = self.engine.run_block(
                 self.target, start, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=self.rng
@@ -336,7 +272,7 @@ class Particles:
         return blocks
 
     def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:
-        """Leapfrogs of blocks in turn: long ones, where they are stretched, are followed by short ones.
+        """Leapfrogs of blocks in turn, over all windows: long ones, where they are stretched, are followed by short ones.
 
         A trajectory that is stretched for slow directions takes others half around their period, to minus where they were: their
         squares, and tails, would hardly move.
@@ -354,6 +290,7 @@ class Particles:
         return self.engine.concatenate([getattr(block, name) for block in blocks], 2)
 
     def _window(self, start: Any, scale: Any, step_size: Any, length: int) -> tuple[Window, Any]:
+        each = self._mean_leapfrogs(step_size, length)
         blocks = self._blocks(start, scale, step_size, length)
         engine = self.engine
         moved = engine.numpy(self._joined(blocks, "moved"))
@@ -363,25 +300,9 @@ class Particles:
             self._joined(blocks, "x"), self._joined(blocks, "log_density"), self._joined(blocks, "score"),
             engine.numpy(probability).mean((1, 2)),
             float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
-            self._lengths(step_size)[-1], divergent, statistics, self._mean_leapfrogs(step_size, length),
+            self._lengths(step_size)[-1], divergent, statistics, each,
         )  # fmt: skip
         return window, blocks[-1].position
-
-    def _longer(self, window: Window, more: Window, position: Any) -> tuple[Window, Any]:
-        """Two windows of one step size, one behind the other, and where they end."""
-        join = self.engine.concatenate
-        t, u = window.x.shape[2], more.x.shape[2]
-        share = t / (t + u)
-        joined = replace(
-            window, x=join([window.x, more.x], 2), log_density=join([window.log_density, more.log_density], 2),
-            score=join([window.score, more.score], 2),
-            acceptance=share * window.acceptance + (1 - share) * more.acceptance,
-            diverged=share * window.diverged + (1 - share) * more.diverged, stuck=min(window.stuck, more.stuck),
-            gradients_each=share * window.gradients_each + (1 - share) * more.gradients_each,
-            divergent=join([window.divergent, more.divergent], 2),
-            statistics={name: join([own, more.statistics[name]], 2) for name, own in window.statistics.items()},
-        )  # fmt: skip
-        return joined, position
 
     def metric(self, x: Any, score: Any, scale: Any) -> Any:
         """See `pyro_dft.recipe.metric.adapted`."""
@@ -391,6 +312,7 @@ class Particles:
 
     def _judged(self, window: Window) -> Judged:
         g, p, t, d = window.x.shape
+        log_density = self.engine.numpy(window.log_density)
         points = self.engine.numpy(self.original(window.x.reshape(-1, d))).reshape(g, p, t, d)
         half = t // 2
         chosen = self.of_chains()
@@ -408,15 +330,7 @@ class Particles:
         for rows, mode in chosen:
             effective.append(effective_draws(flat[rows], mode))
         least = np.min(effective, 0) * self.chains
-        return Judged(points, drifts, float(least.min()), float(least[0]), self._climb(window))
-
-    def _climb(self, window: Window) -> float:
-        """See `Judged.climb`. Particles are independent of each other; their own states need not be."""
-        log_density = self.engine.numpy(window.log_density).astype(float)
-        half = log_density.shape[2] // 2
-        rise = log_density[:, :, half : 2 * half].mean(2) - log_density[:, :, :half].mean(2)
-        error = np.sqrt((rise.var(1, ddof=1) / rise.shape[1]).mean() / len(rise))
-        return float(rise.mean() / max(error, 1e-300))
+        return Judged(points, drifts, float(least.min()), float(least[0]), climb(log_density))
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""

@@ -1,0 +1,106 @@
+"""A window of transitions of an ensemble, and what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pyro_dft.judging.drift import Drift
+from pyro_dft.recipe.engine import Engine
+
+# The log density drifts where its mean has changed between the halves of a window by so many standard errors: in many dimensions
+# it shows what no coordinate does.
+CLIMB = 4.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """The states that are kept.
+
+    Attributes:
+        x: (G, P, T, d), native.
+        log_density: (G, P, T), native.
+        score: (G, P, T, d), native.
+        acceptance: Mean acceptance probability, (G,).
+        diverged: Share of transitions that diverged.
+        stuck: Share of particles that never moved.
+        scale: Whitening of the kernel, native: see `pyro_dft.roots`.
+        step_size: Its leapfrog step, (G,), native.
+        leapfrog_steps: Gradient steps of a transition; of a short one where trajectories are stretched.
+        divergent: Particles' transitions that diverged, (G, P, T).
+        statistics: Numbers of each transition, (G, P, T) each; see `pyro_dft.recipe.chains.STATISTICS`.
+        gradients_each: Gradient steps of a transition in the mean.
+    """
+
+    x: Any
+    log_density: Any
+    score: Any
+    acceptance: np.ndarray
+    diverged: float
+    stuck: float
+    scale: Any
+    step_size: Any
+    leapfrog_steps: int
+    divergent: Any
+    statistics: dict[str, Any]
+    gradients_each: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a window shows, in the model's own unconstrained coordinates.
+
+    Attributes:
+        points: Its states, (G, P, T, d).
+        drifts: From the first half to the second, of all chains together and then of each.
+        effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
+        of_means: The same over coordinates alone.
+        climb: By how many standard errors the log density rose from the first half to the second.
+        complete: Whether nothing more is to be wished for.
+    """
+
+    points: np.ndarray
+    drifts: list[Drift]
+    effective: float
+    of_means: float
+    climb: float
+    complete: bool = False
+
+    @property
+    def restless(self) -> bool:
+        """Whether more than chance says that the particles still move, or remember their start."""
+        return self.drifts[0].restless or abs(self.climb) > CLIMB
+
+    @property
+    def climbing(self) -> bool:
+        """Whether the particles are still on their way up, to where the posterior is."""
+        return self.climb > CLIMB
+
+
+def joined(engine: Engine, window: Window, following: Window) -> Window:
+    """Two windows of one step size, one behind the other."""
+    join = engine.concatenate
+    t, u = window.x.shape[2], following.x.shape[2]
+    share = t / (t + u)
+    return replace(
+        window, x=join([window.x, following.x], 2),
+        log_density=join([window.log_density, following.log_density], 2), score=join([window.score, following.score], 2),
+        acceptance=share * window.acceptance + (1 - share) * following.acceptance,
+        diverged=share * window.diverged + (1 - share) * following.diverged, stuck=min(window.stuck, following.stuck),
+        gradients_each=share * window.gradients_each + (1 - share) * following.gradients_each,
+        divergent=join([window.divergent, following.divergent], 2),
+        statistics={name: join([own, following.statistics[name]], 2) for name, own in window.statistics.items()},
+    )  # fmt: skip
+
+
+def climb(log_density: np.ndarray) -> float:
+    """See `Judged.climb`, for log densities (G, P, T). Particles are independent of each other; their own states need not be."""
+    half = log_density.shape[2] // 2
+    values = np.asarray(log_density, float).reshape(-1, log_density.shape[2])
+    values = values[np.isfinite(values).all(1)]  # others are known to be stuck
+    if half == 0 or len(values) < 2:
+        return 0.0
+    rise = values[:, half : 2 * half].mean(1) - values[:, :half].mean(1)
+    return float(rise.mean() / max(rise.std(ddof=1) / len(rise) ** 0.5, 1e-300))
