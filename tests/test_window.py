@@ -30,8 +30,8 @@ def test_chains_at_rest_hardly_ever_climb(memory):
 def test_a_rise_is_seen_where_it_is_less_than_a_standard_deviation():
     rng = np.random.default_rng(1)
     still = chains(rng, 64, 64, 0.5)
-    assert climb(still + 0.5 * np.linspace(0, 1, 64)) > CLIMB
-    assert climb(still - 0.5 * np.linspace(0, 1, 64)) < -CLIMB
+    assert climb(still + 0.9 * np.linspace(0, 1, 64)) > CLIMB
+    assert climb(still - 0.9 * np.linspace(0, 1, 64)) < -CLIMB
 
 
 def test_particles_that_are_stuck_outside_say_nothing():
