@@ -18,6 +18,8 @@ Array = NDArray[np.floating[Any]]
 MOST_DIRECTIONS = 64
 # Variances or precisions along a direction in units of the standard deviations: smaller ones are left at one.
 NOTABLE = 2.0
+# Narrower ones are taken as this wide: in single precision the square of a stretch is lost beside one.
+NARROWEST = 0.003
 # States that directions are found from, at most.
 MOST_STATES = 4096
 # Up to so many states or coordinates leading directions come from all eigenvectors, beyond by iterations with some more vectors
@@ -165,7 +167,7 @@ def directions(states: Array, scores: Array, sd: Array) -> Array:
         variance = (second @ _leading(first, most)).var(0)
         notable = min(int(np.cumprod(variance > NOTABLE).sum()), most - unit.shape[1])
         found = _leading(whole, notable)
-        stretch = np.append(stretch, variance[:notable] ** power)
+        stretch = np.append(stretch, np.maximum(variance[:notable] ** power, NARROWEST))
         unit = np.concatenate([unit, found], 1)
     if not len(stretch):
         return unit

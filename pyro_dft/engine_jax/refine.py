@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import random
-from pyro_dft.engine_jax.roots import coloured, projected
+from pyro_dft.engine_jax.roots import coloured, projected, spread
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
 from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
@@ -159,14 +159,18 @@ def transition(
     # Step sizes differ from draw to draw, so that trajectories of no direction end at the same phase every time.
     eps = (step_size[:, None] * (0.7 + 0.5 * stretch))[..., None]
 
-    def leap(_: Any, carry: tuple[Array, Position]) -> tuple[Array, Position]:
-        momentum, now = carry
-        momentum = momentum + 0.5 * eps * projected(scale, now.score)
-        y = now.x + eps * coloured(scale, momentum)
+    # Velocities change by the covariance times the score, so that the root is applied once for each step; whitened momenta follow
+    # from the sum of the scores.
+    def leap(_: Any, carry: tuple[Array, Array, Position]) -> tuple[Array, Array, Position]:
+        velocity, total, now = carry
+        y = now.x + eps * velocity
         log_y, score = spec.evaluate(y, data)
-        return momentum + 0.5 * eps * projected(scale, score), Position(y, log_y, score)
+        return velocity + eps * spread(scale, score), total + score, Position(y, log_y, score)
 
-    momentum, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (p, position))
+    velocity = coloured(scale, p) + 0.5 * eps * spread(scale, position.score)
+    start = (velocity, jnp.zeros_like(p), position)
+    _, total, proposal = jax.lax.fori_loop(0, leapfrogs, leap, start)
+    momentum = p + eps * projected(scale, total + 0.5 * (position.score - proposal.score))
     at_first, at_last = (0.5 * jnp.square(each).sum(-1) for each in (p, momentum))
     error = (position.log_q - at_first) - (proposal.log_q - at_last)
     error = jnp.where(jnp.isfinite(proposal.log_q) & ~jnp.isnan(error), error, jnp.inf)

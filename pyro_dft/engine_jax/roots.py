@@ -19,3 +19,14 @@ def projected(root: Array, s: Array) -> Array:
     if has_directions(root, s.ndim):
         return stretched(root, s * root[:, None, :, 0])
     return s * root[:, None] if root.ndim == 2 else s @ root
+
+
+def spread(root: Array, s: Array) -> Array:
+    """The root times its transpose, the covariance, times each vector.
+
+    Matrices are taken one after the other: their product would lose digits in single precision. With directions it is one map.
+    """
+    if has_directions(root, s.ndim):
+        sd = root[:, None, :, 0]
+        return stretched(root, s * sd, 2) * sd
+    return coloured(root, projected(root, s))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pyro_dft.engine_torch.roots import coloured, projected
+from pyro_dft.engine_torch.roots import coloured, projected, spread
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
 from pyro_dft.roots import has_directions
@@ -168,12 +168,15 @@ class Kernel:
             * (0.7 + 0.5 * torch.rand(x.shape[:2], generator=rng, dtype=x.dtype, device=x.device))
         )[..., None]
         p = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        y, log_y, score, momentum = x, self.log_q, self.score, p
+        y, log_y, score, total = x, self.log_q, self.score, torch.zeros_like(p)
+        # Velocities change by the covariance times the score, so that the root is applied once for each step; whitened momenta
+        # follow from the sum of the scores.
+        velocity = coloured(self.scale, p) + 0.5 * eps * spread(self.scale, score)
         for _ in range(self.leapfrog_steps):
-            momentum = momentum + 0.5 * eps * projected(self.scale, score)
-            y = y + eps * coloured(self.scale, momentum)
+            y = y + eps * velocity
             log_y, score = self.target.evaluate(y)
-            momentum = momentum + 0.5 * eps * projected(self.scale, score)
+            velocity, total = velocity + eps * spread(self.scale, score), total + score
+        momentum = p + eps * projected(self.scale, total + 0.5 * (self.score - score))
         at_first, at_last = 0.5 * p.square().sum(-1), 0.5 * momentum.square().sum(-1)
         error = (self.log_q - at_first) - (log_y - at_last)
         error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)

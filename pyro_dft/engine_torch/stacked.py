@@ -17,7 +17,7 @@ from pyro_dft.engine_torch.chains import felt_acceptance
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.engine import TorchEngine
 from pyro_dft.engine_torch.graphs import traced
-from pyro_dft.engine_torch.roots import coloured, projected
+from pyro_dft.engine_torch.roots import coloured, projected, spread
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.many import pool
 from pyro_dft.many.calls import spans
@@ -303,26 +303,27 @@ class Stack:
             return by(root, vectors.reshape(s * c, n, d)).reshape(vectors.shape)
 
         eps = (step_size[..., None] * (0.7 + 0.5 * stretch))[..., None]
-        y, log_y, slope, momentum = x, log_q, score, p
+        y, log_y, slope, total = x, log_q, score, torch.zeros_like(p)
+        velocity = turned(coloured, p) + 0.5 * eps * turned(spread, score)
         bad = torch.zeros(s, dtype=torch.long, device=x.device)
         most, counts = max(leapfrogs), torch.tensor(leapfrogs, device=x.device)[:, None, None, None]
         for k in range(most):
-            before = (momentum, y, log_y, slope)
-            momentum = momentum + 0.5 * eps * turned(projected, slope)
-            y = y + eps * turned(coloured, momentum)
+            before = (total, y, log_y, slope)
+            y = y + eps * velocity
             value, slope = self._evaluate(y.reshape(s, c * n, d), rows)
             good = torch.isfinite(value) & torch.isfinite(slope).all(-1)
             log_y = torch.where(good, value, -torch.inf).reshape(s, c, n)
             slope = torch.where(good[..., None], slope, 0.0).reshape(x.shape)
-            momentum = momentum + 0.5 * eps * turned(projected, slope)
+            velocity, total = velocity + eps * turned(spread, slope), total + slope
             on = k < counts
             bad = bad + (~good & on[:, 0, :, 0]).sum(1)
             if min(leapfrogs) <= k:  # some have arrived
-                momentum, y, slope = (
+                total, y, slope = (
                     torch.where(on, a, b)
-                    for a, b in zip((momentum, y, slope), (before[0], before[1], before[3]), strict=True)
+                    for a, b in zip((total, y, slope), (before[0], before[1], before[3]), strict=True)
                 )
                 log_y = torch.where(on[..., 0], log_y, before[2])
+        momentum = p + eps * turned(projected, total + 0.5 * (score - slope))
         at_first, at_last = 0.5 * p.square().sum(-1), 0.5 * momentum.square().sum(-1)
         error = (log_q - at_first) - (log_y - at_last)
         error = torch.where(torch.isfinite(log_y) & ~torch.isnan(error), error, torch.inf)

@@ -44,8 +44,9 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 # many gradients for each draw are spent.
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
-# estimate alone: from the second stage on this share is enough, but not fewer draws than so many.
-OF_MANY, LEAST_OF_MANY = 0.2, 800
+# estimate alone: from the second stage on this share is enough, but not fewer draws than so many; from the third on as many as
+# are asked of four chains (Vehtari et al., Rank-normalization, folding, and localization, 2021).
+OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -213,9 +214,11 @@ class Particles:
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
         stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
-        if len(stages) > 1 and self.target.dim > FULL_RANK_LIMIT:
-            return min(stages[-1], max(self._draws(OF_MANY), LEAST_OF_MANY))
-        return stages[-1]
+        if len(stages) == 1 or self.target.dim <= FULL_RANK_LIMIT:
+            return stages[-1]
+        if len(stages) == 2:
+            return min(stages[-1], max(self._draws(OF_MANY), LEAST_OF_MANY[0]))
+        return min(stages[-1], LEAST_OF_MANY[1])
 
     def _draws(self, share: float) -> float:
         return share * self.settings.num_draws
