@@ -87,6 +87,40 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     assert "good.py" not in table
 
 
+def test_runs_over_the_limit_are_no_errors():
+    """NUTS that was stopped for its cost leaves nothing to compare with, and says nothing against the swapped run."""
+    call = {
+        "seconds": 2.0,
+        "verdicts": ["converged"],
+        "alarms": [],
+        "moments": moments({"x": np.eye(5)[None]}),
+    }
+    fine = {"error": "", "calls": [call], "seconds": 5.0, "code": "now"}
+    stopped = {
+        "error": f"{compare.STOPPED} 300 CPU s, or killed",
+        "calls": [],
+        "seconds": 300.0,
+        "code": "now",
+    }
+    wrong = {"error": "ValueError: no", "calls": [call], "seconds": 5.0, "code": "before"}
+    outcomes = [compare.outcome(a, b) for a in (fine, stopped, wrong) for b in (fine, stopped, wrong)]
+    assert outcomes == [
+        "unchanged", "over the limit", "error",
+        compare.ALONE, "over the limit, NUTS too", "error",
+        "NUTS ends with an error", "not with NUTS either", "not with NUTS either",
+    ]  # fmt: skip
+    told = compare.row("a", "", stopped, fine)
+    assert "count" not in told
+    both = compare.row("b", "", wrong, wrong)
+    assert both["count"] == 5
+    text = compare.table([told, both, compare.row("c", "", fine, fine)], "numpyro", "now")
+    assert f"| a | {compare.ALONE} | converged | > 300 | 2.0 | – |" in text
+    assert "| b | not with NUTS either | converged | 2.0 | 2.0 | 1.00 | 5 | 0.0 | 0.0 |" in text
+    assert "2 runs of 2 examples and tutorials; 2 runs, of 2 examples, get to their end" in text
+    assert "0 of the 2 that have NUTS' draws" in text
+    assert "1 are of an earlier state of the package" in text
+
+
 def test_differences_are_counted_in_monte_carlo_errors():
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(4, 1000, 3))
