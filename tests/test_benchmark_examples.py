@@ -14,7 +14,7 @@ from benchmarks.examples.record import moments
 from benchmarks.examples.source import program
 
 SCRIPT = """
-import argparse, jax, numpyro, seaborn
+import argparse, jax, numpy, numpyro, seaborn
 from numpyro.examples.datasets import UCBADMIT, load_dataset
 from numpyro.infer import MCMC, NUTS
 
@@ -24,6 +24,7 @@ n = parser.parse_args().n
 assert numpyro.__version__ == "7.8"
 dept, male, applications, admit = load_dataset(UCBADMIT, shuffle=False)[1]()
 seaborn.set_style("white").anything[0](dept)
+print("unseeded data", numpy.random.rand())
 
 def model():
     p = numpyro.sample("p", numpyro.distributions.Beta(1.0, 1.0))
@@ -78,6 +79,7 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     nuts, ours = (examples.finished("numpyro", example, kernel) for kernel in examples.KERNELS)
     assert ours["error"] == "AssertionError: which is wrong"
     assert ours["calls"] == []
+    assert f"unseeded data {np.random.RandomState(0).rand()}" in ours["printed"]
     assert (compare.outcome(nuts, ours), compare.outcome(ours, ours)) == ("error", "not with NUTS either")
     assert compare.outcome(None, ours) == "ends with an error; NUTS not run yet"
     assert compare.outcome(nuts, None) == "not run"

@@ -59,7 +59,9 @@ def test_outcomes_of_an_earlier_state_are_counted():
         {"test": "b", "outcome": "fails", "reason": "", "seconds": 1.0, "code": "before"},
         {"test": "c", "outcome": "does not apply", "reason": "another kernel", "seconds": 0.0},
     ]
-    assert "3 of 4 tests have an outcome. 1 are of an earlier state" in suites.table(rows, "numpyro", 4, "now")
+    assert "3 of 4 tests have an outcome. 1 are of an earlier state" in suites.table(
+        rows, "numpyro", 4, "now"
+    )
     assert "3 of 4 tests have an outcome.\n" in suites.table([rows[0]] * 3, "numpyro", 4, "now")
 
 
