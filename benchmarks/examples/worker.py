@@ -98,7 +98,7 @@ def as_of(folder: Path, backend: str) -> None:
 def seeded(backend: str) -> None:
     """Both kernels see the same data where an example makes them from generators that it does not seed."""
     random.seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what they draw from
     if backend == "pyro":
         import torch
 
