@@ -134,19 +134,23 @@ def prepared(place: Path, python: str | None, asked: list[str]) -> tuple[list[st
     Args:
         place: Folder of the environment, which is used again where it is there.
         python: Another Python, whose packages lie in a folder beside it; None: a virtual environment of this one.
-        asked: Requirements.
+        asked: Requirements; where they are others than those that an environment was made with, it is completed.
     """
+    own, site, known = place / "bin" / "python", place / "site", place / "asked.json"
+    fresh = known.is_file() and json.loads(known.read_text()) == asked
     if python is None:
-        own = place / "bin" / "python"
         if not own.exists():
             subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-            subprocess.run([str(own), "-m", "pip", "install", "--quiet", *asked], check=True)
-        return [str(own)], {"PYTHONPATH": str(ROOT)}
-    site = place / "site"
-    if not site.exists():
-        call = [python, "-m", "pip", "install", "--quiet", "--target", str(site), *asked]
-        subprocess.run(call, check=True)
-    return [python], {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+        call, install = [str(own)], []
+        paths = [str(ROOT)]
+    else:
+        call, install = [python], ["--target", str(site), "--upgrade"]
+        paths = [str(site), str(ROOT)]
+    if not fresh:
+        subprocess.run([*call, "-m", "pip", "install", "--quiet", *install, *asked], check=True)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(json.dumps(asked))
+    return call, {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def tried(backend: str, which: str, folder: Path, python: str | None) -> dict[str, str]:
