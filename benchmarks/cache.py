@@ -38,3 +38,14 @@ def cell(benchmark: Case, method: str, settings: Mapping[str, Any], framework: s
     """Folder of one cell; a new one for every change of the model, its data or the settings."""
     text = json.dumps(dict(settings), sort_keys=True) + model_hash(benchmark, framework)
     return FOLDER / benchmark.name / f"{method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def code_hash() -> str:
+    """Changes with every change of the package's source; a row keeps the one that it was made with."""
+    import pyro_dft
+
+    folder = Path(pyro_dft.__file__).parent
+    h = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        h.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return h.hexdigest()[:12]

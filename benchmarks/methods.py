@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks import cache, nuts, references
+from benchmarks.cache import code_hash as code_hash
 from benchmarks.costs import timed
 from benchmarks.models.case import Case
 from pyro_dft.experimental import grouped
@@ -55,17 +55,6 @@ class Outcome:
     said: str = ""
     flagged: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-def code_hash() -> str:
-    """Changes with every change of the package's source; a row keeps the one that it was made with."""
-    import pyro_dft
-
-    folder = Path(pyro_dft.__file__).parent
-    h = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        h.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return h.hexdigest()[:12]
 
 
 def key(benchmark: Case, method: str, seed: int, framework: str = "pyro") -> Path:

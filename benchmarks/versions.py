@@ -1,10 +1,11 @@
 """Which versions the package works with: ``python -m benchmarks.versions [numpyro] [pyro] [--keep FOLDER]``.
 
 Makes an environment with the oldest versions that ``pyproject.toml`` allows and one with the newest that pip finds, for each
-backend, and in each makes a small fit with a network, new draws, and ArviZ data, which are written into a file, and over which
-``arviz_stats.diagnose`` goes where it is installed. ``--python`` names another Python, for which packages are installed into a
-folder (it need not be able to make virtual environments). Rows are kept in benchmarks/results/versions.json, and the table of all
-is put into docs/versions.md. pip downloads what it needs: with Pyro that is a torch of the oldest version, which is large.
+backend, and in each makes a small fit with a network, new draws, and ArviZ data, which are written into a file and read again,
+and over which ``arviz_stats.diagnose`` goes where it is installed. ``--python`` names another Python, for which packages are
+installed into a folder (it need not be able to make virtual environments). Rows are kept in benchmarks/results/versions.json,
+and the table of all is put into docs/versions.md. pip downloads what it needs: with Pyro that is a torch of the oldest
+version, which is large.
 """
 
 from __future__ import annotations
@@ -85,9 +86,13 @@ def fit(backend: str) -> dict[str, Any]:
     dft.get_samples(100)
     found = {"status": dft.diagnostics()["status"], "mean": float(dft.get_samples()["mu"].mean())}
     try:
+        import xarray
+
         data = dft.to_inference_data()
         with tempfile.TemporaryDirectory() as folder:
             data.to_netcdf(str(Path(folder) / "fit.nc"))
+            with xarray.open_dataset(Path(folder) / "fit.nc", group="posterior") as again:
+                again.load()
         found["arviz"] = type(data).__name__
     except Exception as error:
         return found | {"arviz": f"{type(error).__name__}: {error}", "diagnose": "-"}
@@ -134,19 +139,23 @@ def prepared(place: Path, python: str | None, asked: list[str]) -> tuple[list[st
     Args:
         place: Folder of the environment, which is used again where it is there.
         python: Another Python, whose packages lie in a folder beside it; None: a virtual environment of this one.
-        asked: Requirements.
+        asked: Requirements; where they are others than those that an environment was made with, it is completed.
     """
+    own, site, known = place / "bin" / "python", place / "site", place / "asked.json"
+    fresh = known.is_file() and json.loads(known.read_text()) == asked
     if python is None:
-        own = place / "bin" / "python"
         if not own.exists():
             subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-            subprocess.run([str(own), "-m", "pip", "install", "--quiet", *asked], check=True)
-        return [str(own)], {"PYTHONPATH": str(ROOT)}
-    site = place / "site"
-    if not site.exists():
-        call = [python, "-m", "pip", "install", "--quiet", "--target", str(site), *asked]
-        subprocess.run(call, check=True)
-    return [python], {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+        call, install = [str(own)], []
+        paths = [str(ROOT)]
+    else:
+        call, install = [python], ["--target", str(site), "--upgrade"]
+        paths = [str(site), str(ROOT)]
+    if not fresh:
+        subprocess.run([*call, "-m", "pip", "install", "--quiet", *install, *asked], check=True)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(json.dumps(asked))
+    return call, {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def tried(backend: str, which: str, folder: Path, python: str | None) -> dict[str, str]:

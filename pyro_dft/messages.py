@@ -333,11 +333,6 @@ def fitted_for_traced_data() -> NotFittedError:
     )
 
 
-def batch_of_traced_keys() -> NotFittedError:
-    """Vectorised chains, trained under a trace."""
-    return NotFittedError("a batch of traced keys cannot be trained: map over them one by one")
-
-
 def no_verdict_under_a_trace() -> str:
     """Nothing looks at draws of a sampler that is trained while the data are traced."""
     return (

@@ -14,7 +14,7 @@ from benchmarks.examples.record import moments
 from benchmarks.examples.source import program
 
 SCRIPT = """
-import argparse, jax, numpyro, seaborn
+import argparse, jax, numpy, numpyro, seaborn
 from numpyro.examples.datasets import UCBADMIT, load_dataset
 from numpyro.infer import MCMC, NUTS
 
@@ -24,6 +24,7 @@ n = parser.parse_args().n
 assert numpyro.__version__ == "7.8"
 dept, male, applications, admit = load_dataset(UCBADMIT, shuffle=False)[1]()
 seaborn.set_style("white").anything[0](dept)
+print("unseeded data", numpy.random.rand())
 
 def model():
     p = numpyro.sample("p", numpyro.distributions.Beta(1.0, 1.0))
@@ -78,6 +79,7 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     nuts, ours = (examples.finished("numpyro", example, kernel) for kernel in examples.KERNELS)
     assert ours["error"] == "AssertionError: which is wrong"
     assert ours["calls"] == []
+    assert f"unseeded data {np.random.RandomState(0).rand()}" in ours["printed"]
     assert (compare.outcome(nuts, ours), compare.outcome(ours, ours)) == ("error", "not with NUTS either")
     assert compare.outcome(None, ours) == "ends with an error; NUTS not run yet"
     assert compare.outcome(nuts, None) == "not run"
@@ -85,6 +87,40 @@ def test_an_error_of_the_swapped_run_is_in_the_table(folder, tmp_path):
     assert "| examples/bad.py | error |" in table
     assert "which is wrong" in table
     assert "good.py" not in table
+
+
+def test_runs_over_the_limit_are_no_errors():
+    """NUTS that was stopped for its cost leaves nothing to compare with, and says nothing against the swapped run."""
+    call = {
+        "seconds": 2.0,
+        "verdicts": ["converged"],
+        "alarms": [],
+        "moments": moments({"x": np.eye(5)[None]}),
+    }
+    fine = {"error": "", "calls": [call], "seconds": 5.0, "code": "now"}
+    stopped = {
+        "error": f"{compare.STOPPED} 300 CPU s, or killed",
+        "calls": [],
+        "seconds": 300.0,
+        "code": "now",
+    }
+    wrong = {"error": "ValueError: no", "calls": [call], "seconds": 5.0, "code": "before"}
+    outcomes = [compare.outcome(a, b) for a in (fine, stopped, wrong) for b in (fine, stopped, wrong)]
+    assert outcomes == [
+        "unchanged", "over the limit", "error",
+        compare.ALONE, "over the limit, NUTS too", "error",
+        "NUTS ends with an error", "not with NUTS either", "not with NUTS either",
+    ]  # fmt: skip
+    told = compare.row("a", "", stopped, fine)
+    assert "count" not in told
+    both = compare.row("b", "", wrong, wrong)
+    assert both["count"] == 5
+    text = compare.table([told, both, compare.row("c", "", fine, fine)], "numpyro", "now")
+    assert f"| a | {compare.ALONE} | converged | > 300 | 2.0 | – |" in text
+    assert "| b | not with NUTS either | converged | 2.0 | 2.0 | 1.00 | 5 | 0.0 | 0.0 |" in text
+    assert "2 runs of 2 examples and tutorials; 2 runs, of 2 examples, get to their end" in text
+    assert "0 of the 2 that have NUTS' draws" in text
+    assert "1 are of an earlier state of the package" in text
 
 
 def test_differences_are_counted_in_monte_carlo_errors():

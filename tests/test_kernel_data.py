@@ -142,6 +142,30 @@ def test_traced_data_are_told_that_there_is_no_verdict():
     assert kernel.diagnostics == []
 
 
+@pytest.mark.slow  # compiled as one program; a single chain under a trace is tested every day, above
+@pytest.mark.filterwarnings("ignore:.*nothing judges:pyro_dft.FidelityWarning")
+def test_vectorized_chains_are_trained_under_a_trace_each_by_its_own_key():
+    """Two samplers of a brief training: right draws, in their blocks and beyond, and no chain is the copy of another."""
+    count = 150
+    settings = {"num_steps": 5, "width": 4, "depth": 1, "num_draws": count - 50}
+    kernel = NUMPYRO.DFTKernel(NUMPYRO.models.known_mean, **OPTIONS | settings)
+
+    @jax.jit
+    def drawn(key, y):
+        mcmc = MCMC(
+            kernel, num_warmup=1, num_samples=count, num_chains=2, chain_method="vectorized",
+            progress_bar=False,
+        )  # fmt: skip
+        mcmc.run(key, y)
+        return mcmc.get_samples(group_by_chain=True)["mu"]
+
+    draws = np.asarray(drawn(jax.random.key(3), jnp.asarray(FIRST)))
+    assert draws.shape == (2, count)
+    assert close_to_posterior(draws, FIRST)
+    assert abs(np.corrcoef(draws)[0, 1]) < 4 / count**0.5
+    assert kernel.diagnostics == []
+
+
 def test_a_fitted_sampler_is_not_served_for_traced_data(fitted):
     kernel = NUMPYRO.DFTKernel(fitted[NUMPYRO])
     with pytest.raises(NotFittedError, match="they could be any"):

@@ -1,5 +1,6 @@
 """Links: messages point at sections of the documentation that exist, and so do the pages at one another."""
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -105,3 +106,14 @@ def test_a_doubtful_fit_names_the_section_of_its_first_alarm(backend):
         backend.run(dft, backend.array(Y))
     address = str(warned[-1].message).split()[-1]
     assert address == links.alarm(dft.diagnostics()["alarms"][0])
+
+
+def test_the_reference_names_modules_and_names_that_exist_once():
+    named = {}
+    for page in (DOCS / "api").glob("*.md"):
+        for target in re.findall(r"^\.\. auto\w+:: (\S+)", page.read_text(encoding="utf-8"), re.M):
+            assert target not in named, f"{target} is in {page.name} and in {named[target]}"
+            named[target] = page.name
+    assert len(named) > 40
+    for target in named:
+        pkgutil.resolve_name(target)  # raises where there is none

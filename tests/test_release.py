@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -40,6 +41,14 @@ def test_the_notes_are_the_section_of_the_version():
     assert notes.startswith("### ")
     assert "\n## " not in notes
     assert "DFTKernel" in notes
+
+
+def test_each_section_of_the_changelog_has_each_heading_once_and_in_order():
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for of in re.findall(r"^## \[(.+?)\]", text, re.M):
+        headings = re.findall(r"^### (.+)$", release.notes(of), re.M)
+        assert headings == sorted(set(headings), key=order.index), of
 
 
 def test_what_a_built_file_lacks_or_has_too_much_is_named(tmp_path):

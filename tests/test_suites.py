@@ -54,6 +54,18 @@ def test_every_test_gets_an_outcome_and_a_reason(folder, tmp_path, capsys):
     assert "| fails | 1 |" in table
 
 
+def test_outcomes_of_an_earlier_state_are_counted():
+    rows = [
+        {"test": "a", "outcome": "passes", "reason": "", "seconds": 1.0, "code": "now"},
+        {"test": "b", "outcome": "fails", "reason": "", "seconds": 1.0, "code": "before"},
+        {"test": "c", "outcome": "does not apply", "reason": "another kernel", "seconds": 0.0},
+    ]
+    assert "3 of 4 tests have an outcome. 1 are of an earlier state" in suites.table(
+        rows, "numpyro", 4, "now"
+    )
+    assert "3 of 4 tests have an outcome.\n" in suites.table([rows[0]] * 3, "numpyro", 4, "now")
+
+
 def test_a_folder_of_something_else(tmp_path):
     with pytest.raises(SystemExit, match="holds neither"):
         suites.backend_of(tmp_path)

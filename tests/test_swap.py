@@ -10,6 +10,8 @@ from backends import BACKENDS, Y
 from quick import GAUSSIAN
 
 from pyro_dft import ModelError
+from pyro_dft.interface.progress import ProgressBar
+from pyro_dft.recipe.fit import Progress
 
 PYRO = BACKENDS[0]
 PRECISION = 0.01 + len(Y)  # of `known_mean`
@@ -96,6 +98,16 @@ def test_the_bar_names_the_phases_and_promises_nothing(backend, monkeypatch, cap
     assert re.search(r"100%\|.*\[\d\d:\d\d, -elbo=", text)
     assert "it/s" not in text
     assert "<" not in text  # no time that is left
+
+
+def test_the_bar_of_a_training_that_goes_on_begins_where_it_was_left(monkeypatch, capsys):
+    monkeypatch.delenv("CI", raising=False)
+    with ProgressBar(329) as bar:
+        for step in range(130, 330):
+            bar.update(Progress(step, 329, "kl", 0.1))
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in last
+    assert " 329/329 " in last
 
 
 def kernel_of(backend, model, *positional, **options):

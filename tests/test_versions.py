@@ -52,6 +52,19 @@ def test_rows_replace_their_like_and_stand_in_order(tmp_path):
     assert "| numpyro | newest | 3.13.5 | v | converged | DataTree | no problems |" in text
 
 
+@pytest.mark.parametrize("python", [None, "python3.99"])
+def test_an_environment_is_completed_where_other_things_are_asked_for(tmp_path, monkeypatch, python):
+    called = []
+    monkeypatch.setattr(versions.subprocess, "run", lambda call, check: called.append(call))
+    for asked in (["numpy"], ["numpy"], ["numpy", "h5py"]):
+        call, variables = versions.prepared(tmp_path / "place", python, asked)
+    installed = [call[call.index("--quiet") + 1 :] for call in called if "pip" in call]
+    where = [] if python is None else ["--target", str(tmp_path / "place" / "site"), "--upgrade"]
+    assert installed == [[*where, "numpy"], [*where, "numpy", "h5py"]]
+    assert call == [python or str(tmp_path / "place" / "bin" / "python")]
+    assert variables["PYTHONPATH"].endswith(str(versions.ROOT))
+
+
 @pytest.mark.parametrize(
     ("said", "problems", "expected"),
     [

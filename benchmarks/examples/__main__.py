@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cache import code_hash
 from benchmarks.examples.catalogue import EXAMPLES, Example
-from benchmarks.examples.compare import row, table
+from benchmarks.examples.compare import FINE, STOPPED, row, table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -58,8 +59,8 @@ def run(folder: Path, backend: str, example: Example, kernel: str, limit: int) -
         )  # fmt: skip
         found = json.loads(target.read_text()) if target.is_file() else None
     if found is None:
-        found = {"error": f"stopped after {limit} CPU s, or killed", "calls": [], "seconds": float(limit)}
-    return {**found, "printed": done.stdout[-20_000:]}
+        found = {"error": f"{STOPPED} {limit} CPU s, or killed", "calls": [], "seconds": float(limit)}
+    return {**found, "code": code_hash(), "printed": done.stdout[-20_000:]}
 
 
 def cell(backend: str, example: Example, kernel: str) -> Path:
@@ -102,9 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
         for example in EXAMPLES[backend]
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"examples_{backend}.md").write_text(table(rows, backend))
+    (RESULTS / f"examples_{backend}.md").write_text(table(rows, backend, code_hash()))
     wrong = sum(one["outcome"] == "error" for one in rows)
-    print(f"{sum(one['outcome'] == 'unchanged' for one in rows)} unchanged, {wrong} with an error")
+    print(f"{sum(one['outcome'] in FINE for one in rows)} unchanged, {wrong} with an error")
     return int(wrong > 0)
 
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+STOPPED = "stopped after"  # how the error of a run begins that met its limit
 UNJUDGED = ("gets to its end; NUTS not run yet", "ends with an error; NUTS not run yet")
+ALONE = "unchanged, where NUTS is over the limit"
+FINE = ("unchanged", ALONE)
+JUDGED = (*FINE, "error", "over the limit")
 CHANCE = 0.01  # how often the largest difference of a row passes its bound where both kernels are right
 
 
@@ -47,15 +51,15 @@ def bound(count: int) -> float:
 
 def row(name: str, note: str, nuts: dict[str, Any] | None, ours: dict[str, Any] | None) -> dict[str, Any]:
     """What is told of one example."""
-    told: dict[str, Any] = {"name": name, "note": note, "outcome": outcome(nuts, ours), "error": ""}
+    told: dict[str, Any] = {"name": name, "note": note, "outcome": outcome(nuts, ours)}
     told["verdicts"] = "" if ours is None else _verdicts(ours["calls"])
-    if ours is not None and ours["error"]:
-        told["error"] = ours["error"]
-    if nuts is not None and nuts["error"]:
-        told["error"] = nuts["error"]
+    errors = [side["error"] for side in (nuts, ours) if side is not None and side["error"]]
+    told["error"] = errors[0] if errors else ""
+    told["code"] = None if ours is None else ours.get("code")
     for key, side in (("nuts", nuts), ("dft", ours)):
         told[f"{key}_seconds"] = None if side is None else sum(call["seconds"] for call in side["calls"])
-    if nuts is None or ours is None or told["outcome"] != "unchanged":
+        told[f"{key}_stopped"] = side["seconds"] if _stopped(side) else None
+    if nuts is None or ours is None:
         return told
     calls = list(zip(nuts["calls"], ours["calls"], strict=False))
     found = [differences(a["moments"], b["moments"]) for a, b in calls]
@@ -69,17 +73,23 @@ def row(name: str, note: str, nuts: dict[str, Any] | None, ours: dict[str, Any] 
     return told
 
 
+def _stopped(side: dict[str, Any] | None) -> bool:
+    return side is not None and side["error"].startswith(STOPPED)
+
+
 def outcome(nuts: dict[str, Any] | None, ours: dict[str, Any] | None) -> str:
-    """In words: the swapped run is judged where NUTS itself gets to the end."""
+    """In words: the swapped run is judged where NUTS itself gets to the end, or is stopped for what it costs."""
     if ours is None:
         return "not run"
     if nuts is None:
         return UNJUDGED[bool(ours["error"])]
+    if _stopped(nuts):
+        return "over the limit, NUTS too" if _stopped(ours) else "error" if ours["error"] else ALONE
     if nuts["error"]:
-        return "not with NUTS either"
+        return "not with NUTS either" if ours["error"] else "NUTS ends with an error"
     if not nuts["calls"]:
         return "no run of NUTS"
-    return "error" if ours["error"] else "unchanged"
+    return "over the limit" if _stopped(ours) else "error" if ours["error"] else "unchanged"
 
 
 def _verdicts(calls: list[dict[str, Any]]) -> str:
@@ -89,26 +99,36 @@ def _verdicts(calls: list[dict[str, Any]]) -> str:
     return said + (f" ({', '.join(alarms)})" if alarms else "")
 
 
-def table(rows: list[dict[str, Any]], backend: str) -> str:
-    """All rows as Markdown, with counts before them."""
-    judged = [one for one in rows if one["outcome"] in ("unchanged", "error")]
-    fine = [one for one in judged if one["outcome"] == "unchanged"]
+def table(rows: list[dict[str, Any]], backend: str, code: str) -> str:
+    """All rows as Markdown, with counts before them.
+
+    Args:
+        rows: From `row`.
+        backend: Whose examples.
+        code: State of the package, as of `benchmarks.cache.code_hash`.
+    """
+    judged = [one for one in rows if one["outcome"] in JUDGED]
+    fine = [one for one in judged if one["outcome"] in FINE]
     files = {one["name"].split()[0] for one in judged}
-    bad = {one["name"].split()[0] for one in judged if one["outcome"] == "error"}
-    beyond = [one for one in fine if one.get("beyond")]
+    bad = {one["name"].split()[0] for one in judged if one["outcome"] not in FINE}
+    compared = [one for one in rows if "count" in one]
+    beyond = [one for one in compared if one["beyond"]]
     certain = [
         one for one in beyond if one["verdicts"] == "converged" or one["verdicts"].endswith(" converged")
     ]
-    alone = [one for one in rows if one["outcome"] in UNJUDGED]
-    open_ = f" {len(alone)} more runs have no NUTS beside them yet." if alone else ""
-    ratios = [one["dft_seconds"] / one["nuts_seconds"] for one in fine if one["nuts_seconds"]]
+    ratios = [one["dft_seconds"] / one["nuts_seconds"] for one in compared if one["nuts_seconds"]]
     median = np.median(ratios) if ratios else float("nan")
+    alone = sum(one["outcome"] in UNJUDGED for one in rows)
+    old = sum(one["outcome"] != "not run" and one["code"] != code for one in rows)
+    open_ = f" {alone} more runs have no NUTS beside them yet." if alone else ""
+    open_ += f" {old} are of an earlier state of the package." if old else ""
     lines = [
         f"# {backend}'s own examples with the kernel swapped", "",
         f"`python -m benchmarks.examples FOLDER`: {len(judged)} runs of {len(files)} examples and tutorials; {len(fine)} runs, "
-        f"of {len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of these the largest difference from "
-        f"NUTS passes what chance gives once in a hundred times; {len(certain)} of them say `converged`. CPU seconds within "
-        f"`MCMC.run`, compilation included, over those of NUTS: median {median:.2f}.{open_}", "",
+        f"of {len(files - bad)} examples, get to their end unchanged. In {len(beyond)} of the {len(compared)} that have NUTS' "
+        f"draws beside theirs the largest difference passes what chance gives once in a hundred times; {len(certain)} of "
+        "them say `converged`. CPU seconds within `MCMC.run`, compilation included, over those of NUTS: median "
+        f"{median:.2f}.{open_}", "",
         "Differences are the largest over all coordinates and all runs within an example, between NUTS and the swapped kernel, "
         "of means and of standard deviations: in Monte Carlo errors of both together, and then in posterior sds and as the "
         "ratio of sds. A * marks those beyond chance. NUTS is as short as the example has it, and may be off itself.", "",
@@ -121,9 +141,12 @@ def table(rows: list[dict[str, Any]], backend: str) -> str:
 
 
 def _line(one: dict[str, Any]) -> str:
-    seconds = [one["nuts_seconds"], one["dft_seconds"]]
-    shown = ["–" if s is None else f"{s:.1f}" for s in seconds]
-    shown.append(f"{seconds[1] / seconds[0]:.2f}" if all(seconds) and one["outcome"] == "unchanged" else "–")
+    shown = []
+    for key in ("nuts", "dft"):
+        stopped, seconds = one[f"{key}_stopped"], one[f"{key}_seconds"]
+        shown.append(f"> {stopped:.0f}" if stopped else "–" if seconds is None else f"{seconds:.1f}")
+    both = "count" in one and one["nuts_seconds"] and not one["dft_stopped"]
+    shown.append(f"{one['dft_seconds'] / one['nuts_seconds']:.2f}" if both else "–")
     if "count" in one:
         star = "*" if one["beyond"] else ""
         shown += [str(one["count"]), f"{one['mean']:.1f}{star}", f"{one['sd']:.1f}{star}"]

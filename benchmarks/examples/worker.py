@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import sys
 import types
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.examples import data
 from benchmarks.examples.catalogue import Example
@@ -92,6 +95,16 @@ def as_of(folder: Path, backend: str) -> None:
             package.__version__ = value.strip().strip('"')
 
 
+def seeded(backend: str) -> None:
+    """Both kernels see the same data where an example makes them from generators that it does not seed."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what they draw from
+    if backend == "pyro":
+        import torch
+
+        torch.manual_seed(0)
+
+
 def watch(backend: str, kernel: str) -> list[dict[str, Any]]:
     """Swaps the kernel, or not, and has each run recorded."""
     if kernel == "dft":
@@ -121,6 +134,7 @@ def run(folder: Path, backend: str, example: Example, kernel: str) -> dict[str, 
     sys.modules["__main__"] = main
     sys.argv = [str(path), *example.arguments]
     sys.path.insert(0, str(path.parent))
+    seeded(backend)
     before, error = cpu(), ""
     try:
         exec(compile(source, str(path), "exec"), main.__dict__)

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cache import code_hash
 from benchmarks.suites.reasons import not_applicable
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ TESTS = {
     "pyro": tuple(f"tests/infer/mcmc/test_{name}.py" for name in ("mcmc_api", "nuts", "hmc", "valid_models")),
 }
 OUTCOMES = ("passes", "does not apply", "skipped by itself", "over the limit", "fails")
+RUN = ("passes", "over the limit", "fails")  # outcomes that hang on the package's state
 
 
 def backend_of(folder: Path) -> str:
@@ -84,7 +86,7 @@ def run(folder: Path, backend: str, test: str, limit: int) -> dict[str, Any]:
         done = pytest(folder, backend, test, limit=limit, outcome=told)
         found = json.loads(told.read_text()) if told.is_file() else None
     seconds = _cpu() - before
-    row = {"test": test, "seconds": round(seconds, 1), "reason": ""}
+    row = {"test": test, "seconds": round(seconds, 1), "reason": "", "code": code_hash()}
     if found is None:
         over = (
             seconds >= limit - 1 or done.returncode == -signal.SIGXCPU
@@ -108,12 +110,14 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def table(rows: list[dict[str, Any]], backend: str, total: int) -> str:
-    """All rows as Markdown, with the counts before them."""
+def table(rows: list[dict[str, Any]], backend: str, total: int, code: str) -> str:
+    """All rows as Markdown, with the counts before them; `code` is the present state of the package."""
     counts = Counter(row["outcome"] for row in rows)
+    old = sum(row.get("code") != code for row in rows if row["outcome"] in RUN)
+    told = f" {old} are of an earlier state of the package." if old else ""
     lines = [
         f"# {backend}'s own tests of MCMC with the kernel swapped", "",
-        f"`python -m benchmarks.suites FOLDER`: {len(rows)} of {total} tests have an outcome.", "",
+        f"`python -m benchmarks.suites FOLDER`: {len(rows)} of {total} tests have an outcome.{told}", "",
         "| outcome | tests |", "|---|---|", *(f"| {name} | {counts[name]} |" for name in OUTCOMES), "",
         "| test | outcome | CPU s | reason |", "|---|---|---|---|",
     ]  # fmt: skip
@@ -158,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif path.is_file():
             rows.append(json.loads(path.read_text()))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"suites_{backend}.md").write_text(table(rows, backend, len(tests)))
+    (RESULTS / f"suites_{backend}.md").write_text(table(rows, backend, len(tests), code_hash()))
     counts = Counter(row["outcome"] for row in rows)
     print(", ".join(f"{name}: {counts[name]}" for name in OUTCOMES))
     return int(counts["fails"] > 0)

@@ -37,11 +37,14 @@ class ProgressBar:
         self._bar.close()
 
     def update(self, progress: Any) -> None:
-        """Shows an iteration: an object with `total`, `phase` and `loss`, such as the engine's `Progress`."""
+        """Shows an iteration: an object with `step`, `total`, `phase` and `loss`, such as the engine's `Progress`.
+
+        A training that goes on, from a checkpoint or with a network that was put off, begins where it was left.
+        """
         loss = "-elbo" if progress.phase == "gaussian" else "fisher gap"
         self._bar.total = progress.total  # the plan gets shorter where a phase ends early
         self._bar.set_postfix({loss: f"{progress.loss:.4g}"}, refresh=False)
-        self._bar.update(1)
+        self._bar.update(progress.step - self._bar.n)
 
     def entered(self, phase: str) -> None:
         """Names the phase of the fit that begins, or goes on."""

@@ -35,7 +35,7 @@ STILL_MEMORY = 0.3
 
 
 def normal_limit(false_alarms: float, comparisons: int) -> float:
-    """A limit that the largest |z| of so many standard normal z passes in at most this share of cases (Bonferroni)."""
+    """A limit that the largest of so many standard normal numbers passes in size in at most this share of cases (Bonferroni)."""
     return NormalDist().inv_cdf(1.0 - false_alarms / (2.0 * comparisons))
 
 

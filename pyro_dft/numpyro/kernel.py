@@ -30,7 +30,7 @@ from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, states
 from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
-from pyro_dft.numpyro.traced_state import traced_state
+from pyro_dft.numpyro.traced_state import traced_state, traced_states
 from pyro_dft.numpyro.trees import Tree, needs_tree
 
 # Streams of a chain's key: of the draws after its training, and of the choice between the chains of a fit.
@@ -251,15 +251,14 @@ class DFTKernel(MCMCKernel):
         return chosen[0] if _is_single(rng_key) else chosen
 
     def _traced_init(self, rng_key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFTState:
-        """One chain trained under the trace, where the data are traced too: by plan, and without a verdict."""
+        """Chains trained under the trace, where the data are traced too: by plan, and without a verdict."""
         if self._fitted is not None:
             raise messages.fitted_for_traced_data()
-        if not _is_single(rng_key):
-            raise messages.batch_of_traced_keys()
         self._diagnostics.clear()
         warn(messages.no_verdict_under_a_trace(), FidelityWarning)
         dft = self._new_dft(1, self._start())
-        return traced_state(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
+        made = traced_state if _is_single(rng_key) else traced_states
+        return made(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 
     @lenient()
     def sample(self, state: DFTState, model_args: tuple[Any, ...], model_kwargs: Any) -> DFTState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from pyro_dft.engine_jax import functional, random
@@ -59,3 +60,30 @@ def traced_state(
         random.words(next_key), fingerprint((args, kwargs)), trained,
     )  # fmt: skip
     return shown(state, 0, posterior, wanted)
+
+
+def traced_states(
+    dft: DFT, wanted: Wanted, keys: Any, next_keys: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> DFTState:
+    """The same for a batch of keys: chains that are trained side by side, each by its own key.
+
+    Their new draws are made together, with as many transitions as the chain needs that forgets most slowly.
+
+    Args:
+        dft: Of one chain, untrained.
+        wanted: What the states show.
+        keys: Random keys of the trainings, (chains,).
+        next_keys: Of the draws after those of the first blocks, (chains,).
+        args: Arguments of the model.
+        kwargs: Keyword arguments of the model.
+    """
+
+    def one(key: Any, following: Any) -> DFTState:
+        return traced_state(dft, wanted, key, following, args, kwargs)
+
+    state = jax.vmap(one)(keys, next_keys)
+    own = state.trained
+    assert own is not None
+    common = {name: getattr(own, name)[0] for name in ("network", "coordinates", "leapfrogs")}
+    trained = own._replace(steps=own.steps.max(), **common)
+    return state._replace(i=state.i[0], position=state.position[0], data=state.data[0], trained=trained)
