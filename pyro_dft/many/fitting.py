@@ -178,7 +178,11 @@ def _fit_group(
             return Record.of(numbers[k], trained(member))
 
     def answer(key: Any, payloads: list[Any]) -> Any:
-        return gaussians.answer(key, payloads) if key[0] == gaussians.KEY else group.answer(key, payloads)
+        return (
+            gaussians.answer(key, payloads, group.answer)
+            if key[0] == gaussians.KEY
+            else group.answer(key, payloads)
+        )
 
     def full(key: Any) -> int:
         return 1 if key[0] == gaussians.KEY else group.full(key)

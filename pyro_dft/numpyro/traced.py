@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.extend import core
 
 from pyro_dft.engine_jax.cost import size_of
 from pyro_dft.engine_jax.sharding import host, pieces, row_shards
+from pyro_dft.recipe.memory import PointSize
 
 # Elements of one tensor that a batched evaluation may fill.
 MAX_ELEMENTS = 2**23
@@ -40,6 +41,11 @@ class Traced:
         for part in _numbers(jaxpr):
             digest.update(part)
         self._key = digest.digest()
+
+    @cached_property
+    def row_size(self) -> PointSize:
+        """What one row takes, as if the arrays that all rows read were its own."""
+        return size_of(self._jaxpr, [True] * len(self._jaxpr.invars))
 
     @property
     def digest(self) -> bytes:
@@ -184,8 +190,7 @@ def map_rows(function: Traced, arrays: Any, *rows: Any, elements: int = 1) -> An
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return jax.vmap(lambda *own: function(*own, arrays))(*rows)
     shards = row_shards(arrays)
-    size_of_one = size_of(function._jaxpr, [True] * len(function._jaxpr.invars)).shared(shards)
-    affordable = size_of_one.affordable(jax.default_backend() == "cpu")
+    affordable = function.row_size.shared(shards).affordable(jax.default_backend() == "cpu")
     limit = int(min(MAX_ROWS, max(1, MAX_ELEMENTS * shards // max(1, elements)), affordable))
     # Sizes are powers of two, so that few are compiled.
     size = min(limit, 1 << (n - 1).bit_length())

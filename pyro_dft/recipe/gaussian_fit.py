@@ -121,10 +121,13 @@ class GaussianFitter:
         begins = (self._calm == 0) & (still > 0)
         # Noise makes a restart that has arrived seem to move at times; one that moves does so at every step.
         self._calm = np.where(still > 0, self._calm + still, 0.5 * self._calm - 0.5).clip(0.0)
-        state.calm_sd = np.where(begins[:, None], state.sd, state.calm_sd)
-        # None that has grown all the time in a flat direction.
-        grown = (state.sd >= 10 * state.calm_sd).any(1)
-        self._calm = np.where((self._calm >= self._calm_steps) & grown, 0.0, self._calm)
+        ready = self._calm >= self._calm_steps
+        if begins.any() or ready.any():
+            sd = state.sd
+            state.calm_sd = np.where(begins[:, None], sd, state.calm_sd)
+            # None that has grown all the time in a flat direction.
+            grown = (sd >= 10 * state.calm_sd).any(1)
+            self._calm = np.where(ready & grown, 0.0, self._calm)
         new = ((self._calm >= self._calm_steps) | self._stalled()) & (self._settled_at < 0)
         self._settled_at = np.where(new, self.taken, self._settled_at)
         if not self._minibatch:
@@ -167,7 +170,8 @@ class GaussianFitter:
 
     def _give_up(self) -> None:
         """Leaves those without hope where they are."""
-        if len(self._chain) == 1 or (self._settled_at < 0).all():
+        settled = self._settled_at[self._settled_at >= 0]
+        if len(self._chain) == 1 or not len(settled) or self.taken <= TIMES * settled.min() + MORE_STEPS:
             return
         gone = self._hopeless()
         for i in np.flatnonzero(gone):
