@@ -35,9 +35,10 @@ MET_DISTANCE, MET_RATIO = 0.5, 2.0
 # Once a restart has settled, another that is so many nats below it is given up after so many times its
 # steps, and some more.
 HOPELESS, TIMES, MORE_STEPS = 10.0, 1.5, 10
-# Where only scales are fitted, a restart has stalled when its bound has risen in so many steps by fewer nats for each dimension:
-# correlations, which it cannot see, let it go on for hundreds of steps. Full matrices, or particles, go on from there sooner.
-STALL_STEPS, STALL_GAIN = 20, 0.05
+# A restart has stalled when its bound has risen in so many steps by fewer nats for each dimension: where only scales are fitted,
+# as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
+# matrices, or particles, go on from there sooner.
+STALL_STEPS, STALL_GAIN, WHOLE_GAIN = 20, 0.05, 0.01
 
 
 class GaussianFitter:
@@ -145,11 +146,12 @@ class GaussianFitter:
             self._averaging_from = self.taken
 
     def _stalled(self) -> np.ndarray:
-        """Restarts whose bound hardly rises any more, where only scales are fitted."""
-        if self._state.full or self._minibatch:
+        """Restarts whose bound hardly rises any more."""
+        if self._minibatch:
             return np.zeros(len(self._chain), bool)
         best, due = self._state.best, self.taken - self._marked_at >= STALL_STEPS
-        stalled = due & (best - self._marked < STALL_GAIN * self.target.dim)
+        gain = (WHOLE_GAIN if self._state.full else STALL_GAIN) * self.target.dim
+        stalled = due & np.isfinite(best) & (best < self._marked + gain)
         self._marked, self._marked_at = (
             np.where(due, now, then) for now, then in ((best, self._marked), (self.taken, self._marked_at))
         )
