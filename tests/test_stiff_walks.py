@@ -81,3 +81,15 @@ def test_chains_that_cannot_be_done_end_the_fit(backend):
     # The budget of 600 gradients for each draw bounds what comes after the warm-up, a block of tuning and one of a window.
     least = MOST_WARM_UPS * WARM_UP * MOST_AT_FIRST + (TUNING + BLOCK_STEPS) * MOST_LEAPFROGS
     assert report["phase_gradients"]["refinement"] < LARGE_BUDGET * 40 + PARTICLES * least
+
+
+@pytest.mark.filterwarnings("ignore:the fit")
+def test_a_flat_direction_ends_with_a_verdict(backend):
+    """Steps grow there without end, until a trajectory is less than one of them."""
+    dft = backend.DFT(
+        potential_fn=lambda sites: 2.5 * (sites["a"] + sites["b"] - 2.0) ** 2,
+        initial_params={name: backend.array(np.zeros(())) for name in "ab"},
+        num_draws=100, train="never", modes="never", seed=1, disable_progbar=True,
+    )  # fmt: skip
+    backend.run(dft)
+    assert dft.diagnostics()["status"] == "failed"

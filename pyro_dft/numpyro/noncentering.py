@@ -11,6 +11,7 @@ own for a = 0. Where the data say much about theta, a is small.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
@@ -20,6 +21,9 @@ from jax import Array
 
 from pyro_dft.numpyro.families import Coefficients, coefficients, unwrap
 from pyro_dft.numpyro.transforms import base_support, biject_to
+
+# Families whose density is one of (value - loc) / scale, and asks nothing else of these two.
+_STANDARDISED = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
 
 
 def movable(fn: Any, shape: tuple[int, ...]) -> bool:
@@ -78,6 +82,37 @@ def inverse(fn: Any, value: Array, amount: Any = 1.0) -> Array:
             value = transform.inv(value)
         return inverse(inner.base_dist, value, amount)
     return _affine_inverse(found, _bijection(fn, found).inv(value), amount)
+
+
+def unrounded(fn: Any, y: Array, value: Array, amount: Any = 1.0) -> Array | float:
+    """Log density at the exact value less that at the rounded one, summed over events or not; zero in exact arithmetic.
+
+    A value loc + scale y is rounded to the digits of its location. Where the scale is below these, the site's own density would
+    see nothing of y: the neck of a funnel would have a false density, and no scores. Only for the usual families on
+    the real line, where they are not masked; others have none.
+
+    Args:
+        fn: Distribution at the sample statement.
+        y: Coordinates.
+        value: What `forward` makes of them.
+        amount: See `forward`.
+    """
+    inner = unwrap(fn)
+    if type(inner) not in _STANDARDISED or _masked(fn):
+        return 0.0
+    loc, scale = jnp.asarray(inner.loc), jnp.asarray(inner.scale)
+    standard = copy.copy(inner)
+    standard.loc, standard.scale = jnp.zeros_like(loc), jnp.ones_like(scale)
+    whole = isinstance(amount, float) and amount == 1
+    exact = y if whole else scale ** (amount - 1) * (y - (1 - amount) * loc)
+    difference = standard.log_prob(exact) - standard.log_prob((value - loc) / scale)
+    return _over_events(jnp.where(jnp.isfinite(difference), difference, 0.0), len(fn.batch_shape))
+
+
+def _masked(fn: Any) -> bool:
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, dist.MaskedDistribution)
 
 
 def _bijection(fn: Any, found: Coefficients) -> Any:

@@ -26,6 +26,10 @@ class SiteMap(Protocol):
         """Coordinates -> (value, original unconstrained coordinates, log |det d value / d y|)."""
         ...
 
+    def unrounded(self, fn: Any, y: Tensor, value: Tensor) -> Tensor | float:
+        """Log density at the exact value less that at the rounded one."""
+        ...
+
     def inverse(self, fn: Any, value: Tensor) -> Tensor:
         """Value -> coordinates."""
         ...
@@ -39,6 +43,10 @@ class DynamicSupport:
         transform = bijection(fn.support)
         value = transform(y)
         return value, y, transform.log_abs_det_jacobian(y, value).sum()
+
+    def unrounded(self, fn: Any, y: Tensor, value: Tensor) -> float:
+        """Zero: coordinates do not depend on a location."""
+        return 0.0
 
     def inverse(self, fn: Any, value: Tensor) -> Tensor:
         """Value -> coordinates."""
@@ -91,8 +99,12 @@ class Place(Messenger):
             msg["value"] = self.values[name]
             msg["is_observed"] = True
         elif name in self.maps:
-            value, original, log_jacobian = self.maps[name].forward(fn, self.coordinates[name])
+            own, y = self.maps[name], self.coordinates[name]
+            value, original, log_jacobian = own.forward(fn, y)
             self.original[name] = original
+            if msg["mask"] is None and isinstance(msg["scale"], float | int) and msg["scale"] == 1:
+                # Else the density that it belongs to is scaled or masked, and a log Jacobian is not.
+                log_jacobian = log_jacobian + own.unrounded(fn, y, value)
             self.log_jacobians.append(log_jacobian)
             msg["value"] = value
             msg["is_observed"] = True

@@ -255,7 +255,7 @@ class Particles:
         if self.settings.experimental.leapfrog_steps is not None:
             return step_size
         sizes = self.engine.numpy(step_size)
-        count = min(np.ceil(LENGTH / max(sizes.min(), 1e-6) - 0.1), MOST_LEAPFROGS)
+        count = np.clip(np.ceil(LENGTH / max(sizes.min(), 1e-6) - 0.1), 1, MOST_LEAPFROGS)
         return self.engine.native(self.target, np.minimum(sizes, LENGTH / count))
 
     def _blocks(self, start: Any, scale: Any, step_size: Any, steps: int, tune: float = 0.0) -> list[Block]:
