@@ -126,9 +126,8 @@ class Point:
             value, original, log_jacobian = noncentering.forward(site["fn"], y, self.noncentered[name])
             if index is None:
                 self.original[name] = original
-            if (
-                site["scale"] is None
-            ):  # else the density that it belongs to is scaled, and a log Jacobian is not
+            # The density that it belongs to may be scaled; a log Jacobian is not.
+            if site["scale"] is None:
                 amount = self.noncentered[name]
                 log_jacobian = log_jacobian + noncentering.unrounded(site["fn"], y, value, amount)
             _add_jacobian(name, log_jacobian, site["fn"])

@@ -21,8 +21,9 @@ from pyro_dft.recipe.window import Judged, Window
 FORGOTTEN, LEFT = 0.3, 0.05
 # Effects of more standard errors than this count towards that error.
 LIKELY = 2.0
-# Draws of a sampler that are moved to compare log densities, in units of the number of particles.
-MOVED = 1
+# Draws of a sampler that are moved to compare log densities, in units of the number of particles: the first of them alone, for as
+# long as their mean is so many standard errors away.
+MOVED, SURELY = 4, 2.0
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,33 @@ class Ensemble:
         """
         if self.particles.target.dim <= FULL_RANK_LIMIT or 2 * steps > most:
             return steps
-        size, made = self.particles.count, 0
-        parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED, draws.shape[1] // size))]
-        goal = self.particles.engine.numpy(self.window.log_density).mean((1, 2))
-        while parts:
-            moved = [self._moved(part, steps - made) for part in parts]
-            parts = [position for position, _ in moved]
-            found = np.concatenate([log_density for _, log_density in moved], 1)
-            error = found.std(1) / np.sqrt(found.shape[1])
-            if (np.abs(found.mean(1) - goal) <= error).all() or 2 * steps > most:
+        size, most_parts = self.particles.count, draws.shape[1] // self.particles.count
+        parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED, most_parts))]
+        first, others, made, made_by_others = parts[:1], parts[1:], 0, 0
+        while first:
+            first, found = self._all_moved(first, steps - made)
+            made = steps
+            agree = self._agree(found, SURELY)
+            if agree:  # as far as a few can tell
+                others, more = self._all_moved(others, steps - made_by_others)
+                made_by_others = steps
+                agree = self._agree([*found, *more], 1.0)
+            if agree or 2 * steps > most:
                 break
-            made, steps = steps, 2 * steps
+            steps *= 2
         return steps
+
+    def _all_moved(self, parts: list[Any], steps: int) -> tuple[list[Any], list[np.ndarray]]:
+        """Points after so many transitions, and the log densities there."""
+        moved = [self._moved(part, steps) for part in parts]
+        return [position for position, _ in moved], [log_density for _, log_density in moved]
+
+    def _agree(self, found: list[np.ndarray], errors: float) -> bool:
+        """Whether mean log densities are those of the particles, up to so many standard errors."""
+        goal = self.particles.engine.numpy(self.window.log_density).mean((1, 2))
+        values = np.concatenate(found, 1)
+        error = values.std(1) / np.sqrt(values.shape[1])
+        return bool((np.abs(values.mean(1) - goal) <= errors * error).all())
 
     def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
         """One point for each particle after `steps` transitions, and the log densities there (G, P)."""
