@@ -43,18 +43,29 @@ def stretched(root: Any, z: Any, power: int = 1) -> Any:
     return z + along @ columns.swapaxes(-1, -2)
 
 
-def coloured(root: Array, z: Array) -> Array:
-    """The root times each of the vectors (..., n, d)."""
+def coloured(root: Any, z: Any) -> Any:
+    """The root times each of the vectors (..., n, d). For arrays of any library."""
     if has_directions(root, z.ndim):
         return stretched(root, z) * root[..., None, :, 0]
     return z @ root.swapaxes(-1, -2) if root.ndim == z.ndim else z * root[..., None, :]
 
 
-def projected(root: Array, s: Array) -> Array:
-    """The root's transpose times each of the vectors (..., n, d), such as scores."""
+def projected(root: Any, s: Any) -> Any:
+    """The root's transpose times each of the vectors (..., n, d), such as scores. For arrays of any library."""
     if has_directions(root, s.ndim):
         return stretched(root, s * root[..., None, :, 0])
     return s @ root if root.ndim == s.ndim else s * root[..., None, :]
+
+
+def spread(root: Any, s: Any) -> Any:
+    """The root times its transpose, the covariance, times each of the vectors (..., n, d). For arrays of any library.
+
+    Matrices are taken one after the other: their product would lose digits in single precision. With directions it is one map.
+    """
+    if has_directions(root, s.ndim):
+        sd = root[..., None, :, 0]
+        return stretched(root, s * sd, 2) * sd
+    return coloured(root, projected(root, s))
 
 
 def whitened(root: Array, x: Array) -> Array:

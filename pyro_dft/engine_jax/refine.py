@@ -16,11 +16,10 @@ import numpy as np
 from jax import Array
 
 from pyro_dft.engine_jax import random
-from pyro_dft.engine_jax.roots import coloured, projected, spread
 from pyro_dft.engine_jax.target import Target, TargetSpec, block_rows
 from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
-from pyro_dft.roots import has_directions
+from pyro_dft.roots import coloured, has_directions, projected, spread
 
 # Draws of one compiled call where the full data are many (the model subsamples them).
 FULL_DATA_ROWS = 32

@@ -17,8 +17,8 @@ from pyro_dft import roots
 from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.custom import Own, named, unnamed
 from pyro_dft.engine_jax.networks import Weights
-from pyro_dft.engine_jax.roots import coloured
 from pyro_dft.engine_jax.target import block_rows, double
+from pyro_dft.roots import coloured
 
 # Rows of one forward pass; bounds memory when a million draws are asked for.
 CHUNK = 65_536

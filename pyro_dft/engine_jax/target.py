@@ -20,11 +20,11 @@ from pyro_dft.engine_jax import networks, random
 from pyro_dft.engine_jax.chunks import in_chunks, on_cpu
 from pyro_dft.engine_jax.cost import point_size, uses_lapack
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
-from pyro_dft.engine_jax.roots import coloured, projected
 from pyro_dft.engine_jax.sharding import Placement
 from pyro_dft.errors import ModelError
 from pyro_dft.recipe.engine import FULL_DATA, Forms
 from pyro_dft.recipe.memory import PointSize
+from pyro_dft.roots import coloured, projected
 
 Potential = Callable[[Array, Any], Array]
 MinibatchPotential = Callable[[Array, Any, Array], Array]

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pyro_dft.engine_torch.roots import coloured, projected, spread
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR, TARGET_ACCEPTANCE, TUNING_DRAWS, TUNING_STEPS
-from pyro_dft.roots import has_directions
+from pyro_dft.roots import coloured, has_directions, projected, spread
 
 # The step size is tuned on fewer draws where each reads many rows of data.
 FULL_DATA_TUNING_DRAWS = 32

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.custom import CustomGenerator, Source
 from pyro_dft.engine_torch.networks import Generator
-from pyro_dft.engine_torch.roots import coloured
 from pyro_dft.recipe.shapes import generator_shapes
+from pyro_dft.roots import coloured
 
 # Rows of draws that are held at once.
 CHUNK = Generator.rows

@@ -17,12 +17,12 @@ from pyro_dft.engine_torch.chains import felt_acceptance
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.engine import TorchEngine
 from pyro_dft.engine_torch.graphs import traced
-from pyro_dft.engine_torch.roots import coloured, projected, spread
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.many import pool
 from pyro_dft.many.calls import spans
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import MAX_ENERGY_ERROR
+from pyro_dft.roots import coloured, projected, spread
 
 # U(x, leaves of the data) of one point (d,).
 Potential = Callable[..., Tensor]

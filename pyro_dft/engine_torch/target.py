@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.batched import BatchedPotential, Potential
 from pyro_dft.engine_torch.random_state import random_state, set_random_state
-from pyro_dft.engine_torch.roots import projected
 from pyro_dft.engine_torch.together import Together
 from pyro_dft.recipe.engine import FULL_DATA, Forms
+from pyro_dft.roots import projected
 
 SmoothedPotential = Callable[[Tensor, Tensor], Tensor]
 

@@ -14,7 +14,6 @@ from pyro_dft import messages
 from pyro_dft.engine_torch import objectives
 from pyro_dft.engine_torch.custom import NO_NETWORKS, CustomGenerator, CustomScore, Networks, owner
 from pyro_dft.engine_torch.networks import Generator, LevelScoreNetwork, ScoreNetwork
-from pyro_dft.engine_torch.roots import coloured, projected
 from pyro_dft.engine_torch.sampler import Sampler
 from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
@@ -29,6 +28,7 @@ from pyro_dft.recipe.constants import (
     SETTLING_SCORE,
 )
 from pyro_dft.recipe.history import check_like, part
+from pyro_dft.roots import coloured, projected
 from pyro_dft.settings import Settings
 
 

@@ -235,8 +235,7 @@ class Particles:
 
     # Transitions
 
-    def _leapfrogs(self, step_size: Any, most: int | None = None, stretch: float | None = None) -> int:
-        most = MOST_LEAPFROGS if most is None else most
+    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS, stretch: float | None = None) -> int:
         if self.settings.experimental.leapfrog_steps is not None:
             return self.settings.experimental.leapfrog_steps
         smallest = float(np.min(self.engine.numpy(step_size)))

@@ -185,7 +185,7 @@ class Trainer:
         assert self.fit is not None
         with self._working():
             if self.fit.measurement is None:
-                self.fit.measurement = with_steps(self._measure(), self.settings)
+                self.fit.measurement = self._with_steps(self._measure())
         self.fit.history = self.history
         self.fit.seconds, self.fit.gradients = self._ledger.seconds, self._ledger.gradients
         self.fit.cut = self.budget.met
@@ -255,9 +255,7 @@ class Trainer:
             return
         if s.train == "auto" or chains:
             self._look("measuring")
-            measured = self._matched(self._measure())
-            with self._ledger.phase("refinement"):
-                measured = self.fit.measurement = with_steps(measured, s)
+            measured = self.fit.measurement = self._with_steps(self._matched(self._measure()))
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
@@ -286,6 +284,11 @@ class Trainer:
             return measured
         self.fit.sampler = sampler
         return better
+
+    def _with_steps(self, measured: Measurement) -> Measurement:
+        """See `with_steps`; its evaluations are those of the refinement, in whatever phase it is needed."""
+        with self._ledger.phase("refinement"):
+            return with_steps(measured, self.settings)
 
     def _fit_of(self, chosen: Chosen) -> Fit:
         sampler = chosen.sampler(self.engine, self.problems)
@@ -336,7 +339,7 @@ class Trainer:
         # Chains that have forgotten the Gaussian would find nothing else from the network's draws.
         if self.fit.measurement is None and known is not None and known.complete:
             again = measured_again(known, self.fit.sampler, self.rng)
-            self.fit.measurement = with_steps(again, self.settings)
+            self.fit.measurement = self._with_steps(again)
         self._network_steps, self._network = self._network.steps, None
 
     def _measure(self) -> Measurement:
