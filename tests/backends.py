@@ -59,6 +59,9 @@ def models_of(ppl, dist, array):
         ppl.sample("matrix", dist.Wishart(array(5.0), array(np.eye(2))))
         ppl.sample("interval", dist.Uniform(-1.0, 2.0))
 
+    def sparse():
+        ppl.sample("shares", dist.Dirichlet(array([0.1, 0.2, 0.1, 0.3])))
+
     def improper(y):
         a = ppl.sample("a", dist.ImproperUniform(dist.constraints.real, (), ()))
         b = ppl.sample("b", dist.ImproperUniform(dist.constraints.real, (), ()))

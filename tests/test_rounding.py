@@ -1,4 +1,4 @@
-"""Non-centred values are rounded to the digits of their location; the density of the coordinates must not be."""
+"""Values are rounded, to the digits of their location or to the ends of a simplex; the density of coordinates must not be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyro.distributions
 import pytest
 import torch
 from backends import BACKENDS
-from scipy import stats
+from scipy import special, stats
 
 from pyro_dft.numpyro import noncentering
 from pyro_dft.pyro.noncentering import NonCentered
@@ -86,3 +86,39 @@ def test_a_neck_is_a_neck_down_to_the_smallest_scale(backend):
         np.testing.assert_allclose(score.reshape(-1)[groups], -z, atol=0.01)
     np.testing.assert_allclose(levels, levels[0], atol=0.02)
     assert own.dim == standard.dim
+
+
+SPARSE = np.array([0.1, 0.2, 0.1, 0.3])
+
+
+def sparse_log_density(x):
+    """Of Dirichlet(SPARSE) in stick-breaking coordinates (3,), in double precision."""
+    z = x - np.log([3.0, 2.0, 1.0])
+    left = special.log_expit(-z)
+    shares = np.append(special.log_expit(z), 0.0) + np.append(0.0, np.cumsum(left))
+    constant = special.gammaln(SPARSE.sum()) - special.gammaln(SPARSE).sum()
+    return constant + ((SPARSE - 1) * shares).sum() + (shares[:-1] + left).sum()
+
+
+@pytest.mark.parametrize("x", [(0.5, -1.0, 2.0), (-40.0, 17.0, -60.0), (20.0, 25.0, -3.0), (3.0, 30.0, 30.0)])
+def test_a_sparse_simplex_has_its_tails(backend, x):
+    """The frameworks' own density is flat below -87, and above 16 it falls ten times too fast."""
+    log_density, score = sparse(backend, x)
+    assert log_density == pytest.approx(sparse_log_density(np.array(x)), rel=1e-5, abs=1e-4)
+    step = 1e-4 * np.eye(3)
+    expected = [(sparse_log_density(x + e) - sparse_log_density(x - e)) / 2e-4 for e in step]
+    np.testing.assert_allclose(score, expected, atol=2e-3)
+
+
+def test_beyond_the_smallest_number_a_simplex_has_little_mass(backend):
+    levels = [sparse(backend, (x, 0.0, 0.0))[0] for x in (-80.0, -100.0, -150.0)]
+    assert levels[0] > levels[1] + 5 > levels[2] + 40
+
+
+def sparse(backend, x):
+    """Log density and score (3,) of the model at one point."""
+    dft = backend.dft("sparse")
+    dft.parts.backend.read((), {}, 0)
+    (problem,) = dft.parts.backend.problems
+    log_density, score = problem.target.evaluate(backend.array(x)[None, None])
+    return float(np.asarray(log_density).ravel()[0]), np.asarray(score).ravel()

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions.transforms import biject_to
 from torch import Tensor
 from torch.distributions import constraints, transforms
+from torch.nn.functional import logsigmoid
 
 from pyro_dft.models.circular import COPIES, SPREAD
 
@@ -90,10 +91,36 @@ class _PositiveDefiniteTransform(_TriangularTransform):
         )
 
 
+class _StickBreaking(transforms.StickBreakingTransform):
+    """torch's coordinates of a simplex, computed in logarithms.
+
+    There the rest of the stick is a product of rounded factors, and the log Jacobian has the logarithm of values that were clipped:
+    in single precision the density is flat from a coordinate of -87 on, and another one above 16. Sparse simplices, as under
+    Dirichlet(0.1), get there.
+    """
+
+    @staticmethod
+    def _logs(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of all shares (..., K), and of what each break leaves of the stick (..., K - 1)."""
+        x = x - torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
+        left = logsigmoid(-x)
+        none = torch.zeros_like(x[..., :1])
+        before = torch.cat([none, left.cumsum(-1)], -1)
+        return before + torch.cat([logsigmoid(x), none], -1), left
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._logs(x)[0].clamp(min=math.log(4 * torch.finfo(x.dtype).tiny)).exp()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of the exact shares."""
+        shares, left = self._logs(x)
+        return (shares[..., :-1] + left).sum(-1)
+
+
 def bijection(support: constraints.Constraint) -> transforms.Transform:
     """A bijective transform from unconstrained space onto ``support``.
 
-    Pyro's and torch's registry, and the triangular and positive definite matrices that are missing there.
+    Pyro's and torch's registry, the triangular and positive definite matrices that are missing there, and simplices as here.
 
     Raises:
         NotImplementedError: There is none, as for discrete supports or the sphere.
@@ -105,6 +132,8 @@ def bijection(support: constraints.Constraint) -> transforms.Transform:
         return _TriangularTransform()
     if isinstance(support, type(constraints.positive_definite)):
         return _PositiveDefiniteTransform()
+    if support is constraints.simplex:
+        return _StickBreaking()
     return biject_to(support)
 
 

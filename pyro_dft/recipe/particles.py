@@ -97,8 +97,11 @@ class Particles:
             judged = self._judged(window)
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
+                worthwhile = self._worthwhile(
+                    window, judged
+                )  # longer trajectories are expected to pay for themselves
                 self._stretched(window, judged)
-                if not self._affords(window, more) or not self._worthwhile(window, judged):
+                if not worthwhile or not self._affords(window, more):
                     return window, judged
                 following, start = self._window(start, scale, step_size, more)
                 window = joined(self.engine, window, following)
