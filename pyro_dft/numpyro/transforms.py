@@ -27,7 +27,7 @@ __all__ = ["Wrapped", "angle_of", "base_support", "biject_to", "is_identity", "s
 class StickBreaking(StickBreakingTransform):
     """NumPyro's coordinates of a simplex, computed in logarithms.
 
-    There the rest of the stick is a product of rounded factors, and the log Jacobian has the logarithm of values that were clipped:
+    There the rest of the stick is a product of rounded factors, and the log Jacobian has logarithms of values that were clipped:
     in single precision the density is flat from a coordinate of -87 on, and another one above 16. Sparse simplices, as under
     Dirichlet(0.1), get there.
     """

@@ -94,7 +94,7 @@ class _PositiveDefiniteTransform(_TriangularTransform):
 class _StickBreaking(transforms.StickBreakingTransform):
     """torch's coordinates of a simplex, computed in logarithms.
 
-    There the rest of the stick is a product of rounded factors, and the log Jacobian has the logarithm of values that were clipped:
+    There the rest of the stick is a product of rounded factors, and the log Jacobian has logarithms of values that were clipped:
     in single precision the density is flat from a coordinate of -87 on, and another one above 16. Sparse simplices, as under
     Dirichlet(0.1), get there.
     """
