@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,10 @@ class SharedFitter(GaussianFitter):
         target.count(noise.shape[0] * noise.shape[1])
         target.nonfinite_evaluations += lost
         self.taken += 1
+        highest = self._state.highest
         if averaging is None:
             self._look(still)
-        return [self._state.highest]
+        return [highest]
 
 
 class _Phase(GaussianPhase):
@@ -93,9 +94,7 @@ def answer(key: Any, asked: list[_Step], scores: Answer) -> list[tuple[State, Ar
     states = [own.state for own in asked]
     ends = np.cumsum([0, *(len(state.mean) for state in states)])
     spans = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    whole = State(
-        *(np.concatenate([getattr(state, field.name) for state in states]) for field in fields(State))
-    )
+    whole = State.joined(states)
     noise = np.concatenate([own.noise for own in asked])
     log_q, score = _scored(asked, spans, whole.points(noise), scores)
     bad = ~(np.isfinite(log_q) & np.isfinite(score).all(-1))

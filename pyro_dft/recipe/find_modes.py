@@ -20,7 +20,7 @@ def find(
     engine: Engine,
     target: Any,
     gaussians: Gaussians,
-    restart: Callable[[np.ndarray], Gaussians],
+    restart: Callable[[np.ndarray, Gaussians], Gaussians],
     *,
     chains: int,
     leapfrog_steps: int,
@@ -32,7 +32,7 @@ def find(
         engine: Of the target.
         target: The posterior.
         gaussians: Of all restarts so far, (R).
-        restart: Fits Gaussians from starting points (R, d).
+        restart: Fits Gaussians from starting points (R, d), given those that are known.
         chains: C.
         leapfrog_steps: Of the refinement.
         rng: The engine's random number generator, for draws and starting points.
@@ -60,7 +60,7 @@ def find(
 
     def further(starts: np.ndarray) -> None:
         nonlocal gaussians
-        gaussians = gaussians.joined(restart(starts))
+        gaussians = gaussians.joined(restart(starts, gaussians))
 
     index, found = search(
         fitted, further, log_density, move, chains=chains, data_size=target.data_size, rng=host

@@ -28,13 +28,12 @@ from pyro_dft.recipe.constants import (
 )
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.known_optima import MET_DISTANCE, MET_RATIO, KnownOptima
 from pyro_dft.recipe.natural_gradient import State, antithetic, bound
 
-# Restarts have met when the means are so close, in sds of either times sqrt(d), and no sd differs by more than the factor.
-MET_DISTANCE, MET_RATIO = 0.5, 2.0
 # Once a restart has settled, another that is so many nats below it is given up after so many times its
-# steps, and some more.
-HOPELESS, TIMES, MORE_STEPS = 10.0, 1.5, 10
+# steps, and some more; or where it would not catch up in so many times `STALL_STEPS`, by what it gained in the last ones.
+HOPELESS, TIMES, MORE_STEPS, CATCH_UP = 10.0, 1.5, 10, 2.0
 # A restart has stalled when its bound has risen in so many steps by fewer nats for each dimension: where only scales are fitted,
 # as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
 # matrices, or particles, go on from there sooner.
@@ -44,7 +43,9 @@ STALL_STEPS, STALL_GAIN, WHOLE_GAIN = 20, 0.05, 0.01
 class GaussianFitter:
     """Fits one full-rank Gaussian from each starting point (diagonal above 300 dimensions), step by step.
 
-    Restarts that have met go on as one, and those that stay far below one that has settled are given up.
+    Restarts that have met go on as one, those that stay far below one that has settled are given up, and those that have come to
+    an optimum which is known end there. In many dimensions, where a step for whole matrices takes hundreds of gradients, the best
+    restart of a chain goes on with them by itself; the others follow where they are not on their way to the same optimum.
 
     Args:
         engine: Of the target.
@@ -53,6 +54,7 @@ class GaussianFitter:
         start_scales: (R,) standard deviations to start from.
         steps: Natural-gradient steps at most; fitting ends early when all restarts have settled.
         rng: The engine's random number generator.
+        known: Gaussians at optima of the same target.
 
     Attributes:
         taken: Steps taken.
@@ -68,6 +70,7 @@ class GaussianFitter:
         *,
         steps: int,
         rng: Any,
+        known: Gaussians | None = None,
     ):
         chains, restarts, dim = starts.shape
         self.engine, self.target, self.steps, self.rng = engine, target, steps, rng
@@ -77,22 +80,26 @@ class GaussianFitter:
         self._scales_first = full and dim > SCALES_FIRST and not target.minibatch
         self._state = State.start(starts.reshape(-1, dim), scales, full=full and not self._scales_first)
         self._chain = np.repeat(np.arange(chains), restarts)  # of each restart that goes on
-        self._member = np.arange(
-            len(self._chain)
-        )  # restart that each starting point goes on in; below zero: given up
-        self._given_up: list[Gaussians] = []
+        # Restart that each starting point goes on in; below zero for those that have ended.
+        self._member = np.arange(len(self._chain))
+        self._ended: list[Gaussians] = []  # restarts that do not go on
+        self._waiting: list[tuple[int, int, State]] = []  # number among these, chain, where it is
+        self._known = None if known is None else KnownOptima(known)
         self._calm = np.zeros(len(self._chain))
         self._settled_at = np.full(len(self._chain), -1)
         self._marked, self._marked_at = np.full(len(self._chain), -np.inf), np.zeros(len(self._chain), int)
         self._minibatch, self._calm_steps = bool(target.minibatch), CALM_STEPS
         if self._minibatch:
             self._calm_steps = LONG_CALM
+        self._gained = np.full(len(self._chain), np.inf)  # between the last two of those
         self._averaging_from: int | None = None
         self._noise = engine.host_rng(rng)
 
     @property
     def done(self) -> bool:
         """Whether all steps are taken or the restarts have settled and been averaged."""
+        if not len(self._chain):
+            return True
         if self._averaging_from is None:
             return False
         return self.taken >= self._averaging_from + averaging_steps(self.steps, self._minibatch)
@@ -132,14 +139,17 @@ class GaussianFitter:
         new = ((self._calm >= self._calm_steps) | self._stalled()) & (self._settled_at < 0)
         self._settled_at = np.where(new, self.taken, self._settled_at)
         if not self._minibatch:
+            self._recognise()
             self._merge()
             self._give_up()
+        if not len(self._chain):
+            return
         # Minibatches settle together: each is noisy, and calm only for a while.
         settled = self._calm >= self._calm_steps if self._minibatch else self._settled_at >= 0
         if settled.all() and self._scales_first:
-            self._scales_first, self._state = False, self._state.whole()
-            self._calm, self._settled_at = np.zeros_like(self._calm), np.full_like(self._settled_at, -1)
-            self._marked_at = np.full_like(self._marked_at, self.taken)
+            self._best_go_first()
+        elif settled.all() and self._waiting:
+            self._others_follow()
         elif settled.all():
             self.settled, self._averaging_from = True, self.taken
         elif self.taken + averaging_steps(self.steps, self._minibatch) >= self.steps:
@@ -151,7 +161,10 @@ class GaussianFitter:
             return np.zeros(len(self._chain), bool)
         best, due = self._state.best, self.taken - self._marked_at >= STALL_STEPS
         gain = (WHOLE_GAIN if self._state.full else STALL_GAIN) * self.target.dim
-        stalled = due & np.isfinite(best) & (best < self._marked + gain)
+        known = np.isfinite(self._marked)
+        gained = np.subtract(best, self._marked, out=np.full_like(best, np.inf), where=known)
+        stalled = due & (gained < gain)
+        self._gained = np.where(due, gained, self._gained)
         self._marked, self._marked_at = (
             np.where(due, now, then) for now, then in ((best, self._marked), (self.taken, self._marked_at))
         )
@@ -167,21 +180,80 @@ class GaussianFitter:
                 continue
             late = self.taken > TIMES * first + MORE_STEPS
             best = state.best[own & (self._settled_at >= 0)].max()
-            out |= own & late & ~(state.best >= best - HOPELESS)
+            too_slow = state.best < best - CATCH_UP * self._gained
+            out |= own & (late | too_slow) & ~(state.best >= best - HOPELESS)
         return out
 
     def _give_up(self) -> None:
         """Leaves those without hope where they are."""
         settled = self._settled_at[self._settled_at >= 0]
-        if len(self._chain) == 1 or not len(settled) or self.taken <= TIMES * settled.min() + MORE_STEPS:
+        if len(self._chain) == 1 or not len(settled):
             return
         gone = self._hopeless()
-        for i in np.flatnonzero(gone):
+        for i in map(int, np.flatnonzero(gone)):
             own = self._state[[i]]
-            self._given_up.append(Gaussians(own.mean, self._roots(own), np.full(1, -np.inf), np.zeros(1)))
-            self._member[self._member == i] = -len(self._given_up)
+            self._end(i, Gaussians(own.mean, self._roots(own), np.full(1, -np.inf), np.zeros(1)))
         if gone.any():
             self._keep(np.flatnonzero(~gone), {})
+
+    def _recognise(self) -> None:
+        """Ends restarts that have come to a known optimum."""
+        if self._known is None:
+            return
+        found = [self._known.met(self._state, i) for i in range(len(self._chain))]
+        for i, k in enumerate(found):
+            if k is not None:
+                self._end(i, self._known.gaussians[np.array([k])])
+        if any(k is not None for k in found):
+            self._keep(np.array([i for i, k in enumerate(found) if k is None], int), {})
+
+    def _best_go_first(self) -> None:
+        """From scales to whole matrices, with the best restart of each chain; the others wait."""
+        state = self._state
+        order = np.argsort(-state.best, kind="stable")
+        first = np.sort([order[self._chain[order] == chain][0] for chain in np.unique(self._chain)])
+        for i in np.setdiff1d(order, first):
+            own = state[[i]]
+            number = self._end(i, Gaussians(own.mean, self._roots(own), own.best, np.zeros(1)))
+            self._waiting.append((number, int(self._chain[i]), own))
+        self._keep(first, {})
+        self._scales_first, self._state = False, self._state.whole()
+        self._calm, self._settled_at = np.zeros_like(self._calm), np.full_like(self._settled_at, -1)
+        self._marked_at, self._gained = (
+            np.full_like(self._marked_at, self.taken),
+            np.full_like(self._gained, np.inf),
+        )
+
+    def _others_follow(self) -> None:
+        """Those that have waited go on with whole matrices, but for those on their way to an optimum that was found."""
+        found = self._state
+        settled = Gaussians(found.mean, self._roots(found), found.best, np.zeros(len(found.best)))
+        following: list[tuple[int, State]] = []
+        for number, chain, own in self._waiting:
+            rows = np.flatnonzero(self._chain == chain)
+            k = KnownOptima(settled[rows]).met(own, 0)
+            self._member[self._member == number] = len(found.best) + len(following) if k is None else rows[k]
+            if k is None:
+                following.append((chain, own.whole()))
+        self._waiting = []
+        if following:
+            more = len(following)
+            self._state = State.joined([found, *(own for _, own in following)])
+            self._chain = np.append(self._chain, [chain for chain, _ in following])
+            self._calm, self._settled_at = (
+                np.append(self._calm, np.zeros(more)),
+                np.append(self._settled_at, np.full(more, -1)),
+            )
+            self._marked, self._gained = (
+                np.append(self._marked, np.full(more, -np.inf)), np.append(self._gained, np.full(more, np.inf)),
+            )  # fmt: skip
+            self._marked_at = np.append(self._marked_at, np.full(more, self.taken))
+
+    def _end(self, i: int, gaussian: Gaussians) -> int:
+        """Notes where a restart ended, and the number by which `_member` knows it from now on."""
+        self._ended.append(gaussian)
+        self._member[self._member == i] = -len(self._ended)
+        return -len(self._ended)
 
     def _keep(self, order: np.ndarray, into: dict[int, int]) -> None:
         """Goes on with some restarts, others having gone into these."""
@@ -189,12 +261,12 @@ class GaussianFitter:
         into = {int(i): int(j) for i, j in into.items()}
         self._member = np.array([m if m < 0 else place[into.get(int(m), int(m))] for m in self._member])
         self._state = self._state[order]
-        for name in ("_chain", "_calm", "_settled_at", "_marked", "_marked_at"):
+        for name in ("_chain", "_calm", "_settled_at", "_marked", "_marked_at", "_gained"):
             setattr(self, name, getattr(self, name)[order])
 
     def _all(self, found: Gaussians) -> Gaussians:
         """One for each starting point, from those of the restarts that went on."""
-        for own in self._given_up[::-1]:  # the last of them is number -1
+        for own in self._ended[::-1]:  # the last of them is number -1
             found = found.joined(own)
         return found[self._member]
 
@@ -249,6 +321,8 @@ class GaussianFitter:
     def result(self) -> Gaussians:
         """One Gaussian for each starting point; those whose evidence bound is not finite have `elbo` -inf."""
         state = self._state
+        if not len(self._chain):
+            return self._all(Gaussians(state.mean, self._roots(state), state.best, state.best))
         rows = len(state.mean) * self.target.data_size
         count = int(min(128, max(8, EVIDENCE_ROWS / (2 * rows))))
         noise = antithetic(self._noise, len(state.mean), count, self.target.dim)

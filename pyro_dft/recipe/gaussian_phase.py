@@ -144,7 +144,7 @@ class GaussianPhase:
                 self.engine,
                 target,
                 chosen.gaussians,
-                lambda starts: self._restart(target, starts),
+                lambda starts, known: self._restart(target, starts, known),
                 chains=self.chains,
                 leapfrog_steps=self.settings.fixed_leapfrog_steps,
                 rng=self.rng,
@@ -177,13 +177,13 @@ class GaussianPhase:
             return better
         return found.replaced(chosen, better)
 
-    def _restart(self, target: Any, starts: np.ndarray) -> Gaussians:
-        fitter = self._new_fitter(target, starts[None])
+    def _restart(self, target: Any, starts: np.ndarray, known: Gaussians) -> Gaussians:
+        fitter = self._new_fitter(target, starts[None], known)
         while not fitter.done:
             fitter.advance()
         return fitter.result()
 
-    def _new_fitter(self, target: Any, starts: np.ndarray) -> GaussianFitter:
+    def _new_fitter(self, target: Any, starts: np.ndarray, known: Gaussians | None = None) -> GaussianFitter:
         """Restarts from (C, R, d) points, narrow and wide in turn."""
         restarts = starts.shape[1]
         scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
@@ -194,4 +194,5 @@ class GaussianPhase:
             scales,
             steps=self.settings.experimental.precondition_steps,
             rng=self.rng,
+            known=known,
         )

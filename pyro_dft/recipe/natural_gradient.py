@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -101,6 +102,11 @@ class State:
             mean, scale, log_det, one, -np.inf * one, mean, scale, log_det, no, one, no, np.zeros_like(mean), no,
             sd[:, None] * np.ones_like(mean),
         )  # fmt: skip
+
+    @classmethod
+    def joined(cls, states: Sequence[State]) -> State:
+        """One behind the other."""
+        return cls(*(np.concatenate([getattr(own, field.name) for own in states]) for field in fields(cls)))
 
     def __getitem__(self, index: Any) -> State:
         return State(*(getattr(self, field.name)[index] for field in fields(self)))
