@@ -48,10 +48,12 @@ def fit(target, starts, scales=None, *, steps=300, seed=1):
     return tensors(fitter), fitter
 
 
-def begun(target, starts, scales=None, *, steps=300, seed=1):
+def begun(target, starts, scales=None, *, steps=300, seed=1, known=None):
     scales = np.ones(len(starts)) if scales is None else np.asarray(scales.cpu())
     rng = generator(seed, starts.device)
-    return GaussianFitter(ENGINE, target, starts.cpu().numpy()[None], scales, steps=steps, rng=rng)
+    return GaussianFitter(
+        ENGINE, target, starts.cpu().numpy()[None], scales, steps=steps, rng=rng, known=known
+    )
 
 
 @pytest.mark.parametrize("d", [2, 10, 30])
@@ -297,3 +299,73 @@ def test_gaussians_can_be_picked_by_index():
     picked = g[np.array([2, 0])]
     assert picked.mean.tolist() == [[4, 5], [0, 1]]
     assert picked.elbo.tolist() == [2, 0]
+
+
+def mixture(weights, means, sds, d):
+    """Potential of a mixture of round Gaussians, whose means are those numbers in every coordinate."""
+    w, m, s = (torch.tensor(v, dtype=torch.float64) for v in (weights, means, sds))
+
+    def potential(x):
+        squares = ((x[None] - m[:, None]) / s[:, None]).square().sum(-1)
+        return -torch.logsumexp(w.log() - d * s.log() - 0.5 * squares, 0)
+
+    return potential
+
+
+@pytest.mark.parametrize("d", [10, 60])
+def test_a_restart_that_comes_to_a_known_optimum_ends_there(d):
+    """In 60 dimensions while only scales are fitted, which are not those of the whole matrix."""
+    mean, _, potential = gaussian(d, 30.0)
+    target = Target(potential, d, dtype=torch.float64)
+    starts = torch.zeros(1, d, dtype=torch.float64)
+    _, first = fit(target, starts)
+    known = first.result()
+    again = begun(target, starts + 3.0, known=known, seed=2)
+    while not again.done:
+        again.advance()
+    assert again.taken < first.taken
+    assert again.result().elbo == known.elbo
+    np.testing.assert_array_equal(again.result().mean, known.mean)
+
+
+def test_a_narrow_mode_within_a_known_one_is_not_taken_for_it():
+    d = 5
+    target = Target(mixture([0.5, 0.5], [0.0, 0.4], [1.0, 0.03], d), d, dtype=torch.float64)
+    wide = Gaussians(np.zeros((1, d)), np.eye(d)[None], np.full(1, np.log(0.5) - d / 2), np.zeros(1))
+    fitter = begun(target, torch.full((1, d), 0.4, dtype=torch.float64), torch.full((1,), 0.01), known=wide)
+    while not fitter.done:
+        fitter.advance()
+    np.testing.assert_allclose(np.abs(np.linalg.det(fitter.result().scale)), 0.03**d, rtol=0.2)
+
+
+def test_restarts_that_waited_are_fitted_as_well():
+    """Two modes in 60 dimensions: the second is no worse for having waited for the first."""
+    d = 60
+    target = Target(mixture([0.3, 0.7], [-2.0, 2.0], [0.5, 0.4], d), d, dtype=torch.float64)
+    starts = torch.tensor([[-3.0], [3.0], [2.5]], dtype=torch.float64).expand(3, d)
+    found, _ = fit(target, starts)
+    expected = torch.tensor([[-2.0], [2.0], [2.0]], dtype=torch.float64).expand(3, d)
+    torch.testing.assert_close(found.mean, expected, atol=0.02, rtol=0.0)
+    # The bound of a Gaussian target is its log weight, up to a constant.
+    weights = torch.exp(found.elbo + d / 2)
+    torch.testing.assert_close(
+        weights, torch.tensor([0.3, 0.7, 0.7], dtype=torch.float64), atol=0.01, rtol=0.0
+    )
+
+
+def test_a_restart_far_below_a_known_optimum_is_given_up():
+    """A curved ridge keeps it going; nothing says that it will gain 60 nats."""
+    d = 4
+
+    def potential(x):
+        return 60 + 0.5 * (x[0] / 5).square() + 0.5 * (20 * (x[1:] - x[0].square() / 5)).square().sum()
+
+    target = Target(potential, d, dtype=torch.float64)
+    start = torch.full((1, d), 8.0, dtype=torch.float64)
+    _, alone = fit(target, start)
+    known = Gaussians(np.zeros((1, d)), np.eye(d)[None], np.zeros(1), np.zeros(1))
+    fitter = begun(target, start, known=known)
+    while not fitter.done:
+        fitter.advance()
+    assert fitter.result().elbo == -np.inf
+    assert fitter.taken < alone.taken

@@ -171,30 +171,33 @@ class GaussianFitter:
         return stalled
 
     def _hopeless(self) -> np.ndarray:
-        """Restarts that go on far below one that has settled."""
+        """Restarts that go on far below one that has settled, or below a known optimum."""
         state, out = self._state, np.zeros(len(self._chain), bool)
         for chain in np.unique(self._chain):
             own = self._chain == chain
             first = np.where(own & (self._settled_at >= 0), self._settled_at, np.iinfo(int).max).min()
-            if first > self.taken:
-                continue
-            late = self.taken > TIMES * first + MORE_STEPS
-            best = state.best[own & (self._settled_at >= 0)].max()
-            too_slow = state.best < best - CATCH_UP * self._gained
-            out |= own & (late | too_slow) & ~(state.best >= best - HOPELESS)
+            if first <= self.taken:
+                best = state.best[own & (self._settled_at >= 0)].max()
+                out |= own & self._far_below(best, late=self.taken > TIMES * first + MORE_STEPS)
+        # A bound of scales alone is lower by itself.
+        if self._known is not None and state.full == self._known.full:
+            out |= self._far_below(self._known.best, late=False)
         return out
+
+    def _far_below(self, best: float, *, late: bool) -> np.ndarray:
+        """Restarts far below a bound that would not catch up, or should have by now."""
+        bounds = self._state.best
+        return (late | (bounds < best - CATCH_UP * self._gained)) & ~(bounds >= best - HOPELESS)
 
     def _give_up(self) -> None:
         """Leaves those without hope where they are."""
-        settled = self._settled_at[self._settled_at >= 0]
-        if len(self._chain) == 1 or not len(settled):
-            return
         gone = self._hopeless()
+        if not gone.any() or (gone.all() and self._known is None):
+            return
         for i in map(int, np.flatnonzero(gone)):
             own = self._state[[i]]
             self._end(i, Gaussians(own.mean, self._roots(own), np.full(1, -np.inf), np.zeros(1)))
-        if gone.any():
-            self._keep(np.flatnonzero(~gone), {})
+        self._keep(np.flatnonzero(~gone), {})
 
     def _recognise(self) -> None:
         """Ends restarts that have come to a known optimum."""

@@ -16,6 +16,10 @@ class KnownOptima:
 
     Args:
         gaussians: The fits; those whose bound is not finite, or that have a direction without any scale, are left out.
+
+    Attributes:
+        best: The highest bound.
+        full: Whether they have whole covariances.
     """
 
     def __init__(self, gaussians: Gaussians):
@@ -32,6 +36,8 @@ class KnownOptima:
                 self._index.append(int(k))
                 self._inverse.append(inverse)
         self.gaussians = gaussians
+        self.best = float(gaussians.elbo[self._index].max()) if self._index else -np.inf
+        self.full = gaussians.scale.ndim == 3
 
     def met(self, state: State, i: int) -> int | None:
         """Index of the Gaussian, the best one, that a restart is the same as but for the noise of its fit; None without any."""
