@@ -11,7 +11,7 @@ from backends import BACKENDS
 from pyro_dft.recipe.trainer import Trainer
 
 # A brief network and brief surrogates: what is tested is when they are trained.
-QUICK = {"num_steps": 400, "width": 16, "depth": 1, "num_draws": 1000, "seed": 0}
+QUICK = {"num_steps": 1000, "width": 16, "depth": 1, "num_draws": 1000, "seed": 0}
 # Mean and sd of the log of a Gamma(1) variable: minus Euler's constant, pi / sqrt(6).
 MEAN, SD = -0.5772, 1.2825
 # Its 5 % and 95 % points, log(-log(1 - p)).

@@ -47,6 +47,9 @@ ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # estimate alone: from the second stage on this share is enough, but not fewer draws than so many; from the third on as many as
 # are asked of four chains (Vehtari et al., Rank-normalization, folding, and localization, 2021).
 OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
+# Chains that agree are served, where going on is not worth its cost, from so many effective draws on: the slowest of all features
+# has an error of .07 sds by chance then, which its own standard error shows. A network would only be trained on the same states.
+LEAST_SERVED = 200
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
@@ -83,10 +86,18 @@ class Particles:
         self.each = -(-subject.draws // sampler.chains)
         self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
         self.bank = Bank()
+        self._agreed: list[tuple[Window, Judged]] = []
         self._spent = self._turn = 0
 
     def run(self) -> tuple[Window, Judged]:
         """Warms up, and goes on window by window until one is good, or more of them are not worth it."""
+        window, judged = self._windows()
+        if judged.complete or not self._agreed:
+            return window, judged
+        window, judged = self._agreed[-1]  # of the smallest steps
+        return window, replace(judged, complete=True)
+
+    def _windows(self) -> tuple[Window, Judged]:
         start, scale, step_size = self._warmed_up()
         length = max(TUNING, BLOCK_STEPS * math.ceil(self.each / self.count / BLOCK_STEPS))
         while True:
@@ -95,6 +106,7 @@ class Particles:
             length = self._within_budget(length, step_size)
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
+            self._note(window, judged)
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
                 worthwhile = self._worthwhile(
@@ -106,6 +118,7 @@ class Particles:
                 following, start = self._window(start, scale, step_size, more)
                 window = joined(self.engine, window, following)
                 judged = self._judged(window)
+                self._note(window, judged)
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if judged.climbing:
                 pass  # what diverges on the way says nothing of the steps that are needed there
@@ -120,6 +133,12 @@ class Particles:
             if not self._affords(window, length + TUNING):
                 return window, judged
             scale = self.metric(window.x, window.score, scale)
+
+    def _note(self, window: Window, judged: Judged) -> None:
+        """Keeps a window that could be served, in the place of those before of the same steps."""
+        if not judged.restless and judged.effective >= LEAST_SERVED:
+            self._agreed = [pair for pair in self._agreed if pair[0].step_size is not window.step_size]
+            self._agreed.append((window, judged))
 
     def _stretched(self, window: Window, judged: Judged) -> None:
         """Trajectories get longer where states of the window are far from independent."""
@@ -139,7 +158,8 @@ class Particles:
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
         """Whether the chains would come to enough draws within the budget."""
-        enough = self._draws(ENOUGH_DRAWS[-1][1]) if self.modes is None else self._enough
+        least = min(LEAST_SERVED, self._draws(ENOUGH_DRAWS[-1][1]))
+        enough = least if self.modes is None else self._enough
         ahead = (enough / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
         return self._spent + ahead <= self._budget and self._may_cost(ahead)
 
