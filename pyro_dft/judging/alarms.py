@@ -17,7 +17,8 @@ Facts = Mapping[str, Any]
 # An expected error of the refined draws above the first figure (sds) makes a fit suspect; above the second it makes the fit
 # failed where another alarm says that transitions do not repair the draws.
 LEFT_LIMITS = (0.08, 0.1)
-# Where the standard error of a mean's gap is above this (sds), errors of several tenths of an sd would not be seen.
+# Where the standard error of a mean's gap is above this (sds), errors of several tenths of an sd would not be seen. Chains that
+# started far apart say by their effective number of draws how large errors are.
 RESOLUTION_LIMIT = 0.15
 # With fewer effective draws of the chains their own statistics mean little (Vehtari et al., Rank-normalization, folding, and
 # localization, 2021, ask for a hundred for each of four chains; features here are more than means).
@@ -155,14 +156,14 @@ def _blinded(facts: Facts) -> str:
 
 def _few(facts: Facts) -> bool:
     ensemble = facts.get("ensemble")
-    return served(facts)["resolution"] > RESOLUTION_LIMIT or (
-        ensemble is not None and ensemble["ess"] < LEAST_ESS
-    )
+    if ensemble is None:
+        return bool(served(facts)["resolution"] > RESOLUTION_LIMIT)
+    return bool(ensemble["ess"] < LEAST_ESS)
 
 
 def _too_few(facts: Facts) -> str:
     own = served(facts)
-    if not own["resolution"] > RESOLUTION_LIMIT:
+    if facts.get("ensemble"):
         return (
             f"the draws are worth {facts['ensemble']['ess']:.0f} independent ones in some coordinate, its square or its tails: "
             "too few to judge. Try a larger num_draws, or a reparametrised model."

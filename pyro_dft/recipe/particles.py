@@ -20,6 +20,7 @@ from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.recipe.window import Judged, Window, climb, joined
 
@@ -33,9 +34,8 @@ LENGTH, MOST_LEAPFROGS = 1.6, 64
 MOST_AT_FIRST = 16
 # Half of the particles start so many times as far from the mean as the sampler's draws.
 DISPERSION = 3.0
-# Nats below the median, so many and so many times sqrt(d), at which a particle that does not move is no draw of the posterior but
-# was thrown there on its way. One in a neck is stuck at a high density.
-FAR_OUT = (5.0, 3.0)
+# Where fewer effective draws than so many for each particle are in a window, some may be stranded.
+APART = 1.5
 # The warm-up ends when the acceptance is as near to its goal, and fewer transitions diverge, or after so many rounds.
 TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 # Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
@@ -109,11 +109,7 @@ class Particles:
             self._note(window, judged)
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
-                worthwhile = self._worthwhile(
-                    window, judged
-                )  # longer trajectories are expected to pay for themselves
-                self._stretched(window, judged)
-                if not worthwhile or not self._affords(window, more):
+                if not more:
                     return window, judged
                 following, start = self._window(start, scale, step_size, more)
                 window = joined(self.engine, window, following)
@@ -133,10 +129,11 @@ class Particles:
             if not self._affords(window, length + TUNING):
                 return window, judged
             scale = self.metric(window.x, window.score, scale)
+            start = self._without_stranded(window, start, judged)
 
     def _note(self, window: Window, judged: Judged) -> None:
         """Keeps a window that could be served, in the place of those before of the same steps."""
-        if not judged.restless and judged.effective >= LEAST_SERVED:
+        if not judged.restless and judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
             self._agreed = [pair for pair in self._agreed if pair[0].step_size is not window.step_size]
             self._agreed.append((window, judged))
 
@@ -146,10 +143,15 @@ class Particles:
             self.stretch = min(2 * self.stretch, MOST_STRETCH)
 
     def _further(self, window: Window, judged: Judged) -> int:
-        """Transitions by which a window goes on: as many as seem to be missing, and at most as many again."""
+        """Transitions by which a window goes on: as many as seem to be missing, and at most as many again; zero to end here."""
+        worthwhile = self._worthwhile(window, judged)
+        self._stretched(window, judged)  # longer trajectories are expected to pay for themselves
         length = window.x.shape[2]
         missing = 1.1 * length * (self._enough / max(judged.effective, 1.0) - 1)
-        return min(length, BLOCK_STEPS * max(1, math.ceil(missing / BLOCK_STEPS)))
+        more = min(length, BLOCK_STEPS * max(1, math.ceil(missing / BLOCK_STEPS))) if worthwhile else 0
+        while more and not self._affords(window, more):
+            more -= min(more, BLOCK_STEPS)
+        return more
 
     def _cost(self, window: Window, length: int) -> int:
         """Gradients of so many transitions of a window's kernel."""
@@ -214,16 +216,17 @@ class Particles:
         moved = engine.numpy(block.moved).max(2) > 0
         moved &= engine.numpy(block.diverged).mean(2) <= 0.5
         if not warming:
-            log_density = engine.numpy(block.log_density)[:, :, -1]
-            far = FAR_OUT[0] + FAR_OUT[1] * block.x.shape[-1] ** 0.5
-            moved |= log_density >= np.median(log_density, 1, keepdims=True) - far
+            far, straggling = left_behind(engine.numpy(block.log_density), block.x.shape[-1])
+            moved = (moved | ~far) & ~straggling
         if moved.all() or not moved.any(1).all():
             return block.position
-        host = engine.host_rng(self.rng)
-        rows = np.tile(np.arange(self.count), (len(moved), 1))
-        for g, own in enumerate(moved):
-            rows[g, ~own] = host.choice(np.flatnonzero(own), int((~own).sum()))
-        return block.x[:, :, -1][np.arange(len(moved))[:, None], rows]
+        return replaced(block.x[:, :, -1], ~moved, engine.host_rng(self.rng))
+
+    def _without_stranded(self, window: Window, start: Any, judged: Judged) -> Any:
+        """Where the next window starts; what is stranded starts where others are."""
+        if not judged.stranded.any():
+            return start
+        return replaced(window.x[:, :, -1], judged.stranded, self.engine.host_rng(self.rng))
 
     def _careless(self, window: Window) -> bool:
         """Whether smaller steps are due, or would be."""
@@ -355,7 +358,10 @@ class Particles:
         for rows, mode in chosen:
             effective.append(effective_draws(flat[rows], mode))
         least = np.min(effective, 0) * self.chains
-        return Judged(points, drifts, float(least.min()), float(least[0]), climb(log_density))
+        alone = np.zeros((g, p), bool)
+        if least.min() < APART * p * g:
+            alone = stranded(self.engine.numpy(window.x), log_density)
+        return Judged(points, drifts, float(least.min()), float(least[0]), climb(log_density), alone)
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""

@@ -58,6 +58,7 @@ class Judged:
         effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
         of_means: The same over coordinates alone.
         climb: By how many standard errors the log density rose from the first half to the second.
+        stranded: Particles that have stayed where next to nothing of the posterior lies, (G, P): see `recipe.stragglers`.
         complete: Whether nothing more is to be wished for.
     """
 
@@ -66,12 +67,13 @@ class Judged:
     effective: float
     of_means: float
     climb: float
+    stranded: np.ndarray
     complete: bool = False
 
     @property
     def restless(self) -> bool:
         """Whether more than chance says that the particles still move, or remember their start."""
-        return self.drifts[0].restless or abs(self.climb) > CLIMB
+        return self.drifts[0].restless or abs(self.climb) > CLIMB or bool(self.stranded.any())
 
     @property
     def climbing(self) -> bool:
