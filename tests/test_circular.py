@@ -128,3 +128,15 @@ def test_points_are_folded_to_the_copy_at_the_centre():
         moved = near + 2 * math.pi * np.array([[0, 1, -1], [2, 0, 1], [-1, -2, 0]])
         # The centres are near to the modes, so that none of these is on the other side.
         assert posterior.folded(moved) == pytest.approx(near, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_a_draw_in_the_next_copy_is_compared_where_its_angle_is(backend):
+    """On the real line it is far out: one in two thousand made squares look as if no transition moved them."""
+    dft = backend.DFT(angles(backend), **FIT)
+    dft.parts.backend.read((), {}, 0)
+    (problem,), (posterior,) = dft.parts.backend.problems, dft.parts.backend.posteriors
+    x = posterior.folded(np.array([[0.1, -0.2, 0.3], [2.0, -2.0, 1.0]]))
+    turns = 2 * math.pi * np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 1.0]])
+    compared = np.asarray(problem.original(backend.array(x + turns)), float)
+    np.testing.assert_allclose(compared, x, atol=1e-5)

@@ -83,7 +83,7 @@ CHANGED = {
     "gate": (1e-6, {"train": "auto", "seed": 2}),
     "precondition": ("never", {}),
     "restarts": (3, {}),
-    "precondition_steps": (15, {}),
+    "precondition_steps": (6, {}),
     "refine_steps": (3, {}),
     "max_refine_steps": (1, {"refine_steps": None}),
     "leapfrog_steps": (3, {}),

@@ -70,6 +70,13 @@ class Posterior:
         """Flat points (..., d) without the full turns of angles; themselves where there are none."""
         return x
 
+    def compared_coordinates(self, x: Any) -> Any:
+        """The original coordinates (n, d) of flat points (n, d), without full turns: those that draws are compared in.
+
+        An angle that has made a full turn is where it was, and on the real line far out.
+        """
+        return self.original_coordinates(x)
+
     def noncentering_candidates(self) -> tuple[str, ...]:
         """Sites whose prior is moved or stretched by other latent sites (`families.py`); none if enumerated."""
         return ()

@@ -145,7 +145,7 @@ class NumPyroBackend(Backend):
         if posterior.minibatch:
             self.options.settings.check_minibatches()
         starts = np.empty((self.options.num_chains, 0, posterior.dim), posterior.dtype)
-        return Problem(posterior.target(), starts, posterior.original_coordinates)
+        return Problem(posterior.target(), starts, posterior.compared_coordinates)
 
     def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
         """Not with NumPyro, whose users train by pure functions."""

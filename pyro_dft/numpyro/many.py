@@ -136,7 +136,7 @@ class Member(NumPyroBackend):
         targets = [MemberTarget.of(target, stack, self.place, own.data) for target, stack, own in templates]
         self.problems = [
             Problem(
-                target, np.empty((self.options.num_chains, 0, own.dim), own.dtype), own.original_coordinates
+                target, np.empty((self.options.num_chains, 0, own.dim), own.dtype), own.compared_coordinates
             )
             for target, own in zip(targets, self.posteriors, strict=True)
         ]

@@ -172,6 +172,15 @@ class NumPyroProblem(Problem):
             angles[self.layout.slices[site.name]] = site.transform == circular.NAME
         return circular.folded(x, angles, self._middle.astype(float))
 
+    def compared_coordinates(self, x: Any) -> Any:
+        """See the base class."""
+        found = self.original_coordinates(x)
+        return self.folded(np.asarray(found, float)) if self._has_angles else found
+
+    @property
+    def _has_angles(self) -> bool:
+        return any(site.transform == circular.NAME for site in self.layout.sites)
+
     def _bind(self) -> None:
         """Traces the potentials in the present coordinates."""
         at = point(self.dim, self.dtype)

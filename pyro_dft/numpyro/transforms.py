@@ -37,7 +37,7 @@ class StickBreaking(StickBreakingTransform):
         """Logarithms of all shares (..., K), and of what each break leaves of the stick (..., K - 1)."""
         x = x - jnp.log(jnp.arange(x.shape[-1], 0, -1, dtype=x.dtype))
         left = jax.nn.log_sigmoid(-x)
-        none = jnp.zeros_like(x[..., :1])
+        none = jnp.zeros((*x.shape[:-1], 1), x.dtype)
         before = jnp.concatenate([none, jnp.cumsum(left, -1)], -1)
         return before + jnp.concatenate([jax.nn.log_sigmoid(x), none], -1), left
 

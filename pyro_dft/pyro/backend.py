@@ -178,7 +178,7 @@ class PyroBackend(Backend):
             together=posterior.together,
         )
         starts = torch.empty((self.options.num_chains, 0, posterior.dim), dtype=posterior.dtype)
-        return Problem(target, starts, posterior.original_coordinates)
+        return Problem(target, starts, posterior.compared_coordinates)
 
     def replace_data(self, args: tuple[Any, ...], kwargs: dict[str, Any], trainer: Any) -> None:
         """See the base class."""
@@ -190,7 +190,7 @@ class PyroBackend(Backend):
             target = problem.target
             target.rebind(posterior.potential, minibatch)
             target.data_size, target.minibatch_size = posterior.data_size, posterior.minibatch_size
-            problem.original = posterior.original_coordinates
+            problem.original = posterior.compared_coordinates
         self.posteriors = posteriors
         if trainer.fit is not None:
             trainer.fit.measurement = None  # it was made on the data before

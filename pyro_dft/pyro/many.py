@@ -115,7 +115,7 @@ class Member(PyroBackend):
         for stack, template, own in zip(group.stacks, group.targets, self.posteriors, strict=True):
             target = MemberTarget.of(template, stack, self.place, own.potential)
             starts = torch.empty((self.options.num_chains, 0, own.dim), dtype=own.dtype)
-            self.problems.append(Problem(target, starts, own.original_coordinates))
+            self.problems.append(Problem(target, starts, own.compared_coordinates))
 
     def look_at(self, target: Any, points: Tensor) -> None:
         """Does nothing: the group has looked."""

@@ -169,6 +169,13 @@ class PyroProblem(Problem):
             angles[self.layout.slices[site.name]] = site.transform == circular.NAME
         return circular.folded(x, angles, self._centre.double().cpu().numpy())
 
+    def compared_coordinates(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        found = self.original_coordinates(x)
+        if not any(site.transform == circular.NAME for site in self.layout.sites):
+            return found
+        return torch.as_tensor(self.folded(found.detach().double().cpu().numpy()))
+
     def _check_potential(self) -> None:
         try:
             with torch.no_grad():

@@ -104,7 +104,7 @@ class _StickBreaking(transforms.StickBreakingTransform):
         """Logarithms of all shares (..., K), and of what each break leaves of the stick (..., K - 1)."""
         x = x - torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
         left = logsigmoid(-x)
-        none = torch.zeros_like(x[..., :1])
+        none = x.new_zeros((*x.shape[:-1], 1))
         before = torch.cat([none, left.cumsum(-1)], -1)
         return before + torch.cat([logsigmoid(x), none], -1), left
 

@@ -44,7 +44,7 @@ def facts(
     names = own.layout.coordinate_names()
     target = problems[fit.problem].target
     flat = served.reshape(-1, dim)
-    original = engine.numpy(used.original_coordinates(flat))
+    original = engine.numpy(used.compared_coordinates(flat))
     spread = original.std(0)
     states, worth = original.reshape(chains, count, dim), count
     if measured.ensemble is not None and fit.modes is None:

@@ -27,7 +27,7 @@ class Problem:
     Attributes:
         target: The target.
         starts: Starting points of every chain, native (C, restarts, d).
-        original: Maps native (n, d) points to the model's own unconstrained coordinates.
+        original: Maps native (n, d) points to the model's own unconstrained coordinates, without full turns of angles.
     """
 
     target: Any
