@@ -12,6 +12,7 @@ from scipy import special
 from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
+from pyro_dft.recipe import particles
 from pyro_dft.recipe.bank import Bank, Substitute, usable
 
 SHAPE = 3.0
@@ -268,3 +269,25 @@ def test_a_light_mode_serves_states_of_all_its_chains(backend):
     neighbours = np.abs(np.diff(kept, axis=1)).mean()
     assert neighbours > 1.0  # of independent normal numbers 1.13
     assert dft.diagnostics()["refine_steps"] <= 8
+
+
+@pytest.mark.parametrize("least", [200, 1e9])
+def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, monkeypatch, least):
+    """What they are asked for here is beyond their budget. Without the rule a network's draws would be served."""
+    monkeypatch.setattr(particles, "ENOUGH_DRAWS", ((0, 20.0),))
+    monkeypatch.setattr(particles, "BUDGET", 10)
+    monkeypatch.setattr(particles, "LEAST_SERVED", least)
+    start = {"x": backend.array(np.zeros(3))}
+    dft = backend.potential(gamma_and_line, initial_params=start, train="auto", refine_steps=None, restarts=6,
+                            num_draws=4000, num_steps=60, width=8)  # fmt: skip
+    backend.run(dft)
+    report = dft.diagnostics()
+    if least > 1e6:
+        assert report["ensemble"] is None
+        return
+    assert report["status"] == "converged"
+    assert 200 <= report["ensemble"]["ess"] < 20 * 4000
+    x = np.asarray(dft.get_samples()["x"], float)
+    assert np.abs(x.mean(0) - [MEAN, MEAN, 0.0]).max() < 4 / report["ensemble"]["ess"] ** 0.5
+    # One window and what it goes on by, within ten gradients for each draw.
+    assert report["phase_gradients"]["refinement"] < 60_000

@@ -86,15 +86,15 @@ class Particles:
         self.each = -(-subject.draws // sampler.chains)
         self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
         self.bank = Bank()
-        self._agreed: list[tuple[Window, Judged]] = []
+        self._agreed: tuple[Window, Judged] | None = None
         self._spent = self._turn = 0
 
     def run(self) -> tuple[Window, Judged]:
         """Warms up, and goes on window by window until one is good, or more of them are not worth it."""
         window, judged = self._windows()
-        if judged.complete or not self._agreed:
+        if judged.complete or self._agreed is None:
             return window, judged
-        window, judged = self._agreed[-1]  # of the smallest steps
+        window, judged = self._agreed
         return window, replace(judged, complete=True)
 
     def _windows(self) -> tuple[Window, Judged]:
@@ -132,10 +132,11 @@ class Particles:
             start = self._without_stranded(window, start, judged)
 
     def _note(self, window: Window, judged: Judged) -> None:
-        """Keeps a window that could be served, in the place of those before of the same steps."""
-        if not judged.restless and judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
-            self._agreed = [pair for pair in self._agreed if pair[0].step_size is not window.step_size]
-            self._agreed.append((window, judged))
+        """Keeps the last window that could be served; none where particles move again, with smaller steps."""
+        if judged.restless:
+            self._agreed = None
+        elif judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
+            self._agreed = window, judged
 
     def _stretched(self, window: Window, judged: Judged) -> None:
         """Trajectories get longer where states of the window are far from independent."""
