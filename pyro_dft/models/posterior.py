@@ -9,6 +9,7 @@ import numpy as np
 
 from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout
+from pyro_dft.models import circular
 
 
 class Posterior:
@@ -69,6 +70,14 @@ class Posterior:
     def folded(self, x: np.ndarray) -> np.ndarray:
         """Flat points (..., d) without the full turns of angles; themselves where there are none."""
         return x
+
+    @property
+    def angles(self) -> np.ndarray:
+        """Which coordinates (d,) are angles: full turns change nothing."""
+        found = np.zeros(self.dim, bool)
+        for site in self.layout.sites:
+            found[self.layout.slices[site.name]] = site.transform == circular.NAME
+        return found
 
     def compared_coordinates(self, x: Any) -> Any:
         """The original coordinates (n, d) of flat points (n, d), without full turns: those that draws are compared in.

@@ -167,19 +167,12 @@ class NumPyroProblem(Problem):
 
     def folded(self, x: np.ndarray) -> np.ndarray:
         """Flat points (..., d) without the full turns of angles."""
-        angles = np.zeros(self.dim, bool)
-        for site in self.layout.sites:
-            angles[self.layout.slices[site.name]] = site.transform == circular.NAME
-        return circular.folded(x, angles, self._middle.astype(float))
+        return circular.folded(x, self.angles, self._middle.astype(float))
 
     def compared_coordinates(self, x: Any) -> Any:
         """See the base class."""
         found = self.original_coordinates(x)
-        return self.folded(np.asarray(found, float)) if self._has_angles else found
-
-    @property
-    def _has_angles(self) -> bool:
-        return any(site.transform == circular.NAME for site in self.layout.sites)
+        return self.folded(np.asarray(found, float)) if self.angles.any() else found
 
     def _bind(self) -> None:
         """Traces the potentials in the present coordinates."""

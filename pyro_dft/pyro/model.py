@@ -164,17 +164,16 @@ class PyroProblem(Problem):
 
     def folded(self, x: np.ndarray) -> np.ndarray:
         """Flat points (..., d) without the full turns of angles."""
-        angles = np.zeros(self.dim, bool)
-        for site in self.layout.sites:
-            angles[self.layout.slices[site.name]] = site.transform == circular.NAME
-        return circular.folded(x, angles, self._centre.double().cpu().numpy())
+        return circular.folded(x, self.angles, self._centre.double().cpu().numpy())
 
     def compared_coordinates(self, x: Tensor) -> Tensor:
         """See the base class."""
         found = self.original_coordinates(x)
-        if not any(site.transform == circular.NAME for site in self.layout.sites):
-            return found
-        return torch.as_tensor(self.folded(found.detach().double().cpu().numpy()))
+        return (
+            torch.as_tensor(self.folded(found.detach().double().cpu().numpy()))
+            if self.angles.any()
+            else found
+        )
 
     def _check_potential(self) -> None:
         try:

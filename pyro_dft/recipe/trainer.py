@@ -348,16 +348,8 @@ class Trainer:
         # Each mode of a chain gets as many draws as a chain without modes.
         draws = s.num_draws * fit.sampler.chains // self.chains
         subject = Subject(
-            self.engine,
-            problem.target,
-            fit.sampler,
-            draws,
-            s,
-            self.rng,
-            problem.original,
-            fit.modes,
-            self.budget,
-        )
+            self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes, self.budget
+        )  # fmt: skip
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
                 # Where chains have failed already, a network's draws need few transitions, or they do not help.
