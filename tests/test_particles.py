@@ -271,7 +271,7 @@ def test_a_light_mode_serves_states_of_all_its_chains(backend):
     assert dft.diagnostics()["refine_steps"] <= 8
 
 
-@pytest.mark.parametrize("least", [200, 1e9])
+@pytest.mark.parametrize("least", [200, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, monkeypatch, least):
     """What they are asked for here is beyond their budget. Without the rule a network's draws would be served."""
     monkeypatch.setattr(particles, "ENOUGH_DRAWS", ((0, 20.0),))
