@@ -52,6 +52,8 @@ OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
 LEAST_SERVED = 200
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
+# But not where a window could be served and so many gradients for each draw are spent: with smaller steps all of it begins anew.
+DEAR = 100
 # By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
 SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
@@ -118,6 +120,8 @@ class Particles:
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if judged.climbing:
                 pass  # what diverges on the way says nothing of the steps that are needed there
+            elif self._careless(window) and self._agreed is not None and self._spent >= DEAR * self._asked:
+                return window, judged  # the verdict says what diverged
             elif self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
                 self.acceptance = careful[0]
                 step_size = SMALLER * step_size
