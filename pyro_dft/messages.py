@@ -333,6 +333,14 @@ def fitted_for_traced_data() -> NotFittedError:
     )
 
 
+def run_is_traced() -> ModelError:
+    """A fit chooses its way by numbers, which there are none of under a transformation."""
+    return ModelError(
+        "DFT.run was called within jax.jit, jax.vmap or the like: a fit chooses its way by numbers. Call it outside "
+        "or train by the pure functions DFT.init, update and fit; many data sets are fitted together by fit_many"
+    )
+
+
 def no_verdict_under_a_trace() -> str:
     """Nothing looks at draws of a sampler that is trained while the data are traced."""
     return (

@@ -371,3 +371,18 @@ def test_parallel_chains_on_two_devices():
     for own in means:
         # Allows for a tenth of an sd from 20 steps of training, refined by two transitions.
         assert abs(own - mean) < 5 * sd / draws**0.5 + 0.1 * sd
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run: jax.jit(lambda: run(KEY, jnp.asarray(Y)))(),
+        lambda run: jax.jit(run)(KEY, Y),
+        lambda run: jax.vmap(lambda y: run(KEY, y))(jnp.stack([Y, Y])),
+    ],
+    ids=["inside jit", "jit", "vmap"],
+)
+def test_a_run_under_a_transformation_says_what_to_call(call):
+    dft = DFT(known_mean, **GAUSSIAN)
+    with pytest.raises(ModelError, match=r"DFT\.run was called within jax\.jit"):
+        call(dft.run)

@@ -16,6 +16,7 @@ from pyro_dft.judging.summary import Summary
 from pyro_dft.numpyro.backend import NumPyroBackend, rows_of
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.pure import PureFunctions
+from pyro_dft.numpyro.trees import is_traced
 
 
 class DFT(PureFunctions, Inference):
@@ -97,6 +98,8 @@ class DFT(PureFunctions, Inference):
             >>> sorted(dft.get_samples())
             ['mu']
         """
+        if is_traced((rng_key, args, kwargs, jnp.zeros(()))):
+            raise messages.run_is_traced()
         self.parts.backend.words = key_words(rng_key)
         self.parts.training.run(args, kwargs)
 

@@ -31,7 +31,7 @@ from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, sta
 from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state, traced_states
-from pyro_dft.numpyro.trees import Tree, needs_tree
+from pyro_dft.numpyro.trees import Tree, is_traced, needs_tree
 
 # Streams of a chain's key: of the draws after its training, and of the choice between the chains of a fit.
 SERVING, CHOICE = 0x5E41, 3
@@ -193,14 +193,14 @@ class DFTKernel(MCMCKernel):
         if init_params is not None:  # with a leading axis for the chains where they are trained together
             shapes = {name: np.shape(value)[batch:] for name, value in init_params.items()}
             self._template = {name: np.zeros(shapes[name], v.dtype) for name, v in init_params.items()}
-        if _traced((args, kwargs)):
+        if is_traced((args, kwargs)):
             return self._traced_init(rng_key, args, kwargs)
         with eval_context():  # what is computed in here is computed now, whatever is being traced around it
             data = fingerprint((args, kwargs))
             if self._fitted is not None:
                 dft = self._checked_fit(args, kwargs)
             else:
-                given = None if _traced(init_params) else init_params
+                given = None if is_traced(init_params) else init_params
                 if batch and given is not None:
                     given = {name: np.asarray(value)[0] for name, value in given.items()}
                 # A batch of keys trains all chains together: one of them stands for all.
@@ -217,7 +217,7 @@ class DFTKernel(MCMCKernel):
     def _train(
         self, rng_key: Any, chains: int, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DFT:
-        if _traced(rng_key):
+        if is_traced(rng_key):
             # Its numbers are not known yet: mapped chains share one training, which follows from the settings alone.
             seeds = np.random.SeedSequence([self._trainings, 0 if chains == 1 else chains])
             rng_key = seeds.generate_state(2)
@@ -237,11 +237,11 @@ class DFTKernel(MCMCKernel):
 
     def _kept(self, rng_key: Any) -> bool:
         """Whether the kept draws come first; mapped chains, which share them, begin with new ones of their own keys."""
-        return self._fitted is None and not _traced(rng_key)
+        return self._fitted is None and not is_traced(rng_key)
 
     def _chosen(self, rng_key: Any, dft: DFT) -> Any:
         """Which chains of a fit are served: in turn; where the keys are traced, by the key."""
-        if _traced(rng_key):
+        if is_traced(rng_key):
             unit = random.uniform(random.fold(random.words(rng_key), CHOICE), (), np.float32)
             return (unit * dft.num_chains).astype(jnp.int32)
         chosen = np.arange(1 if _is_single(rng_key) else len(rng_key))
@@ -271,7 +271,7 @@ class DFTKernel(MCMCKernel):
             return state._replace(i=state.i + 1)
         args, kwargs = self._arguments(model_args, model_kwargs)
         dft, posteriors = self._read(args, kwargs)
-        if _traced((args, kwargs)):
+        if is_traced((args, kwargs)):
             data = fingerprint((args, kwargs))
         else:
             with eval_context():
@@ -309,7 +309,7 @@ class DFTKernel(MCMCKernel):
         """The model with these arguments, in all coordinates."""
         dft = self._fitted or self._new_dft(1, self._start())
         posteriors = dft.parts.backend.posteriors_of(args, kwargs)
-        if self._known and not _traced((args, kwargs)):
+        if self._known and not is_traced((args, kwargs)):
             with eval_context():
                 if _digest(posteriors[0]) not in self._known:
                     raise messages.other_data(self._fitted is not None)
@@ -341,10 +341,6 @@ def _next(keys: Any) -> Any:
     if _is_single(keys):
         return jax.random.fold_in(keys, SERVING)
     return jax.vmap(lambda key: jax.random.fold_in(key, SERVING))(keys)
-
-
-def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _digest(posterior: Problem) -> bytes:

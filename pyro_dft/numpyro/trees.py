@@ -50,3 +50,8 @@ def needs_tree(values: Any) -> bool:
         isinstance(name, str) and jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
         for name, value in values.items()
     )
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether some leaf is no number yet, as within `jax.jit` or `jax.vmap`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
