@@ -137,11 +137,13 @@ class _Search:
             if drawn.suspicious and repairs:
                 known = sorted(sum(groups, []))
                 self.restart(_overlooked(drawn, self.parts(known)[1], count))
-                groups = self.groups()
-                news = len(sum(groups, [])) != len(known)
+                again = self.groups()
+                news = len(sum(again, [])) != len(known)
                 repairs = repairs - 1 if news else 0
                 if news or drawn.k_hat > GOOD_KHAT:
+                    groups = again
                     continue
+                # Else the weights are those of the groups before: the same optima may be parted in another way, by chance.
             heavy = found.weights.mean(0) >= LEAST_WEIGHT
             if heavy.all():
                 return groups, found, light
