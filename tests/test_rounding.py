@@ -12,7 +12,9 @@ from backends import BACKENDS
 from scipy import special, stats
 
 from pyro_dft.numpyro import noncentering
+from pyro_dft.numpyro.transforms import biject_to
 from pyro_dft.pyro.noncentering import NonCentered
+from pyro_dft.pyro.transforms import bijection
 
 LOC, Z = -9.33, np.linspace(-3, 3, 7)
 FAMILIES = {
@@ -122,3 +124,26 @@ def sparse(backend, x):
     (problem,) = dft.parts.backend.problems
     log_density, score = problem.target.evaluate(backend.array(x)[None, None])
     return float(np.asarray(log_density).ravel()[0]), np.asarray(score).ravel()
+
+
+REGISTRIES = {
+    "pyro": (torch.distributions.biject_to, torch.distributions.constraints, torch.distributions.transforms, bijection),
+    "numpyro": (
+        numpyro.distributions.biject_to, numpyro.distributions.constraints, numpyro.distributions.transforms, biject_to,
+    ),
+}  # fmt: skip
+
+
+def test_a_simplex_transform_that_a_user_has_registered_is_left_alone(backend):
+    registry, constraints, transforms, ours = REGISTRIES[backend.name]
+    own = type("Own", (transforms.StickBreakingTransform,), {})
+    plain = transforms.StickBreakingTransform
+    for support in (constraints.simplex, constraints.independent(constraints.simplex, 1)):
+        innermost = ours(support) if support is constraints.simplex else ours(support).base_transform
+        assert isinstance(innermost, plain)
+        assert type(innermost) is not plain
+    registry.register(constraints.simplex, lambda _: own())
+    try:
+        assert type(ours(constraints.simplex)) is own
+    finally:
+        registry.register(constraints.simplex, lambda _: plain())

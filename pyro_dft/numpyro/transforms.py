@@ -52,16 +52,16 @@ class StickBreaking(StickBreakingTransform):
 
 
 def biject_to(support: Any) -> Transform:
-    """From unconstrained coordinates to a support: NumPyro's registry, with simplices as here.
+    """From unconstrained coordinates to a support: NumPyro's registry, its stick-breaking computed as here.
 
     Raises:
-        NotImplementedError: There is none.
+        NotImplementedError: NumPyro has no transform for the support.
     """
     if isinstance(support, constraints.independent):
         return IndependentTransform(biject_to(support.base_constraint), support.reinterpreted_batch_ndims)
-    if support is constraints.simplex:
-        return StickBreaking()
-    return dist.biject_to(support)
+    found = dist.biject_to(support)
+    # Not one that a user has registered in its place.
+    return StickBreaking() if type(found) is StickBreakingTransform else found
 
 
 class Wrapped(Transform):

@@ -120,7 +120,7 @@ class _StickBreaking(transforms.StickBreakingTransform):
 def bijection(support: constraints.Constraint) -> transforms.Transform:
     """A bijective transform from unconstrained space onto ``support``.
 
-    Pyro's and torch's registry, the triangular and positive definite matrices that are missing there, and simplices as here.
+    Pyro's and torch's registry, the triangular and positive definite matrices that are missing there, stick-breaking as here.
 
     Raises:
         NotImplementedError: There is none, as for discrete supports or the sphere.
@@ -132,9 +132,9 @@ def bijection(support: constraints.Constraint) -> transforms.Transform:
         return _TriangularTransform()
     if isinstance(support, type(constraints.positive_definite)):
         return _PositiveDefiniteTransform()
-    if support is constraints.simplex:
-        return _StickBreaking()
-    return biject_to(support)
+    found = biject_to(support)
+    # Not one that a user has registered in its place.
+    return _StickBreaking() if type(found) is transforms.StickBreakingTransform else found
 
 
 class Wrapped(transforms.Transform):
