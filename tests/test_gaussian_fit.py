@@ -17,6 +17,8 @@ from pyro_dft.recipe.constants import FULL_RANK_LIMIT, MAX_SD
 from pyro_dft.recipe.engine import Forms
 from pyro_dft.recipe.gaussian_fit import GaussianFitter
 from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.known_optima import KnownOptima
+from pyro_dft.recipe.natural_gradient import State
 
 
 def generator(seed, device="cpu"):
@@ -369,3 +371,21 @@ def test_a_restart_far_below_a_known_optimum_is_given_up():
         fitter.advance()
     assert fitter.result().elbo == -np.inf
     assert fitter.taken < alone.taken
+
+
+def test_scales_alone_are_compared_with_sds_given_all_other_coordinates():
+    """Of strongly correlated coordinates: a fit of scales ends at these, five times below the sds. The root is triangular."""
+    d, rng = 60, np.random.default_rng(0)
+    sd = np.exp(rng.normal(size=d))
+    covariance = (0.95 + 0.05 * np.eye(d)) * np.outer(sd, sd)
+    root = np.linalg.cholesky(covariance)
+    known = KnownOptima(Gaussians(np.zeros((1, d)), root[None], np.zeros(1), np.zeros(1)))
+    given_others = np.diag(np.linalg.inv(covariance)) ** -0.5
+
+    def met(scale):
+        state = State.start(np.zeros((1, d)), np.ones(1), full=False)
+        state.scale, state.best = scale[None], np.zeros(1)
+        return known.met(state, 0)
+
+    assert met(given_others) == 0
+    assert met(np.sqrt(np.diag(covariance))) is None
