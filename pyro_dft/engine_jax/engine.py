@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.engine_jax.chains import run_block
-from pyro_dft.engine_jax.refine import Refined, refine, tune_step_size, whitening
+from pyro_dft.engine_jax.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_jax.sampler import CHUNK, Sampler
 from pyro_dft.engine_jax.step import NO_NETWORKS, OwnNetworks
 from pyro_dft.engine_jax.surrogate import Surrogate
@@ -95,36 +95,9 @@ class JaxEngine:
         """Scores in whitened coordinates that start as those of unit Gaussians."""
         return Surrogate(samplers, target.dim, settings.width, settings.depth, target.dtype.name, rng)
 
-    def whitening(self, draws: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-        """See `pyro_dft.engine_jax.refine.whitening`."""
-        return whitening(draws, fallback)
-
-    def tune_step_size(
-        self,
-        target: Target,
-        draws: np.ndarray,
-        scale: np.ndarray,
-        *,
-        leapfrog_steps: int,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        """See `pyro_dft.engine_jax.refine.tune_step_size`."""
-        return tune_step_size(target, draws, scale, leapfrog_steps=leapfrog_steps, rng=rng)
-
-    def refine(
-        self,
-        target: Target,
-        draws: np.ndarray,
-        scale: np.ndarray,
-        step_size: np.ndarray,
-        *,
-        steps: int,
-        leapfrog_steps: int,
-        rng: np.random.Generator,
-    ) -> Refined:
-        """See `pyro_dft.engine_jax.refine.refine`."""
-        return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
-
+    whitening = staticmethod(whitening)
+    tune_step_size = staticmethod(tune_step_size)
+    refine = staticmethod(refine)
     run_block = staticmethod(run_block)
 
 

@@ -35,11 +35,9 @@ def transport(mean: Array, scale: Array, generator: Weights | None, z: Array, ep
     return mean[:, None].astype(u.dtype) + coloured(scale.astype(u.dtype), u)
 
 
-def draw(
-    mean: Array, scale: Array, generator: Weights | None, key: Array, n: int, dtype: Any = None
-) -> Array:
+def draw(mean: Array, scale: Array, generator: Weights | None, key: Array, n: int) -> Array:
     """N independent draws from each chain, (C, n, d), unconstrained."""
-    dtype = dtype or (mean.dtype if generator is None else generator["log_sigma"].dtype)
+    dtype = mean.dtype if generator is None else generator["log_sigma"].dtype
     shape = (mean.shape[0], n, mean.shape[1])
     if generator is None:
         z = random.normal(key, shape, dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dft.engine_torch.chains import run_block
 from pyro_dft.engine_torch.custom import NO_NETWORKS, Networks
-from pyro_dft.engine_torch.refine import Refined, refine, tune_step_size, whitening
+from pyro_dft.engine_torch.refine import refine, tune_step_size, whitening
 from pyro_dft.engine_torch.sampler import CHUNK, Sampler
 from pyro_dft.engine_torch.surrogate import Surrogate
 from pyro_dft.engine_torch.target import Target
@@ -102,30 +102,9 @@ class TorchEngine:
         """Scores in whitened coordinates that start as those of unit Gaussians."""
         return Surrogate(samplers, target.dim, settings.width, settings.depth, target.dtype, rng)
 
-    def whitening(self, draws: Tensor, fallback: Tensor) -> Tensor:
-        """See `pyro_dft.engine_torch.refine.whitening`."""
-        return whitening(draws, fallback)
-
-    def tune_step_size(
-        self, target: Target, draws: Tensor, scale: Tensor, *, leapfrog_steps: int, rng: torch.Generator
-    ) -> Tensor:
-        """See `pyro_dft.engine_torch.refine.tune_step_size`."""
-        return tune_step_size(target, draws, scale, leapfrog_steps=leapfrog_steps, rng=rng)
-
-    def refine(
-        self,
-        target: Target,
-        draws: Tensor,
-        scale: Tensor,
-        step_size: Tensor,
-        *,
-        steps: int,
-        leapfrog_steps: int,
-        rng: torch.Generator,
-    ) -> Refined:
-        """See `pyro_dft.engine_torch.refine.refine`."""
-        return refine(target, draws, scale, step_size, steps=steps, leapfrog_steps=leapfrog_steps, rng=rng)
-
+    whitening = staticmethod(whitening)
+    tune_step_size = staticmethod(tune_step_size)
+    refine = staticmethod(refine)
     run_block = staticmethod(run_block)
 
 

@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyro_dft import messages
+from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
 from pyro_dft.models.posterior import Posterior, checked_samples
 from pyro_dft.numpyro.traced import Traced
 from pyro_dft.recipe.engine import Forms
+
+# Under a trace nothing can be tried again: so many times as many points are proposed at once.
+_TRIES = 20
 
 
 class Problem(Posterior):
@@ -94,13 +98,9 @@ class Problem(Posterior):
             raise messages.no_valid_start(n * max_tries, self._explain(x[0]))
         return points[np.arange(n) % len(points)]
 
-    def initial_points_traced(
-        self, n: int, target: Target, words: Any, radius: float = 2.0, tries: int = 20
-    ) -> Any:
-        """As `initial_points`, inside compiled functions: the first finite ones of `tries` n uniform points."""
-        from pyro_dft.engine_jax import random
-
-        box = random.uniform(words, (tries * n, self.dim), self.dtype) * (2 * radius) - radius
+    def initial_points_traced(self, n: int, target: Target, words: Any) -> Any:
+        """As `initial_points`, inside compiled functions: the first finite ones of `_TRIES` n uniform points."""
+        box = random.uniform(words, (_TRIES * n, self.dim), self.dtype) * 4.0 - 2.0
         x = self._centre() + box
         good = jnp.isfinite(target.spec.evaluate(jnp.asarray(x), target.data)[0])
         order = jnp.argsort(~good, stable=True)[:n]

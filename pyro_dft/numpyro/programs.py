@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.functional import FitState, Schedule
 from pyro_dft.engine_jax.sampler import draw
@@ -14,6 +12,7 @@ from pyro_dft.engine_jax.target import Target
 from pyro_dft.interface.arguments import unchanged
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.numpyro.problem import Problem as Posterior
+from pyro_dft.numpyro.trees import is_traced
 
 if TYPE_CHECKING:
     from pyro_dft.numpyro.backend import NumPyroBackend
@@ -38,8 +37,7 @@ class Programs:
             with exclusive():
                 posterior = backend.own_posterior(*arguments, centred=False)
                 found = (arguments, posterior, posterior.target())
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[2].data))
-            if traced:  # what a trace made must not outlive it
+            if is_traced(found[2].data):  # what a trace made must not outlive it
                 return found[1], found[2]
             self._last = found
         return self._last[1], self._last[2]

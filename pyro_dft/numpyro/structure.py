@@ -24,6 +24,7 @@ from pyro_dft.numpyro.families import unwrap
 from pyro_dft.numpyro.noncentering import movable
 from pyro_dft.numpyro.placement import Default, Plates
 from pyro_dft.numpyro.transforms import Wrapped, angle_of, biject_to, support_name
+from pyro_dft.numpyro.trees import is_traced
 
 
 @dataclass
@@ -198,7 +199,7 @@ def _site(name: str, site: Mapping[str, Any]) -> Site:
         if frame.dim is not None:
             frames.append(Frame(frame.name, int(frame.dim), int(frame.size)))
     event_dim = len(site["fn"].event_shape) if site["type"] == "sample" else 0
-    known = None if isinstance(value, jax.core.Tracer) else value
+    known = None if is_traced(value) else value
     if not hasattr(value, "dtype"):  # Python's numbers are taken as jax takes them
         value = jnp.result_type(value) if np.isscalar(value) else np.asarray(value)
     dtype = np.dtype(value.dtype if hasattr(value, "dtype") else value)
@@ -272,7 +273,7 @@ def _check_log_probs(sites: Mapping[str, Any]) -> None:
 
 
 def _check_nan(name: str, fn: Any, value: Any) -> None:
-    if isinstance(value, jax.core.Tracer) or isinstance(fn, dist.MaskedDistribution):
+    if is_traced(value) or isinstance(fn, dist.MaskedDistribution):
         return
     data = value if isinstance(value, jax.Array) else np.asarray(value)
     if jnp.issubdtype(data.dtype, jnp.complexfloating):

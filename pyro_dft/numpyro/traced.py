@@ -19,6 +19,7 @@ from jax.extend import core
 
 from pyro_dft.engine_jax.cost import size_of
 from pyro_dft.engine_jax.sharding import host, pieces, row_shards
+from pyro_dft.numpyro.trees import is_traced
 from pyro_dft.recipe.memory import PointSize
 
 # Elements of one tensor that a batched evaluation may fill.
@@ -102,7 +103,7 @@ def trace(function: Callable[..., Any], *shapes: Any, kind: type[Traced] = Trace
     closed, out = jax.make_jaxpr(function, return_shape=True)(*shapes)
     return kind(closed.jaxpr, jax.tree.structure(out)), [
         # A copy: the user may change an array in place that the model reads from outside.
-        c if isinstance(c, jax.Array | jax.core.Tracer) else np.array(c)
+        c if isinstance(c, jax.Array) else np.array(c)
         for c in closed.consts
     ]
 
@@ -185,9 +186,8 @@ def map_rows(function: Traced, arrays: Any, *rows: Any, elements: int = 1) -> An
     Returns:
         The function's result with leading dimension n, in NumPy arrays unless something is traced.
     """
-    leaves = jax.tree.leaves((rows, arrays))
     n = len(jax.tree.leaves(rows)[0])
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if is_traced((rows, arrays)):
         return jax.vmap(lambda *own: function(*own, arrays))(*rows)
     shards = row_shards(arrays)
     affordable = function.row_size.shared(shards).affordable(jax.default_backend() == "cpu")
