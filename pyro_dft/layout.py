@@ -7,10 +7,12 @@ fit stores its layout, so that it can be checked against the model it is loaded 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ class Layout:
             if site.name == name:
                 return site
         raise KeyError(name)
+
+    def where(self, names: Collection[str]) -> np.ndarray:
+        """Which coordinates (d,) are those of some of the sites."""
+        found = np.zeros(self.dim, bool)
+        for name in names:
+            found[self.slices[name]] = True
+        return found
 
     def coordinate_names(self) -> list[str]:
         """Names of the d coordinates, such as ``"mu"``, ``"theta[0]"`` or ``"b[1,2]"``."""

@@ -5,10 +5,11 @@ An amount is part of the layout of the coordinates, so that a saved sampler find
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pyro_dft.errors import ModelError
 from pyro_dft.layout import Layout, SiteInfo
 
 NAME = "noncentered"
@@ -29,11 +30,17 @@ def worth_a_try(amounts: Mapping[str, float], candidates: Sequence[str]) -> bool
     return any(amounts.values()) and any(amounts.get(name, 0.0) != 1 for name in candidates)
 
 
-def given(sites: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
-    """Amounts by site; 1 for those that are only named."""
-    if isinstance(sites, Mapping):
-        return {name: float(amount) for name, amount in sites.items() if amount}
-    return dict.fromkeys(sites, 1.0)
+def given(sites: Iterable[str] | Mapping[str, float], candidates: Collection[str]) -> dict[str, float]:
+    """Amounts by site; 1 for those that are only named.
+
+    Raises:
+        ModelError: one of the sites is no candidate.
+    """
+    found = dict(sites) if isinstance(sites, Mapping) else dict.fromkeys(sites, 1.0)
+    found = {name: float(amount) for name, amount in found.items() if amount}
+    if wrong := sorted(set(found) - set(candidates)):
+        raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
+    return found
 
 
 def moved(layout: Layout, amounts: Mapping[str, float]) -> Layout:

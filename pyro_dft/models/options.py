@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pyro_dft.errors import ModelError, SettingsError
@@ -91,6 +91,33 @@ def _check_names(option: str, values: Any) -> None:
     wrong = [name for name in values if not isinstance(name, str)]
     if wrong:
         raise ModelError(f"{option} must be a dict by site name, got the name {wrong[0]!r}")
+
+
+def check_known(transforms: Mapping[str, Any], sites: Collection[str]) -> None:
+    """Checks that transforms are of latent sites.
+
+    Raises:
+        ModelError: one of them is not.
+    """
+    if unknown := sorted(set(transforms) - set(sites)):
+        raise ModelError(f"transforms names {unknown}, but the latent sites are {list(sites)}")
+
+
+def check_potential(
+    potential_fn: Any, initial_params: Mapping[str, Any], transforms: Mapping[str, Any], array: str
+) -> None:
+    """Checks what describes a bare potential, but for the values; `array` is what the framework calls one.
+
+    Raises:
+        ModelError: something is of the wrong kind, or missing.
+    """
+    if not callable(potential_fn):
+        raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
+    if not initial_params:
+        raise ModelError(f"initial_params must hold at least one unconstrained {array}")
+    if unknown := sorted(set(transforms) - set(initial_params)):
+        raise ModelError(f"transforms has names {unknown} that initial_params lacks")
+    check_transforms(transforms)
 
 
 def check_transforms(transforms: Mapping[str, Any]) -> None:

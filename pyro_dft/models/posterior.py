@@ -69,15 +69,17 @@ class Posterior:
 
     def folded(self, x: np.ndarray) -> np.ndarray:
         """Flat points (..., d) without the full turns of angles; themselves where there are none."""
-        return x
+        return circular.folded(x, self.angles, self.centre) if self.angles.any() else x
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The point (d,) around which starting points lie, and opposite of which angles are cut; in double precision."""
+        raise NotImplementedError
 
     @property
     def angles(self) -> np.ndarray:
         """Which coordinates (d,) are angles: full turns change nothing."""
-        found = np.zeros(self.dim, bool)
-        for site in self.layout.sites:
-            found[self.layout.slices[site.name]] = site.transform == circular.NAME
-        return found
+        return self.layout.where([site.name for site in self.layout.sites if site.transform == circular.NAME])
 
     def compared_coordinates(self, x: Any) -> Any:
         """The original coordinates (n, d) of flat points (n, d), without full turns: those that draws are compared in.
@@ -145,6 +147,9 @@ class Posterior:
         Dimensions of a plate carry its name, others are called ``"<site>_dim_<i>"``.
         """
         return {}
+
+    def _no_strategy(self) -> str:
+        return f"init_strategy needs a {self.framework} model; with potential_fn, set initial_params"
 
     def _needs_model(self, what: str) -> str:
         return f"{what} needs a {self.framework} model: a bare potential_fn knows neither data nor likelihood"

@@ -41,7 +41,7 @@ def fitted(problem: NumPyroProblem, names: Sequence[str]) -> dict[str, float]:
 
     function, arrays = trace(energy, point(problem.dim, problem.dtype), point(len(names), problem.dtype))
     noise = np.random.default_rng(0).normal(size=(STEPS, DRAWS // 2, problem.dim)).astype(problem.dtype)
-    logits = _climb(function, arrays, jnp.asarray(problem._centre(), problem.dtype), noise, len(names))
+    logits = _climb(function, arrays, jnp.asarray(problem._centre, problem.dtype), noise, len(names))
     return rounded(names, 1 / (1 + np.exp(-np.asarray(logits, float))))
 
 

@@ -112,7 +112,7 @@ class StackedProblem(NumPyroProblem):
             return {name: sites[name]["value"] for name in names}
 
         function, arrays = self._function("observed", values, self._row())
-        found = function(jnp.asarray(self._centre(), self.dtype), arrays)
+        found = function(jnp.asarray(self._centre, self.dtype), arrays)
         return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -19,6 +19,7 @@ from pyro_dft.errors import ModelError, PerformanceWarning, warn
 from pyro_dft.interface.arguments import copied
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
+from pyro_dft.models.options import check_known
 from pyro_dft.numpyro import noncentering, predictive, terms, validity
 from pyro_dft.numpyro.explain import not_finite
 from pyro_dft.numpyro.placement import Default, Plates, Point, placed
@@ -83,7 +84,7 @@ class NumPyroProblem(Problem):
         self.data_size, self.minibatch_size = self.structure.data_size, self.structure.minibatch_size
         self.enumerated = bool(self.structure.discrete)
         self._noncentered: dict[str, float] = {}
-        self._middle = np.zeros(self.dim, self.dtype)
+        self._centre = np.zeros(self.dim, self.dtype)
         self._bind()
         self._wrap_angles(model, centred)
 
@@ -103,9 +104,7 @@ class NumPyroProblem(Problem):
 
     def _read_latents(self) -> None:
         latent = self.structure.latent
-        unknown = sorted(set(self._given) - set(latent))
-        if unknown:
-            raise ModelError(f"transforms names {unknown}, but the latent sites are {list(latent)}")
+        check_known(self._given, latent)
         self.layout = Layout(
             tuple(
                 SiteInfo(name, site.unconstrained_shape, site.shape, site.support)
@@ -124,7 +123,7 @@ class NumPyroProblem(Problem):
         flat = [name for name, kind in kinds.items() if kind != "angle"]
         if flat and centred:
             density = self._density()
-            found += [n for n in flat if circular.repeats(density, self._where(n), may_be_flat=False)]
+            found += [n for n in flat if circular.repeats(density, self.layout.where([n]), may_be_flat=False)]
         if not found:
             return
         own = dict(self._given)
@@ -135,22 +134,15 @@ class NumPyroProblem(Problem):
             self._given = own | {n: Wrapped(part.reshape(shapes[n])).inv for n, part in parts.items()}
             self.structure = self._inspect(model)
             self._read_latents()
-            self._middle = centre.astype(self.dtype)
+            self._centre = centre.astype(self.dtype)
             self._bind()
 
         wrap(found, np.zeros(self.dim))
         if centred:
             density = self._density()
             # A model that tells pi from -pi keeps the cut, and NumPyro's own coordinates.
-            found = [name for name in found if circular.joins(density, self._where(name))]
-            angles = sum((self._where(name) for name in found), np.zeros(self.dim, bool))
-            wrap(found, circular.centres(density, angles))
-
-    def _where(self, name: str) -> np.ndarray:
-        """Which coordinates (d,) are those of a site."""
-        where = np.zeros(self.dim, bool)
-        where[self.layout.slices[name]] = True
-        return where
+            found = [name for name in found if circular.joins(density, self.layout.where([name]))]
+            wrap(found, circular.centres(density, self.layout.where(found)))
 
     def _density(self) -> circular.Evaluate:
         """Log densities and scores at points (n, d)."""
@@ -161,13 +153,6 @@ class NumPyroProblem(Problem):
             return np.asarray(value, float), np.asarray(score, float)
 
         return evaluate
-
-    def _centre(self) -> np.ndarray:
-        return self._middle
-
-    def folded(self, x: np.ndarray) -> np.ndarray:
-        """Flat points (..., d) without the full turns of angles."""
-        return circular.folded(x, self.angles, self._middle.astype(float))
 
     def compared_coordinates(self, x: Any) -> Any:
         """See the base class."""
@@ -234,12 +219,7 @@ class NumPyroProblem(Problem):
 
     # Starting points
 
-    def _propose(
-        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
-    ) -> np.ndarray:
-        if init_strategy is None:
-            return (self._middle + rng.uniform(-radius, radius, (n, self.dim))).astype(self.dtype)
-
+    def _by_strategy(self, n: int, rng: np.random.Generator, init_strategy: Callable[..., Any]) -> np.ndarray:
         def one(words: Any) -> Any:
             strategy = init_strategy if callable(getattr(init_strategy, "func", None)) else init_strategy()
 
@@ -328,10 +308,7 @@ class NumPyroProblem(Problem):
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> NumPyroProblem:
         """See the base class."""
-        given, candidates = amounts.given(sites), self.noncentering_candidates()
-        wrong = sorted(set(given) - set(candidates))
-        if wrong:
-            raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
+        given = amounts.given(sites, self.noncentering_candidates())
         problem = copy.copy(self)
         problem._noncentered = given
         problem.layout = amounts.moved(self.layout, given)
@@ -364,9 +341,7 @@ class NumPyroProblem(Problem):
         """Observed data by site, all rows."""
         sites = self.structure.observed
         if any(site.value is None for site in sites.values()):
-            computed = jax.jit(
-                lambda: {n: self.run(self.point_of(self._centre()))[n]["value"] for n in sites}
-            )
+            computed = jax.jit(lambda: {n: self.run(self.point_of(self._centre))[n]["value"] for n in sites})
             return {name: host(value) for name, value in computed().items()}
         return {name: host(site.value) for name, site in sites.items()}
 

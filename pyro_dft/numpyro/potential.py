@@ -13,7 +13,7 @@ from pyro_dft import messages
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.models.options import MODEL_ERRORS, check_transforms
+from pyro_dft.models.options import MODEL_ERRORS, check_potential
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.traced import Full, Smoothed, depends, map_rows, point, trace
 from pyro_dft.numpyro.transforms import support_name
@@ -41,25 +41,17 @@ class PotentialProblem(Problem):
         transforms: Mapping[str, Any] | None = None,
         smoothed_potential_fn: Callable[[dict[str, Any], Any], Any] | None = None,
     ) -> None:
-        if not callable(potential_fn):
-            raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
-        if not initial_params:
-            raise ModelError("initial_params must hold at least one unconstrained array")
         self.transforms = dict(transforms or {})
-        unknown = sorted(set(self.transforms) - set(initial_params))
-        if unknown:
-            raise ModelError(f"transforms has names {unknown} that initial_params lacks")
-        check_transforms(self.transforms)
+        check_potential(potential_fn, initial_params, self.transforms, "array")
         params = {name: self._checked(name, initial_params[name]) for name in sorted(initial_params)}
         self.dtype = np.result_type(*(value.dtype for value in params.values()))
         if self.dtype.itemsize < 4:
             raise messages.too_coarse(self.dtype)
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
-        self._initial = np.concatenate(
+        self._centre = np.concatenate(
             [np.asarray(value, self.dtype).reshape(-1) for value in params.values()]
         )
-        self._own_start = self._initial
-
+        self._own_start = self._centre
         if not self.dim:
             raise messages.no_coordinates(list(params))
 
@@ -95,7 +87,7 @@ class PotentialProblem(Problem):
         at = point(self.dim, self.dtype)
         both = value_and_gradient(potential, needs_forward(potential, at))
         moves = depends(lambda x: {"gradient": both(x)[1]}, [at], 0)["gradient"]
-        if not moves and not np.asarray(both(jnp.asarray(self._initial))[1]).any():
+        if not moves and not np.asarray(both(jnp.asarray(self._centre))[1]).any():
             raise messages.no_gradient("potential_fn")
 
     def _scalar(self, value: Any, name: str) -> Any:
@@ -119,17 +111,6 @@ class PotentialProblem(Problem):
         constrained = shape if transform is None else tuple(transform.inv.forward_shape(shape))
         kind = "real" if transform is None else support_name(transform.domain)
         return SiteInfo(name, shape, constrained, kind)
-
-    def _centre(self) -> np.ndarray:
-        return self._initial
-
-    def _propose(
-        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
-    ) -> np.ndarray:
-        if init_strategy is not None:
-            raise ModelError("init_strategy needs a NumPyro model; with potential_fn, set initial_params")
-        noise = rng.uniform(-radius, radius, (n, self.dim))
-        return (self._initial + noise).astype(self.dtype)
 
     def _values(self, x: Any) -> dict[str, Any]:
         return {

@@ -38,6 +38,7 @@ class Problem(Posterior):
     minibatch_potential: Traced | None = None
     smoothed_potential: Traced | None = None
     data: dict[str, Any]
+    _centre: np.ndarray
     _own_start: np.ndarray | None = None  # a point that the caller wants to start from
 
     @property
@@ -85,7 +86,11 @@ class Problem(Posterior):
         found: list[np.ndarray] = []
         x = np.empty((0, self.dim))
         for attempt in range(max_tries):
-            x = self._propose(n, rng, radius, init_strategy)
+            x = (
+                self._box(n, rng, radius)
+                if init_strategy is None
+                else self._by_strategy(n, rng, init_strategy)
+            )
             # Once only: where it is not finite, the places that it would take are for others.
             if attempt == 0 and self._own_start is not None:
                 x[0] = self._own_start
@@ -101,18 +106,22 @@ class Problem(Posterior):
     def initial_points_traced(self, n: int, target: Target, words: Any) -> Any:
         """As `initial_points`, inside compiled functions: the first finite ones of `_TRIES` n uniform points."""
         box = random.uniform(words, (_TRIES * n, self.dim), self.dtype) * 4.0 - 2.0
-        x = self._centre() + box
+        x = self._centre + box
         good = jnp.isfinite(target.spec.evaluate(jnp.asarray(x), target.data)[0])
         order = jnp.argsort(~good, stable=True)[:n]
         return x[jnp.where(good[order], order, order[0])]
 
-    def _centre(self) -> np.ndarray:
-        return np.zeros(self.dim, self.dtype)
+    @property
+    def centre(self) -> np.ndarray:
+        """See the base class."""
+        return self._centre.astype(float)
 
-    def _propose(
-        self, n: int, rng: np.random.Generator, radius: float, init_strategy: Callable[..., Any] | None
-    ) -> np.ndarray:
-        raise NotImplementedError
+    def _box(self, n: int, rng: np.random.Generator, radius: float) -> np.ndarray:
+        """Points (n, d), uniform around the centre."""
+        return (self._centre + rng.uniform(-radius, radius, (n, self.dim))).astype(self.dtype)
+
+    def _by_strategy(self, n: int, rng: np.random.Generator, init_strategy: Callable[..., Any]) -> np.ndarray:
+        raise ModelError(self._no_strategy())
 
     def _explain(self, x: np.ndarray) -> str:
         """Why the potential or its gradient is not finite at ``x``."""

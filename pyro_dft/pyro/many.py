@@ -70,10 +70,9 @@ class StackedProblem(PyroProblem):
     def propose(self, n: int, rng: torch.Generator, init_strategy: Callable[..., Any] | None) -> Tensor:
         """Points (n, d) to start from."""
         if init_strategy is None:
-            box = torch.rand(n, self.dim, generator=rng, dtype=self.dtype, device=self.device) * 4 - 2
-            return self._centre + box
+            return self._box(n, 2.0, rng)
         with _seeded(rng):
-            return self._propose(n, 2.0, init_strategy)
+            return self._by_strategy(n, init_strategy)
 
     def observed(self) -> dict[str, Tensor]:
         """Observed data by site, all rows."""

@@ -23,7 +23,7 @@ from pyro_dft.engine_torch.together import Together
 from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
-from pyro_dft.models.options import MODEL_ERRORS, check_transforms
+from pyro_dft.models.options import MODEL_ERRORS, check_known, check_transforms
 
 from . import predictive, sharing, terms, validity
 from .batching import map_rows
@@ -96,9 +96,7 @@ class PyroProblem(Problem):
 
     def _read_latents(self, transforms: dict[str, Transform]) -> None:
         nodes, names = self.structure.trace.nodes, self.structure.latent
-        unknown = sorted(set(transforms) - set(names))
-        if unknown:
-            raise ModelError(f"transforms names {unknown}, but the latent sites are {names}")
+        check_known(transforms, names)
         check_transforms(transforms)
         self.transforms: dict[str, Transform] = {}
         self._maps: dict[str, SiteMap] = {}
@@ -135,25 +133,21 @@ class PyroProblem(Problem):
 
     def _wrap_angles(self) -> None:
         """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.models.circular`."""
-        nodes, dim = self.structure.trace.nodes, self.dim
 
         def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             points = torch.as_tensor(x, dtype=self.dtype, device=self.device)
             value, gradient = self.values_and_gradients(points)
             return -value.double().cpu().numpy(), -gradient.double().cpu().numpy()
 
-        found, angles = [], np.zeros(dim, bool)
+        found = []
         for name in sorted(set(self.layout.names) - set(self._curved) - self._given):
-            kind = angle_of(nodes[name]["fn"])
-            where = np.zeros(dim, bool)
-            where[self.layout.slices[name]] = True
-            if kind and circular.repeats(evaluate, where, may_be_flat=kind == "angle"):
+            kind = angle_of(self.structure.trace.nodes[name]["fn"])
+            if kind and circular.repeats(evaluate, self.layout.where([name]), may_be_flat=kind == "angle"):
                 found.append(name)
-                angles |= where
         if not found:
             return
-        centre = torch.as_tensor(circular.centres(evaluate, angles), dtype=self.dtype, device=self.device)
-        self._centre = centre
+        middle = circular.centres(evaluate, self.layout.where(found))
+        self._centre = centre = torch.as_tensor(middle, dtype=self.dtype, device=self.device)
         for name in found:
             shape = self.layout[name].unconstrained_shape
             own = centre[self.layout.slices[name]].reshape(shape).to(self._dtypes[name])
@@ -161,10 +155,6 @@ class PyroProblem(Problem):
             self._curved.append(name)
         sites = (replace(s, transform=circular.NAME) if s.name in found else s for s in self.layout.sites)
         self.layout = Layout(tuple(sites))
-
-    def folded(self, x: np.ndarray) -> np.ndarray:
-        """Flat points (..., d) without the full turns of angles."""
-        return circular.folded(x, self.angles, self._centre.double().cpu().numpy())
 
     def compared_coordinates(self, x: Tensor) -> Tensor:
         """See the base class."""
@@ -276,10 +266,7 @@ class PyroProblem(Problem):
 
     # Starting points
 
-    def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
-        if init_strategy is None:
-            box = torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
-            return self._centre + box
+    def _by_strategy(self, n: int, init_strategy: Callable[..., Any]) -> Tensor:
         return torch.stack([self._coordinates(self._run_anywhere(init_strategy)) for _ in range(n)])
 
     def _coordinates(self, trace: Any) -> Tensor:
@@ -345,9 +332,7 @@ class PyroProblem(Problem):
 
     def noncentered(self, sites: Collection[str] | Mapping[str, float]) -> PyroProblem:
         """See the base class."""
-        given, candidates = amounts.given(sites), self.noncentering_candidates()
-        if wrong := sorted(set(given) - set(candidates)):
-            raise ModelError(f"sites {wrong} cannot be non-centred; those that can are {list(candidates)}")
+        given = amounts.given(sites, self.noncentering_candidates())
         problem = copy.copy(self)
         problem._maps = self._maps | {name: NonCentered(amount) for name, amount in given.items()}
         problem.layout = amounts.moved(self.layout, given)

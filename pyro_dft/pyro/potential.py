@@ -14,7 +14,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft import messages
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
-from pyro_dft.models.options import MODEL_ERRORS, check_transforms
+from pyro_dft.models.options import MODEL_ERRORS, check_potential
 
 from .evaluation import patched
 from .problem import Problem
@@ -43,15 +43,8 @@ class PotentialProblem(Problem):
         transforms: Mapping[str, Transform] | None = None,
         smoothed_potential_fn: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None,
     ) -> None:
-        if not callable(potential_fn):
-            raise ModelError(f"potential_fn must be callable, got {type(potential_fn).__name__}")
-        if not initial_params:
-            raise ModelError("initial_params must hold at least one unconstrained tensor")
         transforms = dict(transforms or {})
-        unknown = sorted(set(transforms) - set(initial_params))
-        if unknown:
-            raise ModelError(f"transforms has names {unknown} that initial_params lacks")
-        check_transforms(transforms)
+        check_potential(potential_fn, initial_params, transforms, "tensor")
         self.potential_fn = potential_fn
         self.smoothed_potential_fn = smoothed_potential_fn
         self.transforms = transforms
@@ -62,17 +55,17 @@ class PotentialProblem(Problem):
             raise messages.too_coarse(self.dtype)
         self.device = next(iter(params.values())).device
         self.layout = Layout(tuple(self._site(name, value) for name, value in params.items()))
-        self._initial = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
-        self._own_start = self._initial
+        self._centre = torch.cat([value.reshape(-1).to(self.dtype) for value in params.values()])
+        self._own_start = self._centre
         self._elements = self.layout.dim
         if not self.dim:
             raise messages.no_coordinates(list(params))
         self._check_potential()
-        self.find_batching(self._initial)
+        self.find_batching(self._centre)
 
     def _check_potential(self) -> None:
         """One call: is the result a real number, with a gradient?"""
-        point = self._initial.clone().requires_grad_()
+        point = self._centre.clone().requires_grad_()
         try:
             with torch.inference_mode(False), torch.enable_grad(), patched():
                 value = self.potential_fn(self._sites(point))
@@ -119,12 +112,6 @@ class PotentialProblem(Problem):
         assert self.smoothed_potential_fn is not None
         value = torch.as_tensor(self.smoothed_potential_fn(self._sites(x), sigma)).to(self.dtype)
         return value.reshape(()) if value.numel() == 1 else value
-
-    def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
-        if init_strategy is not None:
-            raise ModelError("init_strategy needs a Pyro model; with potential_fn, set initial_params")
-        noise = torch.rand(n, self.dim, dtype=self.dtype, device=self.device) * (2 * radius) - radius
-        return self._initial + noise
 
     def constrain(self, x: Tensor, include_deterministic: bool = True) -> dict[str, Tensor]:
         """Flat points (n, d) -> values of the sites (n, *shape)."""

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class Problem(Posterior):
     _own_tensors: bool = False
     _asks: bool = False  # for values of the point; see `pyro_dft.engine_torch.branches`
     _elements: int = 1
+    _centre: Tensor
     _own_start: Tensor | None = None  # a point that the caller wants to start from
 
     def context(self) -> contextlib.AbstractContextManager[None]:
@@ -176,7 +178,7 @@ class Problem(Posterior):
         count = 0
         x = torch.empty(0)
         for attempt in range(max_tries):
-            x = self._propose(n, radius, init_strategy)
+            x = self._box(n, radius) if init_strategy is None else self._by_strategy(n, init_strategy)
             # Once only: where it is not finite, the places that it would take are for others.
             if attempt == 0 and self._own_start is not None:
                 x[0] = self._own_start
@@ -191,8 +193,18 @@ class Problem(Posterior):
         points = torch.cat(found)
         return points[torch.arange(n, device=points.device) % len(points)]
 
-    def _propose(self, n: int, radius: float, init_strategy: Callable[..., Any] | None) -> Tensor:
-        raise NotImplementedError
+    @property
+    def centre(self) -> np.ndarray:
+        """See the base class."""
+        return self._centre.double().cpu().numpy()
+
+    def _box(self, n: int, radius: float, rng: torch.Generator | None = None) -> Tensor:
+        """Points (n, d), uniform around the centre."""
+        unit = torch.rand(n, self.dim, generator=rng, dtype=self.dtype, device=self.device)
+        return self._centre + (unit * (2 * radius) - radius)
+
+    def _by_strategy(self, n: int, init_strategy: Callable[..., Any]) -> Tensor:
+        raise ModelError(self._no_strategy())
 
     def _explain(self, x: Tensor) -> str:
         """Why the potential or its gradient is not finite at ``x``."""
