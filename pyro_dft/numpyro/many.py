@@ -14,19 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pyro_dft.engine_jax.stacked import MemberTarget, Stack, StackedEngine
-from pyro_dft.engine_jax.target import Target
-from pyro_dft.errors import ModelError
-from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
 from pyro_dft.interface.training import Training
-from pyro_dft.many.calls import width
+from pyro_dft.many import group
 from pyro_dft.many.data import Arguments, is_array, leaves, mapped
-from pyro_dft.many.gaussians import shared
 from pyro_dft.many.group import NotStackable
 from pyro_dft.many.results import ManyFits
 from pyro_dft.many.run import SLICE
 from pyro_dft.many.run import fit_many as _fit_many
-from pyro_dft.models import circular
 from pyro_dft.numpyro.backend import NumPyroBackend
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.model import NumPyroProblem
@@ -35,7 +30,6 @@ from pyro_dft.numpyro.padding import rows as rows
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced import Traced, point, trace
 from pyro_dft.recipe.fit import Problem
-from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
 
@@ -60,7 +54,7 @@ class StackedProblem(NumPyroProblem):
     """The posterior of a model whose data are arguments of all that is compiled, so that it serves data sets of one shape."""
 
     def _bind(self) -> None:
-        self._arrays = [leaf for leaf in leaves((self.args, self.kwargs)) if is_array(leaf)]
+        self.arrays = [leaf for leaf in leaves((self.args, self.kwargs)) if is_array(leaf)]
         self._functions = {}
 
         def energy(x: Any, data: Any) -> Any:
@@ -70,10 +64,10 @@ class StackedProblem(NumPyroProblem):
         self.potential, shared = trace(energy, at, self._shapes(), kind=_Potential)
         self._shared = shared
         self.minibatch_potential = None
-        self.data = {"full": (shared, self._arrays)}
+        self.data = {"full": (shared, self.arrays)}
 
     def _shapes(self) -> list[jax.ShapeDtypeStruct]:
-        return [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self._arrays]
+        return [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self.arrays]
 
     def _at(self, data: list[Any], function: Callable[[], Any]) -> Any:
         """What a function of the model gives with other data in the place of these."""
@@ -93,14 +87,14 @@ class StackedProblem(NumPyroProblem):
 
             self._functions[name] = trace(at, *shapes, self._shapes(), kind=_WithData)
         traced, shared = self._functions[name]
-        return traced, (shared, self._arrays)
+        return traced, (shared, self.arrays)
 
     def with_data(self, own: Arguments) -> StackedProblem:
         """The same with other data."""
         other = copy.copy(self)
         other.args, other.kwargs = own
-        other._arrays = [leaf for leaf in leaves(own) if is_array(leaf)]
-        other.data = {"full": (self._shared, other._arrays)}
+        other.arrays = [leaf for leaf in leaves(own) if is_array(leaf)]
+        other.data = {"full": (self._shared, other.arrays)}
         return other
 
     def observed(self) -> dict[str, np.ndarray]:
@@ -116,18 +110,8 @@ class StackedProblem(NumPyroProblem):
         return {name: np.asarray(value) for name, value in found.items()}
 
 
-class Member(NumPyroBackend):
-    """One data set of a group.
-
-    Args:
-        options: Of the sampler.
-        group: The group.
-        place: Which of its data sets.
-    """
-
-    def __init__(self, options: Options, group: Group, place: int):
-        super().__init__(options)
-        self.group, self.place, self.engine = group, place, group.engine
+class Member(group.Member, NumPyroBackend):
+    """One data set of a group."""
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
         """See the base class."""
@@ -148,56 +132,29 @@ class Member(NumPyroBackend):
     def _problem(self, posterior: Any) -> Any:
         return None  # `read` makes them
 
-    def start(self) -> Trainer:
-        """See the base class."""
-        return shared(super().start())
 
-
-class Group:
+class Group(group.Group):
     """Data sets of one shape: see `pyro_dft.many.group.Group`."""
 
-    def __init__(self, model: Callable[..., Any], sets: list[Arguments], options: dict[str, Any]):
-        self.model, self.sets, self.options = model, sets, options
-        with exclusive(), lenient():
-            own = self._template()
-            if own.structure.subsampled:
-                raise NotStackable("the model subsamples its data")
-            if any(site.transform == circular.NAME for site in own.layout.sites):
-                raise NotStackable("coordinates of angles are centred at a mode of each posterior")
-            self.posteriors: list[StackedProblem] = [own]
-            settings = options["settings"]
-            movable = own.noncentering_candidates()
-            if movable and settings.reparam == "auto" and settings.preconditioned:
-                self.posteriors.append(own.noncentered(movable))  # type: ignore[arg-type]
-            data = [posterior._arrays for posterior in map(own.with_data, sets)]
-            self.targets: list[Target] = [posterior.target() for posterior in self.posteriors]
-            self.stacks = [
-                Stack(target.spec, posterior._shared, data)
-                for target, posterior in zip(self.targets, self.posteriors, strict=True)
-            ]
-        self.engine = StackedEngine(options["num_chains"])
-        self.width = width(own.dim, self.stacks[0].at_once(64))
+    def compile(self) -> None:
+        """See the base class."""
+        own = self.template(self._posterior)
+        if own.structure.subsampled:
+            raise NotStackable("the model subsamples its data")
+        self.posteriors = self.in_all_coordinates(own)
+        data = self.arrays()
+        self.targets = [posterior.target() for posterior in self.posteriors]
+        self.stacks = [
+            Stack(target.spec, posterior._shared, data)
+            for target, posterior in zip(self.targets, self.posteriors, strict=True)
+        ]
+        self.engine = StackedEngine(self.options["num_chains"])
 
-    def with_sets(self, sets: list[Arguments]) -> Group:
-        """The same for other data sets of the same shape."""
-        other, own = copy.copy(self), self.posteriors[0]
-        other.sets = sets
-        data = [own.with_data(given)._arrays for given in sets]
-        other.stacks = [stack.with_data(data) for stack in self.stacks]
-        return other
-
-    def _template(self) -> StackedProblem:
-        """From the first data set that can be used; what is wrong with the others is said of them alone."""
-        transforms, first = self.options.get("transforms"), None
-        for args, kwargs in self.sets[:3]:
-            try:
-                return StackedProblem(self.model, args, kwargs, transforms=transforms)
-            except ModelError as error:
-                first = first or error
-            except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
-                raise NotStackable("the model looks at the numbers of its data") from error
-        assert first is not None
-        raise first
+    def _posterior(self, own: Arguments) -> StackedProblem:
+        try:
+            return StackedProblem(self.model, *own, transforms=self.options.get("transforms"))
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            raise NotStackable("the model looks at the numbers of its data") from error
 
     def member(self, place: int, words: tuple[int, ...]) -> Training:
         """The training of one of the data sets, which is not read yet."""
@@ -208,19 +165,8 @@ class Group:
         return training
 
     def surroundings(self) -> AbstractContextManager[Any]:
-        """See `pyro_dft.many.group.Group`."""
+        """See the base class."""
         return lenient()
-
-    def answer(self, key: Any, payloads: list[Any]) -> list[Any]:
-        """See `pyro_dft.many.pool.Pool`."""
-        stack, kind, *rest = key
-        with exclusive(), lenient():
-            return stack.answer(kind, rest, payloads)
-
-    def full(self, key: Any) -> int:
-        """See `pyro_dft.many.pool.Pool`."""
-        stack, kind, *rest = key
-        return stack.full(kind, rest)
 
 
 def alone(model: Callable[..., Any], words: tuple[int, ...], options: dict[str, Any]) -> Training:

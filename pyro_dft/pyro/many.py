@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,14 @@ from torch import Tensor
 from pyro_dft import messages
 from pyro_dft.engine_torch.stacked import MemberTarget, Stack, StackedEngine
 from pyro_dft.engine_torch.target import Target
-from pyro_dft.errors import ModelError
-from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
 from pyro_dft.interface.training import Training
-from pyro_dft.many.calls import width
+from pyro_dft.many import group
 from pyro_dft.many.data import Arguments, is_array, leaves, mapped
-from pyro_dft.many.gaussians import shared
 from pyro_dft.many.group import NotStackable
 from pyro_dft.many.results import ManyFits
 from pyro_dft.many.run import SLICE
 from pyro_dft.many.run import fit_many as _fit_many
-from pyro_dft.models import circular
 from pyro_dft.models.options import MODEL_ERRORS
 from pyro_dft.pyro.backend import CALLBACK, PyroBackend
 from pyro_dft.pyro.dft import DFT
@@ -37,7 +33,6 @@ from pyro_dft.pyro.model import PyroProblem
 from pyro_dft.pyro.padding import freed as freed
 from pyro_dft.pyro.padding import rows as rows
 from pyro_dft.recipe.fit import Problem
-from pyro_dft.recipe.trainer import Trainer
 from pyro_dft.settings import Settings
 
 # How often starting points are proposed before giving up.
@@ -90,38 +85,24 @@ def _seeded(rng: torch.Generator) -> Iterator[None]:
         yield
 
 
-class Member(PyroBackend):
-    """One data set of a group.
-
-    Args:
-        options: Of the sampler.
-        group: The group.
-        place: Which of its data sets.
-    """
-
-    def __init__(self, options: Options, group: Group, place: int):
-        super().__init__(options)
-        self.group, self.place, self.engine = group, place, group.engine
+class Member(group.Member, PyroBackend):
+    """One data set of a group."""
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None = None) -> None:
         """See the base class."""
-        group, seed = self.group, int(self.options.settings.seed or 0)
-        self._home, self.amounts = group.posteriors[0].device, {}
+        own, seed = self.group, int(self.options.settings.seed or 0)
+        self._home, self.amounts = own.posteriors[0].device, {}
         self.rng = torch.Generator(self._home).manual_seed(seed)
         self.callback_rng = torch.Generator(self._home).manual_seed(seed + CALLBACK)
-        self.posteriors = [posterior.with_data((args, kwargs)) for posterior in group.posteriors]
+        self.posteriors = [posterior.with_data((args, kwargs)) for posterior in own.posteriors]
         self.problems = []
-        for stack, template, own in zip(group.stacks, group.targets, self.posteriors, strict=True):
-            target = MemberTarget.of(template, stack, self.place, own.potential)
-            starts = torch.empty((self.options.num_chains, 0, own.dim), dtype=own.dtype)
-            self.problems.append(Problem(target, starts, own.compared_coordinates))
+        for stack, template, posterior in zip(own.stacks, own.targets, self.posteriors, strict=True):
+            target = MemberTarget.of(template, stack, self.place, posterior.potential)
+            starts = torch.empty((self.options.num_chains, 0, posterior.dim), dtype=posterior.dtype)
+            self.problems.append(Problem(target, starts, posterior.compared_coordinates))
 
     def look_at(self, target: Any, points: Tensor) -> None:
         """Does nothing: the group has looked."""
-
-    def start(self) -> Trainer:
-        """See the base class."""
-        return shared(super().start())
 
     def initial_points(self, posterior: Any, target: Any, count: int) -> Tensor:
         """See `pyro_dft.pyro.problem.Problem.initial_points`."""
@@ -139,15 +120,15 @@ class Member(PyroBackend):
         return points[torch.arange(count, device=points.device) % len(points)]
 
 
-class Group:
+class Group(group.Group):
     """Data sets of one shape: see `pyro_dft.many.group.Group`."""
 
-    def __init__(self, model: Callable[..., Any], sets: list[Arguments], options: dict[str, Any]):
-        self.model, self.sets, self.options = model, sets, options
-        settings = options["settings"]
-        rng = torch.Generator("cpu").manual_seed(0)
-        with exclusive(), torch.inference_mode(False), torch.enable_grad(), _seeded(rng):
-            own = self._template()
+    engine = StackedEngine()
+
+    def compile(self) -> None:
+        """See the base class."""
+        with torch.enable_grad(), _seeded(torch.Generator("cpu").manual_seed(0)):
+            own = self.template(self._posterior)
             if own.noise is not None:
                 raise own.noise
             if own.minibatch:
@@ -156,39 +137,16 @@ class Group:
                 raise NotStackable(
                     "the model asks for values of its point, or cannot be evaluated for many points at once"
                 )
-            if any(site.transform == circular.NAME for site in own.layout.sites):
-                raise NotStackable("coordinates of angles are centred at a mode of each posterior")
-            self.posteriors: list[StackedProblem] = [own]
-            movable = own.noncentering_candidates()
-            if movable and settings.reparam == "auto" and settings.preconditioned:
-                self.posteriors.append(own.noncentered(movable))  # type: ignore[arg-type]
-            data = [own.with_data(given).arrays for given in sets]
+            self.posteriors = self.in_all_coordinates(own)
+            data = self.arrays()
             self.targets = [self._target(posterior) for posterior in self.posteriors]
             self.stacks = [self._stack(posterior, data) for posterior in self.posteriors]
-        self.engine = StackedEngine()
-        self.width = width(own.dim, self.stacks[0].at_once(64))
 
-    def with_sets(self, sets: list[Arguments]) -> Group:
-        """The same for other data sets of the same shape."""
-        other, own = copy.copy(self), self.posteriors[0]
-        other.sets = sets
-        data = [own.with_data(given).arrays for given in sets]
-        other.stacks = [stack.with_data(data) for stack in self.stacks]
-        return other
-
-    def _template(self) -> StackedProblem:
-        """From the first data set that can be used; what is wrong with the others is said of them alone."""
-        first = None
-        for args, kwargs in self.sets[:3]:
-            try:
-                return StackedProblem(
-                    self.model, args, kwargs, transforms=self.options.get("transforms"),
-                    max_plate_nesting=self.options.get("max_plate_nesting"),
-                )  # fmt: skip
-            except ModelError as error:
-                first = first or error
-        assert first is not None
-        raise first
+    def _posterior(self, own: Arguments) -> StackedProblem:
+        options: dict[str, Any] = {
+            name: self.options.get(name) for name in ("transforms", "max_plate_nesting")
+        }
+        return StackedProblem(self.model, *own, **options)
 
     def _target(self, posterior: StackedProblem) -> Target:
         target = Target(
@@ -217,19 +175,8 @@ class Group:
         return training
 
     def surroundings(self) -> AbstractContextManager[Any]:
-        """See `pyro_dft.many.group.Group`."""
-        return nullcontext()
-
-    def answer(self, key: Any, payloads: list[Any]) -> list[Any]:
-        """See `pyro_dft.many.pool.Pool`."""
-        stack, kind, *rest = key
-        with exclusive(), torch.inference_mode(False):
-            return stack.answer(kind, rest, payloads)
-
-    def full(self, key: Any) -> int:
-        """See `pyro_dft.many.pool.Pool`."""
-        stack, kind, *rest = key
-        return stack.full(kind, rest)
+        """See the base class."""
+        return torch.inference_mode(False)
 
 
 def alone(model: Callable[..., Any], words: tuple[int, ...], options: dict[str, Any]) -> Training:
