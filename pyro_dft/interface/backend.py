@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.errors import ModelError
 from pyro_dft.interface.arguments import Arguments, copied
 from pyro_dft.interface.arrays import Arrays
 from pyro_dft.interface.options import Options
@@ -88,6 +89,11 @@ class Backend(ABC):
     def session(self) -> AbstractContextManager[None]:
         """A context with the framework's global state (random numbers, device) as the fit needs it, restored afterwards."""
 
+    def refuse_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises ModelError where a bare potential is given arguments of a model."""
+        if args or kwargs:
+            raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+
     @abstractmethod
     def own_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The posterior in the model's own coordinates.
@@ -142,13 +148,30 @@ class Backend(ABC):
     def initial_points(self, posterior: Any, target: Any, count: int) -> Any:
         """`count` starting points, native (count, dim), in the coordinates of one of the posteriors."""
 
-    @abstractmethod
     def given_start(self, posterior: Any) -> Any:
         """`initial_params` as a flat point, native (dim,), in the coordinates of one of the posteriors.
 
         Raises:
             ModelError: names or shapes are not those of the latent sites, or the potential is not finite there.
         """
+        own = self.posteriors[0]
+        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
+        given = {name: self.arrays.numpy(v) for name, v in (self.options.initial_params or {}).items()}
+        found = {name: value.shape for name, value in given.items()}
+        if found != shapes:
+            raise ModelError(
+                "initial_params must hold one unconstrained value for each latent site, with shapes "
+                f"{shapes}, got {found}"
+            )
+        parts = [self.flat(0, given[name].reshape(-1)) for name in own.layout.names]
+        point = self.arrays.concatenate(parts)[None]
+        if not self.is_finite(point):
+            raise ModelError("initial_params: the potential is not finite there")
+        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+
+    @abstractmethod
+    def is_finite(self, point: Any) -> bool:
+        """Whether the potential is finite at a native point (1, dim) of the model's own coordinates."""
 
     @abstractmethod
     def look_at(self, target: Any, points: Any) -> None:
@@ -172,24 +195,31 @@ class Backend(ABC):
         """Layout of the model's own unconstrained coordinates."""
         return self.posteriors[0].layout
 
-    @abstractmethod
     def constrain(self, problem: int, blocks: Iterable[Any]) -> dict[str, Any]:
         """Blocks of flat draws -> site name -> native array (chains, draws, *site)."""
+        parts: dict[str, list[Any]] = {}
+        for block in blocks:
+            for name, value in self.posteriors[problem].constrain(rows_of(block)).items():
+                parts.setdefault(name, []).append(value.reshape(*block.shape[:2], *value.shape[1:]))
+        joined = self.arrays.concatenate
+        return {name: own[0] if len(own) == 1 else joined(own, 1) for name, own in parts.items()}
 
-    @abstractmethod
     def original(self, problem: int, flat: Any) -> np.ndarray:
         """Flat draws -> the model's own unconstrained coordinates, same shape."""
+        points = self.posteriors[problem].original_coordinates(rows_of(flat))
+        return self.arrays.numpy(points).reshape(flat.shape)
 
-    @abstractmethod
     def flat(self, problem: int, points: np.ndarray) -> Any:
-        """Points (chains, draws, dim) of the sampler's coordinates as flat draws."""
+        """Points (..., dim) of the sampler's coordinates as flat draws."""
+        return self.engine.native(self.problems[problem].target, points)
 
-    @abstractmethod
     def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
         """Potential (...) on the full data at points (..., dim) of one of the sets of coordinates.
 
         The first one is that of the model's own unconstrained coordinates.
         """
+        target = self.problems[problem].target
+        return -self.arrays.numpy(target.evaluate(self.flat(problem, points))[0])
 
     @abstractmethod
     def terms_at(self, points: np.ndarray) -> Terms:
@@ -269,3 +299,8 @@ class Backend(ABC):
         """A complete trainer from what a file says."""
         sampler, kept = self.sampler_of(content)
         return FittedTrainer(self.engine, self.problems, sampler, replace(content, measured=kept))
+
+
+def rows_of(flat: Any) -> Any:
+    """Flat draws (chains, draws, dim) -> (chains * draws, dim)."""
+    return flat.reshape(-1, flat.shape[-1])

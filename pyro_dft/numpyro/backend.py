@@ -18,7 +18,6 @@ from pyro_dft.engine_jax.sampler import Sampler
 from pyro_dft.engine_jax.sharding import Placement, gathered
 from pyro_dft.engine_jax.step import OwnNetworks
 from pyro_dft.engine_jax.target import Target
-from pyro_dft.errors import ModelError
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
@@ -124,8 +123,7 @@ class NumPyroBackend(Backend):
         """
         options = self.options
         if options.potential_fn is not None:
-            if args or kwargs:
-                raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+            self.refuse_arguments(args, kwargs)
             return PotentialProblem(
                 options.potential_fn,
                 options.initial_params or {},
@@ -155,20 +153,9 @@ class NumPyroBackend(Backend):
         """See the base class."""
         return posterior.initial_points(count, target, self.rng, init_strategy=self.options.init_strategy)
 
-    def given_start(self, posterior: Posterior) -> np.ndarray:
+    def is_finite(self, point: np.ndarray) -> bool:
         """See the base class."""
-        own = self.posteriors[0]
-        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
-        given = {name: np.asarray(v) for name, v in (self.options.initial_params or {}).items()}
-        if {name: value.shape for name, value in given.items()} != shapes:
-            raise ModelError(
-                "initial_params must hold one unconstrained value for each latent site, with shapes "
-                f"{shapes}, got { {name: value.shape for name, value in given.items()} }"
-            )
-        point = np.concatenate([given[name].reshape(-1).astype(own.dtype) for name in own.layout.names])[None]
-        if not np.isfinite(self.problems[0].target.evaluate(point)[0]).all():
-            raise ModelError("initial_params: the potential is not finite there")
-        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+        return bool(np.isfinite(self.problems[0].target.evaluate(point)[0]).all())
 
     def look_at(self, target: Target, points: np.ndarray) -> None:
         """Does nothing: jax batches everything."""
@@ -188,27 +175,8 @@ class NumPyroBackend(Backend):
     # Draws
 
     def constrain(self, problem: int, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
-        """See the base class."""
-        parts: dict[str, list[np.ndarray]] = {}
-        for block in blocks:
-            for name, value in self.posteriors[problem].constrain(rows_of(block)).items():
-                parts.setdefault(name, []).append(value.reshape(*block.shape[:2], *value.shape[1:]))
-        return {
-            name: jnp.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, 1))
-            for name, pieces in parts.items()
-        }
-
-    def original(self, problem: int, flat: np.ndarray) -> np.ndarray:
-        """See the base class."""
-        return np.asarray(self.posteriors[problem].original_coordinates(rows_of(flat))).reshape(flat.shape)
-
-    def flat(self, problem: int, points: np.ndarray) -> np.ndarray:
-        """See the base class."""
-        return self.engine.native(self.problems[problem].target, points)
-
-    def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
-        """See the base class."""
-        return -self.problems[problem].target.evaluate(self.flat(problem, points))[0]
+        """As the base class, in arrays of jax."""
+        return {name: jnp.asarray(value) for name, value in super().constrain(problem, blocks).items()}
 
     def terms_at(self, points: np.ndarray) -> Terms:
         """See the base class."""
@@ -256,8 +224,3 @@ class NumPyroBackend(Backend):
             name: value if value.dtype.kind == "b" else value.astype(target.dtype)
             for name, value in content.measured.items()
         }
-
-
-def rows_of(flat: np.ndarray) -> np.ndarray:
-    """Flat draws (chains, draws, dim) -> (chains * draws, dim)."""
-    return flat.reshape(-1, flat.shape[-1])

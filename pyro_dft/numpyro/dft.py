@@ -10,10 +10,11 @@ import numpy as np
 
 from pyro_dft import messages
 from pyro_dft.engine_jax.custom import TrainedNetwork
+from pyro_dft.interface.backend import rows_of
 from pyro_dft.interface.dft import Inference
 from pyro_dft.interface.mcmc_verdict import verdict_line
 from pyro_dft.judging.summary import Summary
-from pyro_dft.numpyro.backend import NumPyroBackend, rows_of
+from pyro_dft.numpyro.backend import NumPyroBackend
 from pyro_dft.numpyro.guide import DrawsGuide
 from pyro_dft.numpyro.pure import PureFunctions
 from pyro_dft.numpyro.trees import is_traced

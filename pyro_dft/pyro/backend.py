@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -124,8 +124,7 @@ class PyroBackend(Backend):
         if options.potential_fn is not None and self.together is not None:
             raise SettingsError("process_group: give a model, which says what is prior and what are rows")
         if options.potential_fn is not None:
-            if args or kwargs:
-                raise ModelError("potential_fn takes no model arguments: run() must be called without any")
+            self.refuse_arguments(args, kwargs)
             own = PotentialProblem(
                 options.potential_fn,
                 options.initial_params or {},
@@ -202,21 +201,9 @@ class PyroBackend(Backend):
         """See the base class."""
         return posterior.initial_points(count, init_strategy=self.options.init_strategy)
 
-    def given_start(self, posterior: Posterior) -> Tensor:
+    def is_finite(self, point: Tensor) -> bool:
         """See the base class."""
-        own = self.posteriors[0]
-        shapes = {site.name: site.unconstrained_shape for site in own.layout.sites}
-        given = {name: torch.as_tensor(v) for name, v in (self.options.initial_params or {}).items()}
-        if {name: tuple(value.shape) for name, value in given.items()} != shapes:
-            raise ModelError(
-                "initial_params must hold one unconstrained value for each latent site, with shapes "
-                f"{shapes}, got { {name: tuple(value.shape) for name, value in given.items()} }"
-            )
-        parts = [given[name].reshape(-1).to(own.device, own.dtype) for name in own.layout.names]
-        point = torch.cat(parts)[None]
-        if not bool(own.values_and_gradients(point)[0].isfinite()):
-            raise ModelError("initial_params: the potential is not finite there")
-        return point[0] if posterior is own else posterior.unconstrain(own.constrain(point))[0]
+        return bool(self.posteriors[0].values_and_gradients(point)[0].isfinite())
 
     def look_at(self, target: Target, points: Tensor) -> None:
         """Checks on some points that the potential works, and how it can be batched."""
@@ -227,30 +214,6 @@ class PyroBackend(Backend):
         return Networks(self.options.generator, self.options.score_network)
 
     # Draws
-
-    def constrain(self, problem: int, blocks: Iterable[Tensor]) -> dict[str, Tensor]:
-        """See the base class."""
-        parts: dict[str, list[Tensor]] = {}
-        for block in blocks:
-            for name, value in self.posteriors[problem].constrain(block.flatten(0, 1)).items():
-                parts.setdefault(name, []).append(value.unflatten(0, block.shape[:2]))
-        return {
-            name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1) for name, pieces in parts.items()
-        }
-
-    def original(self, problem: int, flat: Tensor) -> np.ndarray:
-        """See the base class."""
-        points = self.posteriors[problem].original_coordinates(flat.flatten(0, 1))
-        return self.arrays.numpy(points.reshape(flat.shape))
-
-    def flat(self, problem: int, points: np.ndarray) -> Tensor:
-        """See the base class."""
-        return self.engine.native(self.problems[problem].target, points)
-
-    def potential_at(self, points: np.ndarray, problem: int = 0) -> np.ndarray:
-        """See the base class."""
-        target = self.problems[problem].target
-        return -self.arrays.numpy(target.evaluate(self.flat(problem, points))[0])
 
     def terms_at(self, points: np.ndarray) -> Terms:
         """See the base class."""
