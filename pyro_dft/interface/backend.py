@@ -18,8 +18,9 @@ from pyro_dft.errors import ModelError
 from pyro_dft.interface.arguments import Arguments, copied
 from pyro_dft.interface.arrays import Arrays
 from pyro_dft.interface.options import Options
-from pyro_dft.interface.recognition import Portrait, Terms, fingerprints
+from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, Terms, fingerprints, unlike
 from pyro_dft.interface.restoring import MEASURED
+from pyro_dft.interface.result import Result
 from pyro_dft.layout import Layout
 from pyro_dft.models.amounts import GRADIENTS as AMOUNT_GRADIENTS
 from pyro_dft.models.amounts import worth_a_try
@@ -221,9 +222,9 @@ class Backend(ABC):
         target = self.problems[problem].target
         return -self.arrays.numpy(target.evaluate(self.flat(problem, points))[0])
 
-    @abstractmethod
     def terms_at(self, points: np.ndarray) -> Terms:
         """Log density of each site at points (n, dim) of the model's own unconstrained coordinates."""
+        return self.posteriors[0].site_terms(points)
 
     @abstractmethod
     def host_rng(self, rng: Any) -> np.random.Generator:
@@ -264,6 +265,29 @@ class Backend(ABC):
         if rounding is None:
             return Portrait.of(points, self.potential_at, self.terms_at)
         return Portrait.with_rounding(points, self.potential_at, self.terms_at, rounding)
+
+    def is_alike(self, other: Any, result: Result, before: Arguments, now: Arguments) -> bool:
+        """Whether another posterior is the one that was fitted, at some of the kept draws.
+
+        Args:
+            other: In the model's own coordinates.
+            result: Of the fit.
+            before: Arguments of the model in the fit.
+            now: Those of the other posterior.
+        """
+        own = self.posteriors[0]
+        if own.layout != other.layout:
+            return False
+        points = self.original(result.fit.problem, result.kept)[0, :CHECK_POINTS]
+
+        def portrait(posterior: Any) -> Portrait:
+            density = posterior.density()
+            return Portrait.with_rounding(
+                points, lambda x: -density(x)[0], posterior.site_terms, self.precision
+            )
+
+        sums = self.fingerprints(before), self.fingerprints(now)
+        return not unlike(portrait(own), portrait(other), sums)[0]
 
     def fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
         """Checksums of the model's arguments."""

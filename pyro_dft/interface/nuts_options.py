@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_dft import links
+from pyro_dft.errors import SettingsError
 from pyro_dft.experimental import Experimental
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.particles import CAREFUL_ACCEPTANCES, MOST_LEAPFROGS
@@ -65,6 +66,27 @@ _ALSO_DEFAULT = {"trajectory_length": (2 * math.pi,)}
 # briefly.
 LEAST_TRAINING = 100
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings)) | {"settings"}
+
+
+def refuse(options: Mapping[str, Any], of_mcmc: Sequence[str], *, fitted: bool, brought: bool) -> None:
+    """Refuses options that a `DFTKernel` can do nothing with.
+
+    Args:
+        options: Those that were given by name.
+        of_mcmc: Those of them that `MCMC` has.
+        fitted: Whether the kernel serves a fitted `DFT`.
+        brought: Whether something else was given beside the model.
+
+    Raises:
+        SettingsError: there is one of them.
+    """
+    for name in of_mcmc:
+        if name in options:
+            raise SettingsError(f"{name} belongs to MCMC: MCMC(DFTKernel(model), {name}=...)")
+    if "checkpoint" in options:
+        raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
+    if fitted and (options or brought):
+        raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
 
 
 def translated(

@@ -114,6 +114,10 @@ class Posterior:
         """Observed data by site."""
         raise ModelError(self._needs_model("observed data"))
 
+    def density(self) -> circular.Evaluate:
+        """Log densities (n,) and scores (n, d) at points (n, d) of NumPy, in double precision."""
+        raise NotImplementedError
+
     def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Log density of each site on the full data at points (n, d), in double precision; {} for a bare potential.
 

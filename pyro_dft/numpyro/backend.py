@@ -21,7 +21,6 @@ from pyro_dft.engine_jax.target import Target
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.options import Options
-from pyro_dft.interface.recognition import Terms
 from pyro_dft.numpyro.amounts import fitted as fitted_amounts
 from pyro_dft.numpyro.arrays import JaxArrays
 from pyro_dft.numpyro.model import NumPyroProblem
@@ -177,10 +176,6 @@ class NumPyroBackend(Backend):
     def constrain(self, problem: int, blocks: Iterable[np.ndarray]) -> dict[str, jax.Array]:
         """As the base class, in arrays of jax."""
         return {name: jnp.asarray(value) for name, value in super().constrain(problem, blocks).items()}
-
-    def terms_at(self, points: np.ndarray) -> Terms:
-        """See the base class."""
-        return self.posteriors[0].site_terms(points)
 
     def host_rng(self, rng: np.random.Generator) -> np.random.Generator:
         """The generator itself."""

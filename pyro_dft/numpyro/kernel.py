@@ -17,11 +17,9 @@ from numpyro.infer.mcmc import MCMC, MCMCKernel
 from pyro_dft import messages
 from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.sharding import pieces
-from pyro_dft.errors import FidelityWarning, ModelError, SettingsError, warn
+from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.interface import mcmc_verdict
-from pyro_dft.interface.arguments import Arguments
-from pyro_dft.interface.nuts_options import translated
-from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
+from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import check_fields
@@ -95,15 +93,10 @@ class DFTKernel(MCMCKernel):
         initial_params: Any = None,
         **options: Any,
     ):
-        if "num_chains" in options:
-            raise SettingsError("num_chains belongs to MCMC: MCMC(DFTKernel(model), num_chains=...)")
         self._fitted = model if isinstance(model, DFT) else None
         self._model = model.model if isinstance(model, DFT) else model
-        if "checkpoint" in options:
-            raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
-        brought = positional or options or potential_fn is not None or initial_params is not None
-        if self._fitted is not None and brought:
-            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+        brought = bool(positional) or potential_fn is not None or initial_params is not None
+        refuse(options, ("num_chains",), fitted=self._fitted is not None, brought=brought)
         options, dense = translated(
             positional, options, pyro=False, potential=potential_fn is not None, stacklevel=2
         )
@@ -231,9 +224,16 @@ class DFTKernel(MCMCKernel):
         assert dft is not None
         dft.parts.training.trained()
         own, other = dft.parts.backend.posteriors[0], dft.parts.backend.posteriors_of(args, kwargs)[0]
-        if _digest(own) != _digest(other) and not _alike(dft, own, other, (args, kwargs)):
-            raise messages.other_data(True)
-        return dft
+        if _digest(own) == _digest(other):
+            return dft
+        # One that was written differently, such as with whole numbers for floats, has other operations.
+        training = dft.parts.training
+        rewritten = own.potential != other.potential
+        if rewritten and dft.parts.backend.is_alike(
+            other, training.trained(), training.arguments, (args, kwargs)
+        ):
+            return dft
+        raise messages.other_data(True)
 
     def _kept(self, rng_key: Any) -> bool:
         """Whether the kept draws come first; mapped chains, which share them, begin with new ones of their own keys."""
@@ -351,26 +351,6 @@ def _digest(posterior: Problem) -> bytes:
             found.update(f"{piece.dtype}{piece.shape}{place}".encode())
             found.update(np.ascontiguousarray(piece).tobytes())
     return found.digest()
-
-
-def _alike(dft: DFT, own: Problem, other: Problem, arguments: Arguments) -> bool:
-    """Whether two potentials are one that was written differently, such as with whole numbers for floats."""
-    if own.layout != other.layout or own.potential == other.potential:
-        return False
-    training, backend = dft.parts.training, dft.parts.backend
-    result = training.trained()
-    points = backend.original(result.fit.problem, result.kept)[0, :CHECK_POINTS]
-
-    def portrait(problem: Problem) -> Portrait:
-        target = problem.target()
-
-        def potential(x: np.ndarray) -> np.ndarray:
-            return -target.evaluate(x.astype(problem.dtype))[0]
-
-        return Portrait.with_rounding(points, potential, problem.site_terms, backend.precision)
-
-    sums = backend.fingerprints(training.arguments), backend.fingerprints(arguments)
-    return not unlike(portrait(own), portrait(other), sums)[0]
 
 
 def _kernel_of(mcmc: Any) -> DFTKernel | None:

@@ -122,7 +122,7 @@ class NumPyroProblem(Problem):
         found = [name for name, kind in kinds.items() if kind == "angle"]
         flat = [name for name, kind in kinds.items() if kind != "angle"]
         if flat and centred:
-            density = self._density()
+            density = self.density()
             found += [n for n in flat if circular.repeats(density, self.layout.where([n]), may_be_flat=False)]
         if not found:
             return
@@ -139,20 +139,10 @@ class NumPyroProblem(Problem):
 
         wrap(found, np.zeros(self.dim))
         if centred:
-            density = self._density()
+            density = self.density()
             # A model that tells pi from -pi keeps the cut, and NumPyro's own coordinates.
             found = [name for name in found if circular.joins(density, self.layout.where([name]))]
             wrap(found, circular.centres(density, self.layout.where(found)))
-
-    def _density(self) -> circular.Evaluate:
-        """Log densities and scores at points (n, d)."""
-        target = self.target()
-
-        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            value, score = target.evaluate(x.astype(self.dtype))
-            return np.asarray(value, float), np.asarray(score, float)
-
-        return evaluate
 
     def compared_coordinates(self, x: Any) -> Any:
         """See the base class."""

@@ -13,6 +13,7 @@ from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.engine_jax.target import Target
 from pyro_dft.errors import ModelError
+from pyro_dft.models.circular import Evaluate
 from pyro_dft.models.posterior import Posterior, checked_samples
 from pyro_dft.numpyro.traced import Traced
 from pyro_dft.recipe.engine import Forms
@@ -57,6 +58,16 @@ class Problem(Posterior):
                 self.minibatch_potential, self.smoothed_potential, self.data_size, self.minibatch_size
             ),
         )
+
+    def density(self) -> Evaluate:
+        """See the base class."""
+        target = self.target()
+
+        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, score = target.evaluate(x.astype(self.dtype))
+            return np.asarray(value, float), np.asarray(score, float)
+
+        return evaluate
 
     def initial_points(
         self,

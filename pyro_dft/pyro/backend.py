@@ -217,9 +217,10 @@ class PyroBackend(Backend):
 
     def terms_at(self, points: np.ndarray) -> Terms:
         """See the base class."""
-        own = self.posteriors[0]
-        terms = own.site_terms(torch.as_tensor(points, dtype=own.dtype, device=own.device))
-        return terms if self.together is None else added_terms(self.together, terms, own.summed)
+        terms = super().terms_at(points)
+        return (
+            terms if self.together is None else added_terms(self.together, terms, self.posteriors[0].summed)
+        )
 
     def fingerprints(self, arguments: Arguments) -> list[dict[str, Any]]:
         """See the base class."""

@@ -17,7 +17,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.mass_matrix import inverse_mass_matrix
-from pyro_dft.interface.nuts_options import translated
+from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.serving import Served, Still
 
@@ -76,22 +76,16 @@ class DFTKernel(MCMCKernel):
         initial_params: Mapping[str, Tensor] | None = None,
         **options: Any,
     ):
-        misplaced = sorted({"num_chains", "disable_progbar", "progress_bar"} & options.keys())
-        if misplaced:
-            raise SettingsError(f"{misplaced[0]} belongs to MCMC: MCMC(DFTKernel(model), {misplaced[0]}=...)")
         self._fitted = model if isinstance(model, DFT) else None
-        self._mass: Any = False
-        if self._fitted is None:
-            options, self._mass = translated(
-                positional, options, pyro=True, potential=potential_fn is not None, stacklevel=2
-            )
-        elif positional or options or potential_fn is not None or initial_params is not None:
-            raise SettingsError("a fitted DFT brings its own options: DFTKernel(dft) takes no others")
+        brought = bool(positional) or potential_fn is not None or initial_params is not None
+        of_mcmc = ("disable_progbar", "num_chains", "progress_bar")
+        refuse(options, of_mcmc, fitted=self._fitted is not None, brought=brought)
+        options, self._mass = translated(
+            positional, options, pyro=True, potential=potential_fn is not None, stacklevel=2
+        )
         initial_params = options.pop("init_params", initial_params)
         transforms: Mapping[str, Transform] | None = options.pop("transforms", None)
         self.model: Callable[..., Any] | None = model.model if isinstance(model, DFT) else model
-        if "checkpoint" in options:
-            raise SettingsError("checkpoint: DFTKernel writes none; use DFT(...).run(...)")
         if options.get("process_group") is not None or (
             self._fitted and self._fitted.process_group is not None
         ):

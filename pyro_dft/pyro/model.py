@@ -133,20 +133,14 @@ class PyroProblem(Problem):
 
     def _wrap_angles(self) -> None:
         """Sites on which the density repeats itself every 2 pi get one copy; see `pyro_dft.models.circular`."""
-
-        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            points = torch.as_tensor(x, dtype=self.dtype, device=self.device)
-            value, gradient = self.values_and_gradients(points)
-            return -value.double().cpu().numpy(), -gradient.double().cpu().numpy()
-
-        found = []
+        found, density = [], self.density()
         for name in sorted(set(self.layout.names) - set(self._curved) - self._given):
             kind = angle_of(self.structure.trace.nodes[name]["fn"])
-            if kind and circular.repeats(evaluate, self.layout.where([name]), may_be_flat=kind == "angle"):
+            if kind and circular.repeats(density, self.layout.where([name]), may_be_flat=kind == "angle"):
                 found.append(name)
         if not found:
             return
-        middle = circular.centres(evaluate, self.layout.where(found))
+        middle = circular.centres(density, self.layout.where(found))
         self._centre = centre = torch.as_tensor(middle, dtype=self.dtype, device=self.device)
         for name in found:
             shape = self.layout[name].unconstrained_shape
@@ -362,9 +356,9 @@ class PyroProblem(Problem):
         """Observed data by site, all rows."""
         return {name: self.structure.trace.nodes[name]["value"] for name in self.structure.observed}
 
-    def site_terms(self, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+    def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """See the base class."""
-        return terms.site_terms(self, x)
+        return terms.site_terms(self, torch.as_tensor(x, dtype=self.dtype, device=self.device))
 
     def log_likelihood(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
         """See the base class."""

@@ -17,6 +17,7 @@ from pyro_dft.engine_torch.branches import Vmapped
 from pyro_dft.engine_torch.failures import CHECKS
 from pyro_dft.engine_torch.together import Together
 from pyro_dft.errors import ModelError
+from pyro_dft.models.circular import Evaluate
 from pyro_dft.models.posterior import Posterior, checked_samples
 
 from .batching import in_vmap, per_row
@@ -121,6 +122,16 @@ class Problem(Posterior):
         if self.together is not None:
             return self.together.evaluate(self._own_values_and_gradients, x.detach())
         return self._own_values_and_gradients(x)
+
+    def density(self) -> Evaluate:
+        """See the base class."""
+
+        def evaluate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            points = torch.as_tensor(x, dtype=self.dtype, device=self.device)
+            value, gradient = self.values_and_gradients(points)
+            return -value.double().cpu().numpy(), -gradient.double().cpu().numpy()
+
+        return evaluate
 
     def _own_values_and_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with patched():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
@@ -14,9 +13,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft import messages
 from pyro_dft.interface.arguments import other_numbers
 from pyro_dft.interface.blocks import new_blocks
-from pyro_dft.interface.recognition import CHECK_POINTS, Portrait, unlike
 from pyro_dft.interface.result import Result
-from pyro_dft.pyro.problem import Problem
 
 if TYPE_CHECKING:
     from pyro_dft.pyro.dft import DFT
@@ -142,18 +139,6 @@ class Served:
             values |= {name: constrained[name] for name in own.dynamic_sites}
         return values
 
-    def _portrait(self, posterior: Problem, points: np.ndarray) -> Portrait:
-        """A posterior at points (n, d) of its own coordinates."""
-
-        def tensor(x: np.ndarray) -> Tensor:
-            return torch.as_tensor(x, dtype=posterior.dtype, device=posterior.device)
-
-        def potential(x: np.ndarray) -> np.ndarray:
-            return self.backend.arrays.numpy(posterior.values_and_gradients(tensor(x))[0])
-
-        precision = self.backend.precision
-        return Portrait.with_rounding(points, potential, lambda x: posterior.site_terms(tensor(x)), precision)
-
     def check_data(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Checks that the model with these arguments is what the sampler was trained for.
 
@@ -164,14 +149,6 @@ class Served:
         if other_numbers(training.arguments, (args, kwargs), backend.arrays.to_numpy):
             raise messages.other_data(True)
         with backend.session():
-            own, other = backend.posteriors[0], backend.posteriors_of(args, kwargs)[0]
-            same = own.layout == other.layout
-            if same:
-                result = training.trained()
-                used = backend.posteriors[result.fit.problem]
-                points = backend.arrays.numpy(used.original_coordinates(result.kept[0, :CHECK_POINTS]))
-                sums = backend.fingerprints(training.arguments), backend.fingerprints((args, kwargs))
-                before, now = (self._portrait(each, points) for each in (own, other))
-                same = not unlike(before, now, sums)[0]
-        if not same:
-            raise messages.other_data(True)
+            other = backend.posteriors_of(args, kwargs)[0]
+            if not backend.is_alike(other, training.trained(), training.arguments, (args, kwargs)):
+                raise messages.other_data(True)
