@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import chosen
+from benchmarks.table import stored
+
 RESULTS = Path(__file__).resolve().parent / "results" / "evidence"
 FRAMEWORKS = ("pyro", "numpyro")
 FITS: dict[str, dict[str, Any]] = {"default": {}, "always": {"train": "always"}}
@@ -299,9 +302,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="run rows again that are in the results")
     options = parser.parse_args(arguments)
-    options.cases, options.framework = options.cases.split(","), options.framework.split(",")
-    if unknown := sorted({*options.cases} - CASES.keys() | {*options.framework} - {*FRAMEWORKS}):
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join([*CASES, *FRAMEWORKS])}")
+    options.cases = chosen(parser, options.cases, CASES)
+    options.framework = chosen(parser, options.framework, FRAMEWORKS)
     return options
 
 
@@ -309,7 +311,7 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
     """Run what is asked for and print the table."""
     options = parse(arguments)
     store = results.with_suffix(".json")
-    rows: dict[str, Row] = json.loads(store.read_text()) if store.exists() else {}
+    rows: dict[str, Row] = stored(store)
     keys = [(c, fit, framework) for framework in FRAMEWORKS for c in CASES for fit in FITS]
     for name, fit, framework in keys:
         key = f"{name} {fit} {framework}"

@@ -18,11 +18,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks import methods, metrics, references, table  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.models.registry import BENCHMARKS  # noqa: E402
 
 # Shares of NUTS' CPU seconds: on the logistic regressions, and the median over all models.
@@ -45,12 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--make-references", action="store_true", help="make the missing reference files and stop"
     )
     options = parser.parse_args(arguments)
-    options.models = options.models.split(",")
-    options.methods = options.methods.split(",")
-    for name, known in ((options.models, BENCHMARKS), (options.methods, methods.METHODS)):
-        unknown = [n for n in name if n not in known]
-        if unknown:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    options.models = chosen(parser, options.models, BENCHMARKS)
+    options.methods = chosen(parser, options.methods, methods.METHODS)
     return options
 
 
@@ -77,11 +73,6 @@ def make_row(model: str, method: str, seed: int, fresh: bool, framework: str = "
     return row
 
 
-def stored(path: Path) -> dict[str, table.Row]:
-    """The rows that are on file, by "model/method"."""
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run what is asked for and print the table."""
     options = parse(arguments)
@@ -93,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     store = RESULTS / f"swap_{options.backend}.json"
-    rows = stored(store)
+    rows = table.stored(store)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a fit warns of is in its row
         for model in options.models:
@@ -108,9 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
                     again = again and fit not in fitted
                     row = make_row(model, method, options.seed, again, options.backend)
                     # read again: a second command may have added rows in the meantime
-                    rows = stored(store) | {name: row}
+                    rows = table.stored(store) | {name: row}
                     fitted.add(fit)
-                    store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+                    table.keep(store, rows)
                     print(f"{name}: {table.line(table.complete([rows[name]])[0])}", flush=True)
     order = [f"{m}/{k}" for m in BENCHMARKS for k in methods.METHODS]
     everything = table.complete([rows[n] for n in order if n in rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,16 @@ COLUMNS: Columns = (
     ("pass", "passes", "{}"),
     ("its own diagnostics", "said", "{}"),
 )
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """The rows that are on file, by their labels."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def keep(path: Path, rows: dict[str, Any]) -> None:
+    """Puts rows on file, by their labels."""
+    path.write_text(json.dumps(rows, indent=1, sort_keys=True))
 
 
 def text(row: Row, name: str, form: str) -> str:

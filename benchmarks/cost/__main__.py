@@ -19,11 +19,11 @@ for _name in ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks import cache, table  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.cost import report, rivals, scaling, truth, worker  # noqa: E402
 from benchmarks.cost.accuracy import Summary, errors  # noqa: E402
 from benchmarks.cost.targets import TARGETS, Target  # noqa: E402
@@ -51,9 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--largest", type=int, default=1_000_000, help="size up to which --scaling runs")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.methods = options.methods.split(",")
-    if unknown := [m for m in options.methods if m not in METHODS]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    options.methods = chosen(parser, options.methods, METHODS)
     known = list(TARGETS) if not options.scaling else scaling.names(options.largest)
     known = [n for n in known if options.backend in worker.find(n).frameworks]
     options.names = [
@@ -72,11 +70,6 @@ def _asked(name: str, part: str, known: Sequence[str]) -> bool:
 def folder(target: Target, method: str, framework: str) -> Path:
     """Where a cell is kept; its name changes with model, data and settings."""
     return cache.cell(target, method, worker.SETTINGS[method], framework)
-
-
-def stored(path: Path) -> dict[str, table.Row]:
-    """The rows that are on file, by "model/method"."""
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _done(row: table.Row, key: str, limit: int) -> bool:
@@ -116,13 +109,13 @@ def run(options: argparse.Namespace, store: Path) -> None:
             if said := rivals.missing(method) if method in rivals.SETTINGS else None:
                 print(f"{label}: {said}", flush=True)
                 continue
-            rows = stored(store)
+            rows = table.stored(store)
             key = folder(target, method, options.backend).name
             if not options.fresh and _done(rows.get(label, {}), key, options.limit):
                 continue
             row = make_row(target, method, options.backend, options.limit)
-            rows = stored(store) | {label: row}  # a second command may have added rows in the meantime
-            store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+            rows = table.stored(store) | {label: row}  # a second command may have added rows in the meantime
+            table.keep(store, rows)
             done = report.complete([r for r in rows.values() if r["model"] == name])
             print(f"{label}: {report.line(next(r for r in done if r['method'] == method))}", flush=True)
 
@@ -185,10 +178,10 @@ def main(arguments: list[str] | None = None) -> None:
     store = stem.with_suffix(".json")
     if not options.table:
         run(options, store)
-    fresh = refreshed(stored(store), options.backend)
-    rows = stored(store)  # again: a second command may have added rows in the meantime
+    fresh = refreshed(table.stored(store), options.backend)
+    rows = table.stored(store)  # again: a second command may have added rows in the meantime
     rows |= {label: row for label, row in fresh.items() if rows.get(label, {}).get("key") == row["key"]}
-    store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+    table.keep(store, rows)
     order = [f"{n}/{m}" for n in (scaling.names(10**9) if options.scaling else TARGETS) for m in METHODS]
     everything = report.complete([rows[k] for k in order if k in rows])
     if not everything:

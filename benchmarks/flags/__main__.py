@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command_line import chosen
 from benchmarks.flags import table
 from benchmarks.flags.cases import CASES
 from benchmarks.flags.judge import make_row
+from benchmarks.table import stored
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "flags"
 
@@ -27,9 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="run cases again that are in the results")
     options = parser.parse_args(arguments)
-    options.cases = options.cases.split(",")
-    if unknown := [name for name in options.cases if name not in CASES]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(CASES)}")
+    options.cases = chosen(parser, options.cases, CASES)
     return options
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
     store = results.with_suffix(".json")
-    rows = json.loads(store.read_text()) if store.exists() else {}
+    rows = stored(store)
     for name in options.cases:
         if options.fresh or rows.get(name, {}).get("seed") != options.seed:
             rows[name] = make_row(CASES[name], options.seed)

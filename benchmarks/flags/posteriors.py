@@ -7,7 +7,6 @@ sampling from a wide Student-t, so that its own error is far below the limits of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-Array = np.ndarray
-Draw = Callable[[np.random.Generator, int], Array]
+from benchmarks.geometry import draws
+from benchmarks.geometry.draws import Array, Draw
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,7 @@ def gaussian(d: int = 10) -> Posterior:
     scale = np.logspace(-2, 2, d)[:, None] * np.linalg.cholesky(correlated)
     inverse = torch.tensor(np.linalg.inv(scale), dtype=torch.float32)
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        return rng.normal(size=(n, d)) @ scale.T
-
-    return bare(lambda x: 0.5 * (inverse @ x).square().sum(), d, draw)
+    return bare(lambda x: 0.5 * (inverse @ x).square().sum(), d, draws.gaussian(scale))
 
 
 def banana(d: int = 5, bend: float = 0.5, spread: float = 2.0) -> Posterior:
@@ -71,13 +67,7 @@ def banana(d: int = 5, bend: float = 0.5, spread: float = 2.0) -> Posterior:
         z1 = x[1] - bend * spread * (z0.square() - 1)
         return 0.5 * (z0.square() + z1.square() + x[2:].square().sum())
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        z = rng.normal(size=(n, d))
-        z[:, 1] += bend * spread * (z[:, 0] ** 2 - 1)
-        z[:, 0] *= spread
-        return z
-
-    return bare(potential, d, draw)
+    return bare(potential, d, draws.banana(d, bend, spread))
 
 
 def squiggle() -> Posterior:
@@ -86,11 +76,7 @@ def squiggle() -> Posterior:
     def potential(x: Tensor) -> Tensor:
         return 0.1 * x[0].square() + (x[1] + torch.sin(2 * x[0])).square() / 0.5
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        x0 = math.sqrt(5) * rng.normal(size=n)
-        return np.stack([x0, 0.5 * rng.normal(size=n) - np.sin(2 * x0)], 1)
-
-    return bare(potential, 2, draw)
+    return bare(potential, 2, draws.squiggle)
 
 
 def funnel(d: int = 10) -> Posterior:
@@ -99,31 +85,23 @@ def funnel(d: int = 10) -> Posterior:
     def potential(x: Tensor) -> Tensor:
         return x[0].square() / 18 + 0.5 * (x[1:].square().sum() * torch.exp(-x[0]) + (d - 1) * x[0])
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        v = 3 * rng.normal(size=(n, 1))
-        return np.concatenate([v, np.exp(v / 2) * rng.normal(size=(n, d - 1))], 1)
-
     # The sds of the others are made by a few giant draws; their logarithms say the same with less noise.
     def features(x: Array) -> Array:
         return np.column_stack([x[:, 0], np.log(np.abs(x[:, 1:]) + 1e-300)])
 
-    return bare(potential, d, draw, features=features)
+    return bare(potential, d, draws.funnel(d), features=features)
 
 
-def donut(radius: float = 2.6, variance: float = 0.033) -> Posterior:
+def donut() -> Posterior:
     """A thin ring; the radius is a test function too, since no coordinate shows how thick it is."""
 
     def potential(x: Tensor) -> Tensor:
-        return (x.square().sum().sqrt() - radius).square() / variance
+        return (x.square().sum().sqrt() - draws.RADIUS).square() / draws.VARIANCE
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        # The density of the radius is that of N(radius, variance / 2) times the radius itself.
-        r = radius + math.sqrt(variance / 2) * rng.normal(size=2 * n)
-        r = rng.choice(r, n, p=np.abs(r) / np.abs(r).sum())
-        angle = 2 * math.pi * rng.uniform(size=n)
-        return np.stack([r * np.cos(angle), r * np.sin(angle)], 1)
+    def features(x: Array) -> Array:
+        return np.column_stack([x, np.linalg.norm(x, axis=1)])
 
-    return bare(potential, 2, draw, features=lambda x: np.column_stack([x, np.linalg.norm(x, axis=1)]))
+    return bare(potential, 2, draws.donut, features=features)
 
 
 def mixture(
@@ -136,10 +114,7 @@ def mixture(
     def potential(x: Tensor) -> Tensor:
         return -torch.logsumexp(log_w - 0.5 * ((x - tensor) / sd).square().sum(-1), 0)
 
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        return c[rng.choice(len(w), n, p=w)] + sd * rng.normal(size=(n, c.shape[1]))
-
-    return bare(potential, c.shape[1], draw, centres=c if apart else None)
+    return bare(potential, c.shape[1], draws.mixture(c, w, sd), centres=c if apart else None)
 
 
 def cauchy(d: int = 3) -> Posterior:

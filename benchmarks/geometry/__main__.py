@@ -18,7 +18,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -26,6 +25,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import methods, metrics, table  # noqa: E402
+from benchmarks.command_line import check_known, chosen  # noqa: E402
 from benchmarks.geometry import report  # noqa: E402
 from benchmarks.geometry.target import Target  # noqa: E402
 from benchmarks.geometry.targets import TARGETS  # noqa: E402
@@ -47,11 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(arguments)
-    options.methods, options.names = options.methods.split(","), options.names or list(TARGETS)
-    for names, known in ((options.methods, METHODS + MORE_METHODS), (options.names, tuple(TARGETS))):
-        unknown = [n for n in names if n not in known]
-        if unknown:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    options.methods = chosen(parser, options.methods, METHODS + MORE_METHODS)
+    options.names = options.names or list(TARGETS)
+    check_known(parser, options.names, TARGETS)
     return options
 
 
@@ -90,11 +88,6 @@ def make_row(target: Target, truth: Reference, method: str, seed: int, fresh: bo
     return row | measured(target, outcome.draws, truth) if len(outcome.draws) else row
 
 
-def stored(path: Path) -> dict[str, table.Row]:
-    """The rows that are on file, by "target/method"."""
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def run(options: argparse.Namespace, store: Path) -> None:
     """Run the cells that are missing, and keep their rows."""
     for target in (TARGETS[name] for name in options.names):
@@ -104,7 +97,7 @@ def run(options: argparse.Namespace, store: Path) -> None:
             label, fit = f"{target.name}/{method}", method.split("-")[0]
             again = options.fresh and fit in methods.FITS
             key = None if method == "reference" else methods.key(target, method, options.seed, "numpyro").name
-            before = stored(store).get(label)
+            before = table.stored(store).get(label)
             if before is not None and before.get("key") == key and not again:
                 continue
             truth = truth or target.reference()
@@ -112,8 +105,8 @@ def run(options: argparse.Namespace, store: Path) -> None:
             row = make_row(target, truth, method, options.seed, again and fit not in fitted)
             fitted.add(fit)
             # read again: a second command may have added rows in the meantime
-            rows = stored(store) | {label: row}
-            store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+            rows = table.stored(store) | {label: row}
+            table.keep(store, rows)
             print(report.line(row), flush=True)
 
 
@@ -128,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a fit warns of is in its row
             run(options, store)
-    rows = stored(store)
+    rows = table.stored(store)
     everything = report.judged(
         [rows[k] for t in TARGETS for m in METHODS + MORE_METHODS if (k := f"{t}/{m}") in rows]
     )

@@ -1,6 +1,6 @@
-"""Potentials in jax and exact draws in NumPy, one pair for each kind of geometry.
+"""Potentials in jax, one for each kind of geometry: they take one point (d,) and the arrays of their target.
 
-A potential takes one point (d,) and the arrays of its target; a function `*_draws` makes the exact draws.
+Exact draws of most of them are in `benchmarks.geometry.draws`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from benchmarks.geometry.target import Array, Draw
+from benchmarks.geometry.draws import RADIUS, VARIANCE, Array
 
 # Curves and rings
 
@@ -24,24 +24,9 @@ def banana(x: Any, bend: Any, spread: Any) -> Any:
     return 0.5 * (z0**2 + z1**2 + (x[2:] ** 2).sum())
 
 
-def banana_draws(d: int, bend: float, spread: float) -> Draw:
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        z = rng.normal(size=(n, d))
-        z[:, 1] += bend * spread * (z[:, 0] ** 2 - 1)
-        z[:, 0] *= spread
-        return z
-
-    return draw
-
-
 def rosenbrock(x: Any) -> Any:
     """Goodman and Weare's scaling: a narrow valley along a parabola ten times as long as it is wide."""
     return ((1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2) / 20
-
-
-def rosenbrock_draws(rng: np.random.Generator, n: int) -> Array:
-    x0 = 1 + math.sqrt(10) * rng.normal(size=n)
-    return np.stack([x0, x0**2 + math.sqrt(0.1) * rng.normal(size=n)], 1)
 
 
 def double_bend(x: Any) -> Any:
@@ -49,35 +34,14 @@ def double_bend(x: Any) -> Any:
     return x[0] ** 2 / 4.5 + (x[1] - x[0] ** 3 / 3 + 1.5 * x[0]) ** 2 / 0.5
 
 
-def double_bend_draws(rng: np.random.Generator, n: int) -> Array:
-    x0 = 1.5 * rng.normal(size=n)
-    return np.stack([x0, x0**3 / 3 - 1.5 * x0 + 0.5 * rng.normal(size=n)], 1)
-
-
 def squiggle(x: Any) -> Any:
     """x1 follows a sine of x0, which has standard deviation sqrt(5)."""
     return 0.1 * x[0] ** 2 + (x[1] + jnp.sin(2 * x[0])) ** 2 / 0.5
 
 
-def squiggle_draws(rng: np.random.Generator, n: int) -> Array:
-    x0 = math.sqrt(5) * rng.normal(size=n)
-    return np.stack([x0, 0.5 * rng.normal(size=n) - np.sin(2 * x0)], 1)
-
-
-RADIUS, VARIANCE = 2.6, 0.033
-
-
 def donut(x: Any) -> Any:
     """A ring of radius 2.6, 0.128 thick."""
     return (jnp.sqrt((x**2).sum()) - RADIUS) ** 2 / VARIANCE
-
-
-def donut_draws(rng: np.random.Generator, n: int) -> Array:
-    # The density of the radius is that of N(RADIUS, VARIANCE / 2) times the radius itself.
-    r = RADIUS + math.sqrt(VARIANCE / 2) * rng.normal(size=2 * n)
-    r = rng.choice(r, n, p=np.abs(r) / np.abs(r).sum())
-    angle = 2 * math.pi * rng.uniform(size=n)
-    return np.stack([r * np.cos(angle), r * np.sin(angle)], 1)
 
 
 # Funnels and hierarchies
@@ -86,14 +50,6 @@ def donut_draws(rng: np.random.Generator, n: int) -> Array:
 def funnel(x: Any) -> Any:
     """Neal's funnel: v ~ N(0, 3), the rest N(0, exp(v / 2))."""
     return x[0] ** 2 / 18 + 0.5 * ((x[1:] ** 2).sum() * jnp.exp(-x[0]) + (len(x) - 1) * x[0])
-
-
-def funnel_draws(d: int) -> Draw:
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        v = 3 * rng.normal(size=(n, 1))
-        return np.concatenate([v, np.exp(v / 2) * rng.normal(size=(n, d - 1))], 1)
-
-    return draw
 
 
 def funnel_features(x: Array) -> Array:
@@ -117,32 +73,16 @@ def student(x: Any, degrees: Any) -> Any:
     return 0.5 * (degrees + 1) * jnp.log1p(x**2 / degrees).sum()
 
 
-def student_draws(d: int, degrees: float) -> Draw:
-    return lambda rng, n: rng.standard_t(degrees, (n, d))
-
-
 def log_gamma(x: Any, inverse: Any) -> Any:
     """Correlated logarithms of standard exponentials: one tail falls like exp(u), the other like exp(-exp(u))."""
     u = inverse @ x
     return (jnp.exp(u) - u).sum()
 
 
-def log_gamma_draws(factor: Array) -> Draw:
-    return lambda rng, n: np.log(rng.standard_exponential((n, len(factor)))) @ factor.T
-
-
 def mildly_skewed(x: Any, inverse: Any, shape: Any) -> Any:
     """Correlated logarithms of gamma variables, scaled to sds near one: the larger the shape, the nearer to Gaussian."""
     u = (inverse @ x) / jnp.sqrt(shape)
     return shape * (jnp.exp(u) - u).sum()
-
-
-def mildly_skewed_draws(factor: Array, shape: float) -> Draw:
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        gamma = rng.standard_gamma(shape, (n, len(factor))) / shape
-        return math.sqrt(shape) * np.log(gamma) @ factor.T
-
-    return draw
 
 
 def autoregressive(d: int, rho: float) -> Array:
@@ -156,10 +96,6 @@ def autoregressive(d: int, rho: float) -> Array:
 def gaussian(x: Any, inverse: Any) -> Any:
     """N(0, F F^T), given the inverse of the factor F."""
     return 0.5 * ((inverse @ x) ** 2).sum()
-
-
-def gaussian_draws(factor: Array) -> Draw:
-    return lambda rng, n: rng.normal(size=(n, len(factor))) @ factor.T
 
 
 def rotated(d: int, condition: float) -> Array:
@@ -179,13 +115,6 @@ def badly_scaled(d: int) -> Array:
 def mixture(x: Any, centres: Any, log_weights: Any, sd: Any) -> Any:
     """Round Gaussians of equal width."""
     return -logsumexp(log_weights - 0.5 * (((x - centres) / sd) ** 2).sum(-1))
-
-
-def mixture_draws(centres: Array, weights: Array, sd: float) -> Draw:
-    def draw(rng: np.random.Generator, n: int) -> Array:
-        return centres[rng.choice(len(weights), n, p=weights)] + sd * rng.normal(size=(n, centres.shape[1]))
-
-    return draw
 
 
 def mixture_components(centres: Array, weights: Array, sd: float) -> Any:
@@ -211,12 +140,6 @@ def two_bananas(x: Any) -> Any:
     up, down = x[1] - 5 - shift, x[1] + 5 + shift
     a, b = BANANA_LOG_WEIGHTS
     return 0.5 * x[0] ** 2 / 2.25 + 0.5 * up**2 - jnp.logaddexp(a, b + 0.5 * (up**2 - down**2))
-
-
-def two_bananas_draws(rng: np.random.Generator, n: int) -> Array:
-    x0 = 1.5 * rng.normal(size=n)
-    sign = np.where(rng.uniform(size=n) < 0.35, 1.0, -1.0)
-    return np.stack([x0, sign * (5 + 0.4 * x0**2) + rng.normal(size=n)], 1)
 
 
 def two_bananas_components(x: Array) -> Array:

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.geometry.draws import Array, Draw
 from benchmarks.references import QUANTILES, Reference
-
-Array = np.ndarray
-Draw = Callable[[np.random.Generator, int], Array]
 
 REFERENCE_DRAWS, KEPT, FLOOR = 100_000, 20_000, 10_000
 # The width of a normal distribution between its 5 % and 95 % quantiles, in sds.

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 
 from benchmarks.flags.posteriors import EIGHT, hierarchy_draws
 from benchmarks.geometry import densities as p
+from benchmarks.geometry import draws
 from benchmarks.geometry.target import Target
 from benchmarks.models import numpyro_models
 
@@ -28,11 +29,11 @@ def funnel_model() -> None:
 
 def _gaussian(name: str, kind: str, factor: np.ndarray) -> Target:
     inverse = np.linalg.inv(factor)
-    return Target(name, kind, len(factor), p.gaussian_draws(factor), p.gaussian, parameters=(inverse,))
+    return Target(name, kind, len(factor), draws.gaussian(factor), p.gaussian, parameters=(inverse,))
 
 
 def _student(name: str, kind: str, d: int, degrees: float, **options: Any) -> Target:
-    draw = p.student_draws(d, degrees)
+    draw = draws.student(d, degrees)
     return Target(name, kind, d, draw, p.student, parameters=(np.array(degrees),), **options)
 
 
@@ -40,7 +41,12 @@ def _skewed(d: int) -> Target:
     factor = p.autoregressive(d, 0.7)
     inverse = np.linalg.inv(factor)
     return Target(
-        f"skewed{d}", "skewed, correlated", d, p.log_gamma_draws(factor), p.log_gamma, parameters=(inverse,)
+        f"skewed{d}",
+        "skewed, correlated",
+        d,
+        draws.log_gamma(factor),
+        p.log_gamma,
+        parameters=(inverse,),
     )
 
 
@@ -50,7 +56,7 @@ def _mild(d: int, shape: float) -> Target:
         f"mild{d}",
         "a little skewed, correlated",
         d,
-        p.mildly_skewed_draws(factor, shape),
+        draws.mildly_skewed(factor, shape),
         p.mildly_skewed,
         parameters=(np.linalg.inv(factor), np.array(shape)),
     )
@@ -62,7 +68,7 @@ def _mixture(name: str, centres: np.ndarray, weights: list[float], sd: float) ->
         name,
         "separate modes",
         centres.shape[1],
-        p.mixture_draws(centres, w, sd),
+        draws.mixture(centres, w, sd),
         p.mixture,
         parameters=(centres, np.log(w), np.array(sd)),
         components=p.mixture_components(centres, w, sd),
@@ -71,18 +77,18 @@ def _mixture(name: str, centres: np.ndarray, weights: list[float], sd: float) ->
 
 def _banana(d: int) -> Target:
     parameters = (np.array(0.5), np.array(2.0))
-    return Target("banana", "curved", d, p.banana_draws(d, 0.5, 2.0), p.banana, parameters=parameters)
+    return Target("banana", "curved", d, draws.banana(d, 0.5, 2.0), p.banana, parameters=parameters)
 
 
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
         Target(
-            "funnel", "funnel, bare potential", 10, p.funnel_draws(10), p.funnel,
+            "funnel", "funnel, bare potential", 10, draws.funnel(10), p.funnel,
             features=p.funnel_features, feature_names=FUNNEL_NAMES,
         ),
         Target(
-            "funnel_model", "the same as a model", 10, p.funnel_draws(10), model=funnel_model,
+            "funnel_model", "the same as a model", 10, draws.funnel(10), model=funnel_model,
             sites=(("v", "real"), ("x", "real")), features=p.funnel_features, feature_names=FUNNEL_NAMES,
         ),
         Target(
@@ -100,11 +106,11 @@ TARGETS: dict[str, Target] = {
         _gaussian("correlated50", "condition number 1e6", p.rotated(50, 1e6)),
         _gaussian("scales", "sds from 1e-3 to 1e3", p.badly_scaled(10)),
         _banana(5),
-        Target("rosenbrock", "curved, narrow", 2, p.rosenbrock_draws, p.rosenbrock),
-        Target("double_bend", "bent twice", 2, p.double_bend_draws, p.double_bend),
-        Target("squiggle", "bent many times", 2, p.squiggle_draws, p.squiggle),
+        Target("rosenbrock", "curved, narrow", 2, draws.rosenbrock, p.rosenbrock),
+        Target("double_bend", "bent twice", 2, draws.double_bend, p.double_bend),
+        Target("squiggle", "bent many times", 2, draws.squiggle, p.squiggle),
         Target(
-            "donut", "thin ring", 2, p.donut_draws, p.donut,
+            "donut", "thin ring", 2, draws.donut, p.donut,
             features=lambda x: np.column_stack([x, np.linalg.norm(x, axis=1)]), feature_names=("x[0]", "x[1]", "radius"),
         ),
         _skewed(10),
@@ -121,7 +127,7 @@ TARGETS: dict[str, Target] = {
         _mixture("three_modes", p.triangle(8, 6.0), [0.2, 0.3, 0.5], 1.0),
         _mixture("four_modes", 3.0 * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]), [0.1, 0.2, 0.3, 0.4], 0.7),
         Target(
-            "two_bananas", "separate skewed modes", 2, p.two_bananas_draws, p.two_bananas,
+            "two_bananas", "separate skewed modes", 2, draws.two_bananas, p.two_bananas,
             components=p.two_bananas_components,
         ),
     )

@@ -23,9 +23,10 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks import methods  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.hostile import fits, report  # noqa: E402
 from benchmarks.hostile.kinds import KINDS, order  # noqa: E402
-from benchmarks.table import Row  # noqa: E402
+from benchmarks.table import Row, stored  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 # How many fits by default.
@@ -47,9 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep fits of another state of the package")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(arguments)
-    options.kinds = options.kinds.split(",")
-    if unknown := [name for name in options.kinds if name not in KINDS]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(KINDS)}")
+    options.kinds = chosen(parser, options.kinds, KINDS)
     count = COUNTS[options.backend] if options.fits is None else options.fits
     options.chosen = list(order(count, options.kinds))
     if options.only:
@@ -67,11 +66,6 @@ def _named(name: str) -> tuple[str, int]:
             f"{name!r} is no fit; they are called {', '.join(f'{k}-0' for k in KINDS)} and so on"
         )
     return kind, int(seed)
-
-
-def stored(path: Path) -> dict[str, Row]:
-    """The rows that are on file, by name."""
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def store(path: Path, row: Row) -> None:

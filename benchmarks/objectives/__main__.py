@@ -15,16 +15,17 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks.cache import model_hash  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.methods import code_hash, prepare_process  # noqa: E402
 from benchmarks.objectives import report  # noqa: E402
 from benchmarks.objectives.targets import SUBJECTS  # noqa: E402
 from benchmarks.objectives.train import DRAWS, Bench  # noqa: E402
 from benchmarks.objectives.variants import VARIANTS  # noqa: E402
+from benchmarks.table import keep, stored  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEEDS = 5
@@ -38,17 +39,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--replicate", type=int, default=0, help="other seeds, that many of them")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(arguments)
-    options.targets, options.variants = options.targets.split(","), options.variants.split(",")
-    for names, known in ((options.targets, SUBJECTS), (options.variants, VARIANTS)):
-        unknown = [n for n in names if n not in known]
-        if unknown:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    options.targets = chosen(parser, options.targets, SUBJECTS)
+    options.variants = chosen(parser, options.variants, VARIANTS)
     return options
-
-
-def stored(path: Path) -> dict[str, dict]:
-    """The rows that are on file, by "target/variant"."""
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
                 row = bench.row(variant)
             row |= {"target": name, "family": subject.family, "variant": variant.name, "what": variant.what}
             row |= {"d": bench.problem.target.dim, "key": key, "code": code_hash()}
-            store.write_text(json.dumps(stored(store) | {label: row}, indent=1, sort_keys=True))
+            keep(store, stored(store) | {label: row})
             print(report.line(row), flush=True)
     rows = stored(store)
     ordered = [rows[k] for t in SUBJECTS for v in VARIANTS if (k := f"{t}/{v}") in rows]

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.geometry import densities
+from benchmarks.geometry import densities, draws
 from benchmarks.geometry.target import Target
 from benchmarks.geometry.targets import TARGETS as GEOMETRY
 from benchmarks.paper import planar
@@ -136,14 +136,14 @@ TOYS: dict[str, Toy] = {
     for t in (
         Toy(
             Target(
-                "gaussian", "unequal scales", 2, densities.gaussian_draws(np.diag(SCALES)), densities.gaussian,
+                "gaussian", "unequal scales", 2, draws.gaussian(np.diag(SCALES)), densities.gaussian,
                 parameters=(np.diag(1 / SCALES),),
             ),
             _gaussian, "x1^2 / 2 + (x2 / 0.1)^2 / 2", ((-3.2, 3.2), (-0.6, 0.6)),
         ),
         Toy(
             Target(
-                "mixture", "two modes", 2, densities.mixture_draws(CENTRES, np.array([0.5, 0.5]), 1.0),
+                "mixture", "two modes", 2, draws.mixture(CENTRES, np.array([0.5, 0.5]), 1.0),
                 densities.mixture, parameters=(CENTRES, np.log([0.5, 0.5]), np.array(1.0)),
             ),
             _mixture, "-log(exp(-|x - m|^2 / 2) + exp(-|x + m|^2 / 2)), m = (2, 0)", ((-5.2, 5.2), (-3.5, 3.5)),
@@ -155,7 +155,7 @@ TOYS: dict[str, Toy] = {
         ),
         Toy(
             Target(
-                "funnel", "neck and mouth", 2, densities.funnel_draws(2), densities.funnel,
+                "funnel", "neck and mouth", 2, draws.funnel(2), densities.funnel,
                 features=densities.funnel_features, feature_names=("v", "asinh x2"),
             ),
             _funnel, "x1^2 / 18 + x1 / 2 + x2^2 exp(-x1) / 2: x1 ~ N(0, 3^2), x2 ~ N(0, exp(x1))", ((-10, 10), (-20, 20)),

@@ -20,11 +20,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks import methods, metrics, table  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.posteriordb import bars, case  # noqa: E402
 from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402
 
@@ -64,10 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(arguments)
-    options.methods = options.methods.split(",")
-    unknown = [m for m in options.methods if m not in METHODS + MORE_METHODS]
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS + MORE_METHODS)}")
+    options.methods = chosen(parser, options.methods, METHODS + MORE_METHODS)
     known = [n for n, p in POSTERIORS.items() if options.backend == "numpyro" or p.pyro]
     options.names = [n for n in known if not options.names or any(part in n for part in options.names)]
     if not options.names:
@@ -101,11 +98,6 @@ def make_row(name: str, method: str, seed: int, fresh: bool, framework: str) -> 
     return row
 
 
-def stored(path: Path) -> dict[str, table.Row]:
-    """The rows that are on file, by "posterior/method"."""
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def set_precision(name: str, framework: str) -> None:
     """The framework's own default, unless the posterior cannot be evaluated in it."""
     double = POSTERIORS[name].float64
@@ -127,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     suffix = f"_seed{options.seed}" if options.seed else ""
     stem = RESULTS / f"posteriordb_{options.backend}{suffix}"
     store = stem.with_suffix(".json")
-    rows = stored(store)
+    rows = table.stored(store)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a fit warns of is in its row
         for name in [] if options.table else options.names:
@@ -145,11 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
                 if again or label not in rows or rows[label].get("key") != key:
                     # raw and refined rows share a fit: --fresh makes it once
                     row = make_row(name, method, options.seed, again and fit not in fitted, options.backend)
-                    rows = stored(store) | {
+                    rows = table.stored(store) | {
                         label: row
                     }  # a second command may have added rows in the meantime
                     fitted.add(fit)
-                    store.write_text(json.dumps(rows, indent=1, sort_keys=True))
+                    table.keep(store, rows)
                     print(
                         f"{label}: {line(bars.judged([r for r in rows.values() if r['model'] == name]), method)}",
                         flush=True,

@@ -26,6 +26,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import cache, metrics, nuts, table  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.costs import timed  # noqa: E402
 from benchmarks.models.case import Case  # noqa: E402
 from benchmarks.posteriordb import __main__ as posteriordb  # noqa: E402
@@ -230,7 +231,7 @@ def kept(folder: Path, make: Callable[[], table.Row], fresh: bool = False) -> ta
 
 def our_rows(name: str, store: Path) -> list[table.Row]:
     """The rows of NUTS and DFT that the command of the package has stored for this posterior."""
-    rows = json.loads(store.read_text()) if store.exists() else {}
+    rows = table.stored(store)
     draws = dict.fromkeys(OURS, NUM_DRAWS) | {"nuts": nuts.CHAINS * nuts.DRAWS}
     found = [rows[f"{name}/{method}"] for method in OURS if f"{name}/{method}" in rows]
     return [
@@ -272,9 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fresh", action="store_true", help="run cells again although they are there")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args(arguments)
-    chosen = options.methods.split(",")
-    if unknown := set(chosen) - set(METHODS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    wanted = chosen(parser, options.methods, METHODS)
     names = [n for n in NAMES if not options.names or any(part in n for part in options.names)]
     folders = {
         (n, m): cache.cell(case.PosteriorCase(POSTERIORS[n]), m, SETTINGS[m], "numpyro")
@@ -283,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what became of a method is in its errors
         # method by method: the slow ones come last for all posteriors
-        for m, n in [] if options.table else [(m, n) for m in METHODS if m in chosen for n in names]:
+        for m, n in [] if options.table else [(m, n) for m in METHODS if m in wanted for n in names]:
             one, truth = case.PosteriorCase(POSTERIORS[n]), case.reference(POSTERIORS[n])
             row = kept(folders[n, m], lambda: measure(one, truth, METHODS[m], SETTINGS[m], m), options.fresh)  # noqa: B023
             print(table.plain([row], COLUMNS), flush=True)

@@ -22,9 +22,11 @@ import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks import methods  # noqa: E402
+from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.sbc import picture, replicates, report  # noqa: E402
 from benchmarks.sbc.models import MODELS  # noqa: E402
 from benchmarks.sbc.replicates import CELLS, FITS, QUICK, Cell, Record  # noqa: E402
+from benchmarks.table import stored  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "sbc"
@@ -45,10 +47,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print and draw what is there and run nothing")
     parser.add_argument("--quick", action="store_true", help="three replicates with hardly any training")
     options = parser.parse_args(arguments)
-    options.models, options.fits = options.models.split(","), options.fits.split(",")
-    for given, known in ((options.models, MODELS), (options.fits, FITS)):
-        if unknown := [name for name in given if name not in known]:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    options.models = chosen(parser, options.models, MODELS)
+    options.fits = chosen(parser, options.fits, FITS)
     return options
 
 
@@ -56,12 +56,6 @@ def _count(options: argparse.Namespace, cell: Cell) -> int:
     if options.replicates is not None:
         return options.replicates
     return COUNTS["quick" if options.quick else "simuk" if cell.fit == "simuk" else cell.backend]
-
-
-def stored(results: Path) -> dict[str, list[Record]]:
-    """The records that are on file, by cell."""
-    path = results.with_suffix(".json")
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def store(results: Path, found: dict[str, list[Record]]) -> None:
@@ -82,7 +76,7 @@ def main(
     """Run what is asked for, print the table, write the files and the picture."""
     options = parse(arguments)
     methods.prepare_process()
-    found: dict[str, list[Record]] = {} if options.quick else stored(results)
+    found: dict[str, list[Record]] = {} if options.quick else stored(results.with_suffix(".json"))
     chosen = [
         c for c in CELLS
         if c.backend == options.backend and c.model in options.models and c.fit in options.fits
@@ -96,7 +90,7 @@ def main(
                 print(f"{cell.name}: {len(records)} replicates", flush=True)
         if not options.quick:
             # read again: a second command may have added cells in the meantime
-            found = stored(results) | {cell.name: records}
+            found = stored(results.with_suffix(".json")) | {cell.name: records}
             store(results, found)
         found[cell.name] = records
         print(report.plain(report.cell_rows(cell, records)), flush=True)
