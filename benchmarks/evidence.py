@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command_line import chosen
-from benchmarks.table import stored
+from benchmarks.table import piped, stored
 
 RESULTS = Path(__file__).resolve().parent / "results" / "evidence"
 FRAMEWORKS = ("pyro", "numpyro")
@@ -274,11 +274,11 @@ def markdown(rows: list[Row]) -> str:
         "truth": "log evidence", "stated": "standard error", "k_hat": "k-hat", "ess_share": "ESS share",
         "fit_seconds": "fit, CPU s", "weigh_seconds": "weights, CPU s", "status": "fit is",
     }  # fmt: skip
-    lines = [[heads.get(name, name) for name in columns], ["---"] * len(columns)]
+    lines = [[heads.get(name, name) for name in columns]]
     for row in rows:
         cells = {**row, "reliable": "yes" if row["reliable"] else "no"}
         lines.append([shown.format(cells[name]) for name, shown in columns.items()])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return piped(lines)
 
 
 def summary(rows: list[Row]) -> str:

@@ -78,20 +78,32 @@ def line(row: Row, columns: Columns = COLUMNS[3:]) -> str:
     return "  ".join(f"{h}={text(row, f, form)}" for h, f, form in columns if row.get(f) is not None)
 
 
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, in columns, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def piped(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of them headings, as Markdown."""
+    head, *body = ("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in cells)
+    return "\n".join([head, "|---" * len(cells[0]) + "|", *body])
+
+
+def _cells(rows: Sequence[Row], columns: Columns) -> list[list[str]]:
+    return [[h for h, _, _ in columns], *([text(r, f, form) for _, f, form in columns] for r in rows)]
+
+
 def plain(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:
     """An aligned table for a terminal."""
-    cells = [[h for h, _, _ in columns], *([text(r, f, form) for _, f, form in columns] for r in rows)]
-    width = [max(len(c[i]) for c in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, width, strict=True)).rstrip() for row in cells)
+    return aligned(_cells(rows, columns))
 
 
 def markdown(rows: Sequence[Row], columns: Columns = COLUMNS) -> str:
     """The same as Markdown."""
-    head = "| " + " | ".join(h for h, _, _ in columns) + " |\n" + "|---" * len(columns) + "|\n"
-    body = (
-        "| " + " | ".join(text(r, f, form).replace("|", "/") for _, f, form in columns) + " |" for r in rows
-    )
-    return head + "\n".join(body) + "\n"
+    return piped(_cells(rows, columns)) + "\n"
 
 
 HEADINGS = {
@@ -115,7 +127,7 @@ def brief(rows: Sequence[Row], shown: Sequence[str] = tuple(HEADINGS)) -> str:
         "CPU s DFT",
         "status",
     ]
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    lines = [headings]
     for model, d in dict.fromkeys((r["model"], r.get("d", "–")) for r in rows):
         cells = [f"{model} ({d})"]
         for method in shown:
@@ -126,8 +138,8 @@ def brief(rows: Sequence[Row], shown: Sequence[str] = tuple(HEADINGS)) -> str:
             cost = by.get((model, method), {}).get("seconds")
             cells.append("–" if cost is None else f"{cost:.0f}")
         cells.append(by.get((model, "dft-refined"), {}).get("said", "–"))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return piped(lines)
 
 
 def into_readme(rows: Sequence[Row], readme: Path) -> None:

@@ -6,9 +6,8 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
+from benchmarks.table import Row, aligned, piped
 
 # Column -> how a number is shown.
 COLUMNS = {
@@ -41,19 +40,14 @@ def _cells(row: Row) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(_cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return piped([list(COLUMNS), *(_cells(row) for row in rows)])
 
 
 def plain(rows: Sequence[Row]) -> str:
     """The columns that fit on a screen."""
     names = ["case", "worst_mean", "sd_low", "sd_high", "missing_modes", "fit", "status", "alarms"]
     picked = [list(COLUMNS).index(name) for name in names]
-    lines = [names, *([_cells(row)[i] for i in picked] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    return "\n".join(
-        "  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned([names, *([_cells(row)[i] for i in picked] for row in rows)])
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

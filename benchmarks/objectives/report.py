@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.objectives.variants import PAIRS, VARIANTS
+from benchmarks.table import piped
 
 Row = dict[str, Any]
 # Field, heading, digits.
@@ -73,30 +74,29 @@ def table(rows: Sequence[Row]) -> str:
         "CPU s",
         "kept",
     ]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = [head]
     for r in rows:
         cells = [f"{r['variant']}: {r['what']}", *(_cell(r, f, d) for f, _, d in COLUMNS)]
         cells += [_cell(r, "gap", 3), f"{np.mean(r['sigma']):.2f}"] if "gap" in r else ["–", "–"]
         cells += [str(r["steps"]), f"{r['gradients']:.1e}", f"{r['seconds']:.1f}"]
         cells.append(f"{sum(r['kept'])} of {len(r['kept'])}" if "kept" in r else "–")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     if base is None:
-        return "\n".join(lines)
-    head = ["difference from kl", *(h for _, h, _ in COLUMNS), "CPU s / kl"]
-    lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        return piped(lines)
+    differences = [["difference from kl", *(h for _, h, _ in COLUMNS), "CPU s / kl"]]
     for r in rows:
         if r is base:
             continue
         cells = [r["variant"], *(_change(r, base, f, d) for f, _, d in COLUMNS)]
-        lines.append("| " + " | ".join([*cells, f"{r['seconds'] / base['seconds']:.2f}"]) + " |")
-    return "\n".join(lines)
+        differences.append([*cells, f"{r['seconds'] / base['seconds']:.2f}"])
+    return f"{piped(lines)}\n\n{piped(differences)}"
 
 
 def counts(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
     """For each pair of variants: on how many targets the first is better or worse, beyond two standard errors."""
     by = {(r["target"], r["variant"]): r for r in rows}
     head = ["variant", "against", "targets", *(h for _, h, _ in COLUMNS), "ratio of CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = [head]
     for one, other in pairs:
         both = [(r, by[t, other]) for (t, v), r in by.items() if v == one and (t, other) in by]
         if not both:
@@ -106,23 +106,23 @@ def counts(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
             words = [mark(difference(a, b, name)) for a, b in both]
             cells.append(f"{words.count('better')} better, {words.count('worse')} worse")
         cost = np.median([a["seconds"] / b["seconds"] for a, b in both])
-        lines.append("| " + " | ".join([*cells, f"{cost:.2f}"]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{cost:.2f}"])
+    return piped(lines)
 
 
 def each_pair(rows: Sequence[Row], pairs: Sequence[tuple[str, str]]) -> str:
     """The differences of each pair on each target."""
     by = {(r["target"], r["variant"]): r for r in rows}
     head = ["target", "variant", "against", *(h for _, h, _ in COLUMNS), "ratio of CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = [head]
     for target in dict.fromkeys(r["target"] for r in rows):
         for one, other in pairs:
             if (target, one) not in by or (target, other) not in by:
                 continue
             a, b = by[target, one], by[target, other]
             cells = [target, one, other, *(_change(a, b, f, d) for f, _, d in COLUMNS)]
-            lines.append("| " + " | ".join([*cells, f"{a['seconds'] / b['seconds']:.2f}"]) + " |")
-    return "\n".join(lines)
+            lines.append([*cells, f"{a['seconds'] / b['seconds']:.2f}"])
+    return piped(lines)
 
 
 def write(rows: Sequence[Row], stem: Path) -> str:

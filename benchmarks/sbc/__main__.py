@@ -26,7 +26,7 @@ from benchmarks.command_line import chosen  # noqa: E402
 from benchmarks.sbc import picture, replicates, report  # noqa: E402
 from benchmarks.sbc.models import MODELS  # noqa: E402
 from benchmarks.sbc.replicates import CELLS, FITS, QUICK, Cell, Record  # noqa: E402
-from benchmarks.table import stored  # noqa: E402
+from benchmarks.table import plain, stored  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "sbc"
@@ -93,11 +93,11 @@ def main(
             found = stored(results.with_suffix(".json")) | {cell.name: records}
             store(results, found)
         found[cell.name] = records
-        print(report.plain(report.cell_rows(cell, records)), flush=True)
+        print(plain(report.cell_rows(cell, records), report.COLUMNS), flush=True)
     table = report.rows(found)
     if options.quick:
         return
-    print(report.plain(table))
+    print(plain(table, report.COLUMNS))
     summary = report.summary(found, table)
     old = [name for name in sorted(found) if any(r["code"] != replicates.CODE for r in found[name])]
     if old:

@@ -6,19 +6,18 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from benchmarks.sbc.models import MODELS
 from benchmarks.sbc.replicates import CELLS, Cell, Record
 from benchmarks.sbc.uniformity import DRAWS, LEVEL, bins, detectable, judge
+from benchmarks.table import Columns, Row, markdown
 
-Row = dict[str, Any]
 Results = Mapping[str, Sequence[Record]]
 
 # (heading, field, format); a missing value is printed as a dash.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+COLUMNS: Columns = (
     ("model", "model", "{}"),
     ("backend", "backend", "{}"),
     ("method", "method", "{}"),
@@ -89,33 +88,6 @@ def rows(results: Results) -> list[Row]:
     return [row for cell in CELLS if cell.name in results for row in cell_rows(cell, results[cell.name])]
 
 
-def text(row: Row, name: str, form: str) -> str:
-    """One cell as text."""
-    value = row.get(name)
-    if value is None:
-        return "-"
-    return ("yes" if value else "no") if isinstance(value, bool) else form.format(value)
-
-
-def _cells(table: Sequence[Row]) -> list[list[str]]:
-    return [[h for h, _, _ in COLUMNS], *([text(r, f, form) for _, f, form in COLUMNS] for r in table)]
-
-
-def plain(table: Sequence[Row]) -> str:
-    """An aligned table for a terminal."""
-    cells = _cells(table)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
-
-
-def markdown(table: Sequence[Row]) -> str:
-    """The same as Markdown."""
-    head, *body = _cells(table)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
-
-
 def summary(results: Results, table: Sequence[Row]) -> list[str]:
     """What was tested, how much it can see, and what came out, one sentence each."""
     out = [
@@ -152,7 +124,7 @@ def write(table: Sequence[Row], summary: Sequence[str], stem: Path) -> None:
     """Writes ``stem``.md and ``stem``.csv."""
     lines = "\n".join(f"- {s}" for s in summary)
     titles = "\n".join(f"- {m.name}: {m.title}, {len(m.fixed)} rows of data" for m in MODELS.values())
-    stem.with_suffix(".md").write_text(f"{markdown(table)}\n\n{lines}\n{titles}\n")
+    stem.with_suffix(".md").write_text(f"{markdown(table, COLUMNS)}\n{lines}\n{titles}\n")
     with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, [name for _, name, _ in COLUMNS], lineterminator="\n")
         writer.writeheader()
