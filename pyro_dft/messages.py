@@ -260,6 +260,17 @@ def not_finite(sites: dict[str, tuple[int, int]], masked_nan: Sequence[str]) -> 
     return None
 
 
+def no_likelihood(reasons: Mapping[str, str]) -> ModelError:
+    """No observed site has a log-likelihood for each datum."""
+    named = "; ".join(f"'{name}' {reason}" for name, reason in reasons.items())
+    return ModelError(f"no observed site has a pointwise log-likelihood: {named}")
+
+
+def no_prior(reason: Exception) -> ModelError:
+    """A prior has no draws."""
+    return ModelError(f"the prior cannot be sampled: {reason}")
+
+
 def no_weight(draws: int) -> ModelError:
     """No draw has a density under the model."""
     return ModelError(

@@ -14,9 +14,10 @@ from pyro_dft.engine_jax.gradients import needs_forward, value_and_gradient
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models.options import MODEL_ERRORS, check_potential
+from pyro_dft.models.supports import support_name
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.traced import Full, Smoothed, depends, map_rows, point, trace
-from pyro_dft.numpyro.transforms import support_name
+from pyro_dft.numpyro.transforms import APART
 
 
 class PotentialProblem(Problem):
@@ -109,7 +110,7 @@ class PotentialProblem(Problem):
         transform = self.transforms.get(name)
         shape = tuple(value.shape)
         constrained = shape if transform is None else tuple(transform.inv.forward_shape(shape))
-        kind = "real" if transform is None else support_name(transform.domain)
+        kind = "real" if transform is None else support_name(transform.domain, APART)
         return SiteInfo(name, shape, constrained, kind)
 
     def _values(self, x: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
+from pyro_dft import messages
 from pyro_dft.errors import ModelError
 from pyro_dft.numpyro.traced import key_words, map_rows, trace
 
@@ -57,8 +58,7 @@ def log_likelihood(problem: NumPyroProblem, samples: dict[str, np.ndarray]) -> d
     """Pointwise log-likelihood; see :meth:`NumPyroProblem.log_likelihood`."""
     reasons = without_likelihood(problem)
     if reasons:
-        text = "; ".join(f"'{name}' {reason}" for name, reason in reasons.items())
-        raise ModelError("no observed site has a pointwise log-likelihood: " + text)
+        raise messages.no_likelihood(reasons)
     names = list(problem.structure.observed)
     if not names:
         return {}
@@ -122,7 +122,7 @@ def prior_predictive(problem: NumPyroProblem, n: int, rng: np.random.Generator) 
     try:
         function, arrays = trace(one, key_words())
     except NotImplementedError as error:
-        raise ModelError(f"the prior cannot be sampled: {error}") from error
+        raise messages.no_prior(error) from error
     words = rng.integers(2**32, size=(n, 2), dtype=np.uint32)
     return map_rows(function, arrays, words, elements=structure.elements)
 

@@ -20,10 +20,11 @@ from pyro_dft.engine_jax.sharding import count_nan
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.models import circular
 from pyro_dft.models.options import MODEL_ERRORS, check_transforms, takes
+from pyro_dft.models.supports import support_name
 from pyro_dft.numpyro.families import unwrap
 from pyro_dft.numpyro.noncentering import movable
 from pyro_dft.numpyro.placement import Default, Plates
-from pyro_dft.numpyro.transforms import Wrapped, angle_of, biject_to, support_name
+from pyro_dft.numpyro.transforms import APART, Wrapped, angle_of, biject_to
 from pyro_dft.numpyro.trees import is_traced
 
 
@@ -216,7 +217,7 @@ def _latent(name: str, site: Mapping[str, Any], given: Mapping[str, Any]) -> Sit
     except (NotImplementedError, KeyError):
         raise messages.unusable_support(name, fn.support, unwrap(fn), discrete=False) from None
     found.transform = transform
-    found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support)
+    found.support = circular.NAME if isinstance(transform, Wrapped) else support_name(fn.support, APART)
     found.value = None
     as_drawn = tuple(fn.shape()) == found.shape
     scanned = "_scan_current_index" in site["infer"]

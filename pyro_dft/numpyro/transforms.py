@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
-import re
 from typing import Any
 
 import jax
@@ -21,7 +19,8 @@ from numpyro.distributions.transforms import (
 
 from pyro_dft.models.circular import COPIES, SPREAD
 
-__all__ = ["Wrapped", "angle_of", "base_support", "biject_to", "is_identity", "support_name"]
+# Supports with transforms of their own, see `pyro_dft.models.supports.support_name`.
+APART = ("circular", "softplus_positive")
 
 
 class StickBreaking(StickBreakingTransform):
@@ -108,25 +107,6 @@ def base_support(support: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
-
-
-def support_name(support: Any) -> str:
-    """A short stable name of a support: ``"real"``, ``"positive"``, ``"interval"``, ``"simplex"``, ..."""
-    support = base_support(support)
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(support).__name__.lstrip("_")).lower()
-    if name in ("circular", "softplus_positive"):
-        return name
-    lower = getattr(support, "lower_bound", None)
-    upper = getattr(support, "upper_bound", None)
-    if lower is not None and upper is not None:
-        return "unit_interval" if _is_number(lower, 0) and _is_number(upper, 1) else "interval"
-    if lower is not None and _is_number(lower, 0):
-        return "positive"
-    return {"greater_than_eq": "greater_than", "real_vector": "real", "real_matrix": "real"}.get(name, name)
-
-
-def _is_number(bound: Any, number: float) -> bool:
-    return isinstance(bound, numbers.Number) and bound == number
 
 
 def is_identity(transform: Any) -> bool:

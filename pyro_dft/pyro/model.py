@@ -24,6 +24,7 @@ from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import MODEL_ERRORS, check_known, check_transforms
+from pyro_dft.models.supports import support_name
 
 from . import predictive, sharing, terms, validity
 from .batching import map_rows
@@ -33,7 +34,7 @@ from .noncentering import NonCentered, movable_sites
 from .placement import DynamicSupport, Place, SiteMap
 from .problem import Problem
 from .structure import Structure, data_sizes, describe_non_finite, failure, inspect_model, uniform_value
-from .transforms import Wrapped, angle_of, bijection, is_identity, support_name
+from .transforms import Wrapped, angle_of, bijection, is_identity
 
 
 class PyroProblem(Problem):

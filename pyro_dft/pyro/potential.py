@@ -15,10 +15,10 @@ from pyro_dft import messages
 from pyro_dft.errors import ModelError, first_line
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models.options import MODEL_ERRORS, check_potential
+from pyro_dft.models.supports import support_name
 
 from .evaluation import patched
 from .problem import Problem
-from .transforms import support_name
 
 
 class PotentialProblem(Problem):

@@ -13,7 +13,7 @@ from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_dft.errors import ModelError
+from pyro_dft import messages
 
 from .batching import map_rows
 from .enumeration import likelihood_plan, pointwise, run_at_sampled_sites
@@ -51,7 +51,7 @@ def log_likelihood(problem: PyroProblem, samples: dict[str, Tensor]) -> dict[str
     """Pointwise log-likelihood; see :meth:`PyroProblem.log_likelihood`."""
     plan, reasons = _plan(problem)
     if reasons and not plan:
-        raise ModelError("no observed site has a pointwise log-likelihood: " + _in_words(reasons))
+        raise messages.no_likelihood(reasons)
     if not plan:
         return {}
     enum_dims, ordering = problem.enum_dims, problem.ordering
@@ -84,10 +84,6 @@ def _plan(problem: PyroProblem) -> tuple[dict[str, list[str]], dict[str, str]]:
     if not problem.enumerated:
         return {name: [name] for name in structure.observed}, {}
     return likelihood_plan(structure.trace, structure.observed, problem.enum_dims, problem.ordering)
-
-
-def _in_words(reasons: dict[str, str]) -> str:
-    return "; ".join(f"'{name}' {reason}" for name, reason in reasons.items())
 
 
 def posterior_predictive(problem: PyroProblem, samples: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +127,7 @@ def prior_predictive(problem: PyroProblem, n: int) -> dict[str, Tensor]:
         with patched():
             return map_rows(one, rows, chunk=problem.chunk_size(rows))
     except NotImplementedError as error:
-        raise ModelError(f"the prior cannot be sampled: {error}") from error
+        raise messages.no_prior(error) from error
 
 
 def plate_dims(problem: PyroProblem) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from pyro_dft.errors import FidelityWarning, ModelError, first_line, warn
 from pyro_dft.interface.recognition import Terms
 from pyro_dft.settings import Settings
 
-from .structure import unwrap
+from .families import unwrap
 
 if TYPE_CHECKING:
     from .model import PyroProblem

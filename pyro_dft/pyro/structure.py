@@ -12,7 +12,6 @@ import numpy as np
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.infer import config_enumerate
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -25,6 +24,7 @@ from pyro_dft.models.options import MODEL_ERRORS, takes
 from pyro_dft.settings import check_count
 
 from .evaluation import VmapEnumMessenger, full_index, marked_range, patched
+from .families import unwrap
 from .transforms import bijection
 
 _ATTEMPTS = 20  # runs from random points before a failure of linear algebra is the model's
@@ -58,13 +58,6 @@ class Structure:
     max_plate_nesting: int = 0
     model: Callable[..., Any] = lambda: None
     validated: bool = True
-
-
-def unwrap(fn: Any) -> Any:
-    """The distribution inside ``Independent`` and ``MaskedDistribution``."""
-    while isinstance(fn, (torch.distributions.Independent, MaskedDistribution)):
-        fn = fn.base_dist
-    return fn
 
 
 def uniform_value(site: Mapping[str, Any], radius: float = 2.0) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .enumeration import likelihood_plan, pointwise
 from .evaluation import patched
-from .structure import unwrap
+from .families import unwrap
 
 if TYPE_CHECKING:
     from .model import PyroProblem

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
-import re
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +13,8 @@ from torch.distributions import constraints, transforms
 from torch.nn.functional import logsigmoid
 
 from pyro_dft.models.circular import COPIES, SPREAD
+
+from .families import unwrap
 
 
 class _TriangularTransform(transforms.Transform):
@@ -175,24 +175,6 @@ class Wrapped(transforms.Transform):
         return -t.square() / (2 * SPREAD**2) - torch.logsumexp(-copies.square() / (2 * SPREAD**2), -1)
 
 
-def support_name(support: constraints.Constraint) -> str:
-    """A short stable name of a support: ``"real"``, ``"positive"``, ``"interval"``, ``"simplex"``, ..."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    lower = getattr(support, "lower_bound", None)
-    upper = getattr(support, "upper_bound", None)
-    if lower is not None and upper is not None:
-        return "unit_interval" if _is_number(lower, 0) and _is_number(upper, 1) else "interval"
-    if lower is not None and _is_number(lower, 0):
-        return "positive"
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(support).__name__.lstrip("_")).lower()
-    return {"greater_than_eq": "greater_than", "half_open_interval": "interval"}.get(name, name)
-
-
-def _is_number(bound: Any, number: float) -> bool:
-    return isinstance(bound, numbers.Number) and bound == number
-
-
 def is_identity(transform: transforms.Transform) -> bool:
     """Whether a transform leaves its argument alone, so that its Jacobian can be skipped."""
     while isinstance(transform, transforms.IndependentTransform):
@@ -204,8 +186,7 @@ def is_identity(transform: transforms.Transform) -> bool:
 
 def angle_of(fn: Any) -> str:
     """What a distribution on the real line may be: "angle" for the circular families, "improper" for a flat one, or ""."""
-    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
+    fn = unwrap(fn)
     if isinstance(fn, dist.SineSkewed | dist.SineBivariateVonMises | torch.distributions.VonMises):
         return "angle"
     return "improper" if isinstance(fn, dist.ImproperUniform) else ""
