@@ -42,6 +42,7 @@ class Problem(Posterior):
     device: torch.device
     minibatch: bool = False
     batchable: bool = True
+    smoothed_potential: Any = None  # of a point and the noise added to it; bare potentials may have it
     together: Together | None = None  # the processes that share its rows
     summed: frozenset[str] = frozenset()  # sites of which each of them has its own rows
     dynamic_sites: tuple[str, ...] = ()
@@ -89,10 +90,6 @@ class Problem(Posterior):
 
     def _potential(self, x: Tensor, full: bool) -> Tensor:
         raise NotImplementedError
-
-    def smoothed_potential(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Negative log density of one point with noise of that standard deviation added."""
-        raise ModelError(self._needs_potential("the density with noise added"))
 
     def find_batching(self, x: Tensor) -> None:
         """Finds out, at one point (d,), how :meth:`potential` can be batched; sets :attr:`batchable`.
@@ -258,7 +255,3 @@ class Problem(Posterior):
             ModelError: A prior is improper.
         """
         raise ModelError(self._needs_model("the prior predictive distribution"))
-
-    @staticmethod
-    def _needs_potential(what: str) -> str:
-        return f"{what} needs smoothed_potential_fn: a model does not give it"
