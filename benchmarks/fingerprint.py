@@ -7,24 +7,21 @@ the cache and not in the repository.
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: sums in one order, whatever the number of cores.
-for _name in ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+# isort: split
+import argparse
+import hashlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
-import argparse  # noqa: E402
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks.models.registry import BENCHMARKS  # noqa: E402
-from pyro_dft.experimental import grouped  # noqa: E402
+from benchmarks.models.registry import BENCHMARKS
+from pyro_dft.experimental import grouped
 
 STORE = Path(__file__).resolve().parent / ".cache" / "fingerprint.json"
 MODELS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,13 @@ from benchmarks.references import QUANTILES, Reference
 
 PROJECTIONS = 64
 GRID = (np.arange(1000) + 0.5) / 1000
+
+
+def unconstrained(dft: Any, draws: int | None = None) -> np.ndarray:
+    """The draws that a fit kept, or so many new ones of each chain as it serves them, (n, d), sites in sorted order."""
+    group = dft.to_inference_data(draws, log_likelihood=False)["unconstrained_posterior"]
+    sites = [np.asarray(group[name].values, float) for name in sorted(group.data_vars)]
+    return np.concatenate([s.reshape(s.shape[0] * s.shape[1], -1) for s in sites], 1)
 
 
 @dataclass(frozen=True)

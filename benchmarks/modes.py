@@ -7,17 +7,14 @@ were found, in how many the status warned of what was missing, in how many it sa
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from pathlib import Path
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import numpy as np  # noqa: E402
+import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = 10_000

@@ -10,20 +10,16 @@ compilation.
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from pathlib import Path
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks import methods, metrics, references, table  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.models.registry import BENCHMARKS  # noqa: E402
+from benchmarks import methods, metrics, references, table
+from benchmarks.command_line import chosen
+from benchmarks.models.registry import BENCHMARKS
 
 # Shares of NUTS' CPU seconds: on the logistic regressions, and the median over all models.
 TARGETS = {"pyro": (0.1, 0.2), "numpyro": (1.0, None)}

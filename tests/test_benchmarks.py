@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import numpy as np

@@ -1,10 +1,5 @@
 """The logistic experiment: twin models and unbiased minibatches, split, scores, cells, and the quick run's page."""
 
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import re
 import time
 

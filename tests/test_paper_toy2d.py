@@ -1,10 +1,6 @@
 """The paper's experiments in the plane: densities, exact draws, discrepancies, verdicts, and both commands in small."""
 
 import math
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,5 @@
 """The posteriordb models: coordinates, data to arguments, twin densities, Stein identities over the references."""
 
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import jax
 import numpy as np
 import pyro

@@ -1,10 +1,6 @@
 """The commands on other methods and on seeds: rows, cells and tables from methods that cost nothing."""
 
 import json
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import numpyro

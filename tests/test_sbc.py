@@ -1,10 +1,6 @@
 """Simulation-based calibration: ranks and tests of known draws, twin models, the command on a replicate or two."""
 
 import json
-import os
-
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pyro

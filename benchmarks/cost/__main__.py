@@ -12,21 +12,18 @@ on NumPyro models `nutpie` (low-rank metric), `mams`, `chees`, `meads` and `laps
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-for _name in ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+# isort: split
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
-import argparse  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks import cache, table  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.cost import report, rivals, scaling, truth, worker  # noqa: E402
-from benchmarks.cost.accuracy import Summary, errors  # noqa: E402
-from benchmarks.cost.targets import TARGETS, Target  # noqa: E402
+from benchmarks import cache, table
+from benchmarks.command_line import chosen
+from benchmarks.cost import report, rivals, scaling, truth, worker
+from benchmarks.cost.accuracy import Summary, errors
+from benchmarks.cost.targets import TARGETS, Target
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = tuple(worker.SETTINGS)

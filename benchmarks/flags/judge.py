@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.flags.cases import Case
 from benchmarks.flags.posteriors import Posterior
+from benchmarks.metrics import unconstrained
 from pyro_dft import DFT
 from pyro_dft.experimental import grouped
 
@@ -51,14 +52,6 @@ def _interrupted(potential: Callable[[Any], Any], at: int) -> Callable[[Any], An
         return potential(values)
 
     return wrapped
-
-
-def unconstrained(dft: DFT, draws: int) -> np.ndarray:
-    """New draws (n, d) as served by default, in unconstrained coordinates, sites in sorted order."""
-    each = draws // dft.num_chains
-    group = dft.to_inference_data(each, log_likelihood=False)["unconstrained_posterior"]
-    sites = [np.asarray(group[name].values) for name in sorted(group.data_vars)]
-    return np.concatenate([s.reshape(dft.num_chains * each, -1) for s in sites], 1).astype(float)
 
 
 def errors(draws: np.ndarray, posterior: Posterior, seed: int = 0) -> Row:
@@ -113,7 +106,7 @@ def make_row(case: Case, seed: int = 0, draws: int = DRAWS, **overrides: Any) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the fit warns of is in its row
         dft = fit(case, posterior, seed)
-        served = unconstrained(dft, draws)
+        served = unconstrained(dft, draws // dft.num_chains)
     said = dft.diagnostics().to_json()
     raw, refined, optima = said["drift_raw"], said["drift_refined"], said["optima"] or {}
     one_objective = isinstance(said["objective"], str)

@@ -10,26 +10,22 @@ Methods: `reference` (other exact draws: the floor), `nuts` (4 chains x (1000 + 
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import methods, metrics, table  # noqa: E402
-from benchmarks.command_line import check_known, chosen  # noqa: E402
-from benchmarks.geometry import report  # noqa: E402
-from benchmarks.geometry.target import Target  # noqa: E402
-from benchmarks.geometry.targets import TARGETS  # noqa: E402
-from benchmarks.references import Reference  # noqa: E402
+from benchmarks import methods, metrics, table
+from benchmarks.command_line import check_known, chosen
+from benchmarks.geometry import report
+from benchmarks.geometry.target import Target
+from benchmarks.geometry.targets import TARGETS
+from benchmarks.references import Reference
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = ("reference", "nuts", "dft-raw", "dft-refined", "gaussian-raw", "gaussian-refined")

@@ -9,24 +9,21 @@ fits may be asked for later; the first N are balanced over the kinds, whatever N
 
 from __future__ import annotations
 
+from benchmarks import one_thread as one_thread
+
+# isort: split
+import argparse
+import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-from benchmarks import methods  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.hostile import fits, report  # noqa: E402
-from benchmarks.hostile.kinds import KINDS, order  # noqa: E402
-from benchmarks.table import Row, stored  # noqa: E402
+from benchmarks import methods
+from benchmarks.command_line import chosen
+from benchmarks.hostile import fits, report
+from benchmarks.hostile.kinds import KINDS, order
+from benchmarks.table import Row, stored
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 # How many fits by default.

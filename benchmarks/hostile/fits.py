@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks import methods
 from benchmarks.costs import timed
-from benchmarks.hostile.arrays import Array
 from benchmarks.hostile.judge import BARS, EXACT_DRAWS, RULES, STATISTICS, Comparison, Truth, compare
 from benchmarks.hostile.kinds import generate
 from benchmarks.hostile.posterior import Posterior
+from benchmarks.metrics import unconstrained
 from benchmarks.table import Row
 
 # As many more draws, where those that the fit kept leave it open how good they are.
@@ -60,13 +60,6 @@ def fit(posterior: Posterior, backend: str, seed: int, settings: Mapping[str, An
     other = NumPyroDFT(**problem, disable_progbar=True, **settings)
     other.run(jax.random.key(seed), *arguments)
     return other
-
-
-def unconstrained(dft: Any, draws: int | None = None) -> Array:
-    """The draws that a fit kept, or new ones as it serves them, (n, d), sites in sorted order."""
-    group = dft.to_inference_data(draws, log_likelihood=False)["unconstrained_posterior"]
-    sites = [np.asarray(group[name].values, float) for name in sorted(group.data_vars)]
-    return np.concatenate([s.reshape(s.shape[0] * s.shape[1], -1) for s in sites], 1)
 
 
 def make_row(kind: str, seed: int, backend: str, settings: Mapping[str, Any] | None = None) -> Row:

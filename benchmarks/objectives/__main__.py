@@ -7,25 +7,21 @@ are kept in the JSON file and not run again. ``--replicate N`` trains N other se
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from pathlib import Path
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks.cache import model_hash  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.methods import code_hash, prepare_process  # noqa: E402
-from benchmarks.objectives import report  # noqa: E402
-from benchmarks.objectives.targets import SUBJECTS  # noqa: E402
-from benchmarks.objectives.train import DRAWS, Bench  # noqa: E402
-from benchmarks.objectives.variants import VARIANTS  # noqa: E402
-from benchmarks.table import keep, stored  # noqa: E402
+from benchmarks.cache import model_hash
+from benchmarks.command_line import chosen
+from benchmarks.methods import code_hash, prepare_process
+from benchmarks.objectives import report
+from benchmarks.objectives.targets import SUBJECTS
+from benchmarks.objectives.train import DRAWS, Bench
+from benchmarks.objectives.variants import VARIANTS
+from benchmarks.table import keep, stored
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEEDS = 5

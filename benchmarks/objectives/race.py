@@ -9,23 +9,19 @@ Writes ``benchmarks/results/objectives_race.md`` and ``.csv``.
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import table  # noqa: E402
-from benchmarks.posteriordb import case  # noqa: E402
-from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402
+from benchmarks import table
+from benchmarks.posteriordb import case
+from benchmarks.posteriordb.posteriors import POSTERIORS
 
 STEM = Path(__file__).resolve().parents[1] / "results" / "objectives_race"
 NAMES = (

@@ -7,15 +7,11 @@ Each writes a table (CSV and Markdown) and a figure under ``docs/results/``. Fin
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import importlib  # noqa: E402
-import sys  # noqa: E402
+# isort: split
+import importlib
+import sys
 
 EXPERIMENTS = ("toy2d", "gradients", "logistic", "mnist")
 

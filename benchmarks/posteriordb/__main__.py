@@ -12,21 +12,17 @@ purpose).
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import warnings
+from pathlib import Path
 
-import argparse  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks import methods, metrics, table  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.posteriordb import bars, case  # noqa: E402
-from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402
+from benchmarks import methods, metrics, table
+from benchmarks.command_line import chosen
+from benchmarks.posteriordb import bars, case
+from benchmarks.posteriordb.posteriors import POSTERIORS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = (

@@ -9,30 +9,26 @@ Every method gets the model as it is written and its library's defaults, with th
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import warnings  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import cache, metrics, nuts, table  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.costs import timed  # noqa: E402
-from benchmarks.models.case import Case  # noqa: E402
-from benchmarks.posteriordb import __main__ as posteriordb  # noqa: E402
-from benchmarks.posteriordb import bars, case  # noqa: E402
-from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402
-from benchmarks.references import Reference  # noqa: E402
+from benchmarks import cache, metrics, nuts, table
+from benchmarks.command_line import chosen
+from benchmarks.costs import timed
+from benchmarks.models.case import Case
+from benchmarks.posteriordb import __main__ as posteriordb
+from benchmarks.posteriordb import bars, case
+from benchmarks.posteriordb.posteriors import POSTERIORS
+from benchmarks.references import Reference
 
 NAMES = (
     "kidiq-kidscore_interaction",

@@ -11,29 +11,25 @@ pays who fits the same model again in the same process.
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import csv
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import argparse  # noqa: E402
-import csv  # noqa: E402
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import warnings  # noqa: E402
-from collections import Counter  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import cache, methods, metrics, table  # noqa: E402
-from benchmarks.costs import timed  # noqa: E402
-from benchmarks.posteriordb import case  # noqa: E402
-from benchmarks.posteriordb.posteriors import POSTERIORS  # noqa: E402
+from benchmarks import cache, methods, metrics, table
+from benchmarks.costs import timed
+from benchmarks.posteriordb import case
+from benchmarks.posteriordb.posteriors import POSTERIORS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NAMES = (

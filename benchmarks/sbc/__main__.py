@@ -10,23 +10,19 @@ package), ``--table`` only prints and draws what is there, ``--quick`` makes thr
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-# Before anything imports jax: jaxlib can deadlock in batched Cholesky factors on machines with few cores.
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+import json
+from pathlib import Path
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks import methods  # noqa: E402
-from benchmarks.command_line import chosen  # noqa: E402
-from benchmarks.sbc import picture, replicates, report  # noqa: E402
-from benchmarks.sbc.models import MODELS  # noqa: E402
-from benchmarks.sbc.replicates import CELLS, FITS, QUICK, Cell, Record  # noqa: E402
-from benchmarks.table import plain, stored  # noqa: E402
+from benchmarks import methods
+from benchmarks.command_line import chosen
+from benchmarks.sbc import picture, replicates, report
+from benchmarks.sbc.models import MODELS
+from benchmarks.sbc.replicates import CELLS, FITS, QUICK, Cell, Record
+from benchmarks.table import plain, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "sbc"

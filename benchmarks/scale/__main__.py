@@ -9,23 +9,21 @@ Writes ``benchmarks/results/scale.json`` and ``.md``.
 
 from __future__ import annotations
 
+from benchmarks import one_thread as one_thread
+
+# isort: split
+import argparse
+import json
 import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
 
-# Before anything imports jax or torch: one thread each, and jaxlib can deadlock in batched factors on few cores.
-for _variable in ("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
+import numpy as np
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS, COLUMNS, POINTS, REPEATS, ITEM = 20_000, 10, 64, 20, 4

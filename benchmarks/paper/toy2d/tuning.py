@@ -7,26 +7,23 @@ lowest one of each method was taken. DFT-NS with three times the steps is there 
 
 from __future__ import annotations
 
-import os
+from benchmarks import one_thread as one_thread
 
-os.environ.setdefault("NPROC", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# isort: split
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import argparse  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from dataclasses import replace  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import table  # noqa: E402
-from benchmarks.paper import neural, page, rivals  # noqa: E402
-from benchmarks.paper.discrepancy import Yardstick  # noqa: E402
-from benchmarks.paper.neural import RECIPES, SHARED, Size  # noqa: E402
-from benchmarks.paper.targets import TOYS  # noqa: E402
-from benchmarks.paper.toy2d.methods import STEP, STEPS, SVGD_STEPS, measure  # noqa: E402
+from benchmarks import table
+from benchmarks.paper import neural, page, rivals
+from benchmarks.paper.discrepancy import Yardstick
+from benchmarks.paper.neural import RECIPES, SHARED, Size
+from benchmarks.paper.targets import TOYS
+from benchmarks.paper.toy2d.methods import STEP, STEPS, SVGD_STEPS, measure
 
 DENSITIES = ("donut", "rosenbrock", "planar3")
 SIZE = Size(sets=2, every=3000, curve_draws=1)
