@@ -266,11 +266,6 @@ def no_likelihood(reasons: Mapping[str, str]) -> ModelError:
     return ModelError(f"no observed site has a pointwise log-likelihood: {named}")
 
 
-def no_prior(reason: Exception) -> ModelError:
-    """A prior has no draws."""
-    return ModelError(f"the prior cannot be sampled: {reason}")
-
-
 def no_weight(draws: int) -> ModelError:
     """No draw has a density under the model."""
     return ModelError(

@@ -122,7 +122,7 @@ def prior_predictive(problem: NumPyroProblem, n: int, rng: np.random.Generator) 
     try:
         function, arrays = trace(one, key_words())
     except NotImplementedError as error:
-        raise messages.no_prior(error) from error
+        raise ModelError(f"the prior cannot be sampled: {error}") from error
     words = rng.integers(2**32, size=(n, 2), dtype=np.uint32)
     return map_rows(function, arrays, words, elements=structure.elements)
 

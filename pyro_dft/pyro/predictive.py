@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_dft import messages
+from pyro_dft.errors import ModelError
 
 from .batching import map_rows
 from .enumeration import likelihood_plan, pointwise, run_at_sampled_sites
@@ -127,7 +128,7 @@ def prior_predictive(problem: PyroProblem, n: int) -> dict[str, Tensor]:
         with patched():
             return map_rows(one, rows, chunk=problem.chunk_size(rows))
     except NotImplementedError as error:
-        raise messages.no_prior(error) from error
+        raise ModelError(f"the prior cannot be sampled: {error}") from error
 
 
 def plate_dims(problem: PyroProblem) -> dict[str, list[str]]:
