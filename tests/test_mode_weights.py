@@ -127,7 +127,7 @@ class TestMissedComponents:
             known[2] = np.concatenate([known[2], np.log(self.weights)[index]])
 
         restart(np.full((6, 16), 50.0))
-        index, found = search(
+        index, found, _ = search(
             lambda: tuple(known), restart, exact, lambda draws, _: draws, chains=2, data_size=1,
             rng=np.random.default_rng(seed),
         )  # fmt: skip

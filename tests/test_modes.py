@@ -42,9 +42,9 @@ class TestSeparate:
         centres = corners()
 
         def swap(draws, scales):
-            moved = draws.copy()
-            moved[0, ::4], moved[1, ::4] = draws[1, ::4], draws[0, ::4]
-            return moved
+            nearest = np.square(draws[..., None, :] - centres).sum(-1).argmin(-1)
+            step = np.stack([np.zeros(8), centres[2] - centres[1], centres[1] - centres[2]])
+            return draws + np.where(np.arange(draws.shape[1]) % 4 == 0, 1.0, 0.0)[:, None] * step[nearest]
 
         found = separate(
             centres, self.eye, np.log(WEIGHTS), log_mixture(centres), swap, np.random.default_rng(0)
@@ -71,7 +71,7 @@ class TestSeparate:
 
         def fall(draws, scales):
             nearest = np.square(draws[:, :, None] - centres).sum(-1).argmin(-1)
-            return np.where(np.arange(3)[:, None, None] == 2, centres[nearest], draws)
+            return np.where(scales[:, :1, :1] > 2.0, centres[nearest], draws)
 
         log_density = log_mixture(centres, np.array([0.4, 0.6]))
         found = separate(means, scales, np.log([0.4, 0.6, 0.05]), log_density, fall, np.random.default_rng(0))
@@ -108,7 +108,7 @@ class TestSearch:
             known[2] = np.concatenate([known[2], np.log(WEIGHTS)[nearest]])
 
         known[0], known[1], known[2] = (np.repeat(v, 4, axis=0) for v in known)
-        index, found = search(
+        index, found, _ = search(
             lambda: tuple(known), restart, log_density, stay, chains=1, data_size=data_size,
             rng=np.random.default_rng(0),
         )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 from backends import BACKENDS
 
-from pyro_dft.recipe.particles import Particles
+from pyro_dft.recipe.starts import starting_points
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 
 COUNT, STEPS, DIM = 64, 32, 50
@@ -73,12 +73,12 @@ def test_a_mode_with_next_to_nothing_in_which_particles_start_is_not_served(back
         rest = 0.5 * (x[1:] ** 2).sum()
         return rest - logaddexp(-0.5 * x[0] ** 2, -0.5 * (x[0] - far) ** 2 - 25.0)
 
-    def four_of_them_there(self, draws):
-        points = self.engine.numpy(draws).copy()
+    def four_of_them_there(subject, count):
+        points = subject.engine.numpy(starting_points(subject, count)).copy()
         points[:, :4, 0] += far
-        return self.engine.native(self.target, points)
+        return subject.engine.native(subject.target, points)
 
-    monkeypatch.setattr(Particles, "_dispersed", four_of_them_there)
+    monkeypatch.setattr("pyro_dft.recipe.particles.starting_points", four_of_them_there)
     start = {"x": backend.array(np.zeros(12))}
     dft = backend.potential(potential, initial_params=start, train="never", refine_steps=None, num_draws=4000)
     backend.run(dft)

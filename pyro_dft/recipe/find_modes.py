@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.mode_search import Fitted, search
+from pyro_dft.recipe.mode_search import Fitted, Shares, search
 from pyro_dft.recipe.modes import Modes
 
 # Transitions of the test whether draws pass from one mode to another.
@@ -25,7 +25,7 @@ def find(
     chains: int,
     leapfrog_steps: int,
     rng: Any,
-) -> tuple[Gaussians, np.ndarray, Modes | None]:
+) -> tuple[Gaussians, np.ndarray, Modes | None, list[Shares]]:
     """See `pyro_dft.recipe.mode_search.search`.
 
     Args:
@@ -38,8 +38,8 @@ def find(
         rng: The engine's random number generator, for draws and starting points.
 
     Returns:
-        The Gaussians of all restarts, indices (C K,) of those that the samplers start from, and the weights of K modes; None
-        with a single one.
+        The Gaussians of all restarts, indices (C K,) of those that the samplers start from, the weights of K modes (None with a
+        single one), and the optima of each mode where their shares of it are known.
     """
     host = engine.host_rng(rng)
 
@@ -62,7 +62,7 @@ def find(
         nonlocal gaussians
         gaussians = gaussians.joined(restart(starts, gaussians))
 
-    index, found = search(
+    index, found, shares = search(
         fitted, further, log_density, move, chains=chains, data_size=target.data_size, rng=host
     )
-    return gaussians, index, found
+    return gaussians, index, found, shares

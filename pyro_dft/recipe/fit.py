@@ -14,6 +14,7 @@ from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.measure import Measurement, compare
 from pyro_dft.recipe.modes import Modes
+from pyro_dft.recipe.subject import Origin
 
 
 def _same(x: Any) -> Any:
@@ -74,6 +75,7 @@ class Fit:
         gradients: Gradient evaluations of the model by phase.
         measurement: The drift test of the returned sampler.
         modes: How often each of several samplers of a chain serves; None where there is one for each.
+        shares: Optima of each mode, as indices into `optima`, and what share of it each holds; none where these are not known.
         score_network: The score network at the end of the training; None without one, and from a file.
         surrogate_error: Error of the surrogate that the networks were trained on, at draws of the generator late in the training,
             relative to the size of the scores there; None where they were trained on the model.
@@ -96,6 +98,11 @@ class Fit:
     score_network: Any = None
     cut: str | None = None
     surrogate_error: float | None = None
+    shares: Sequence[dict[int, float]] = ()
+
+    def origins(self) -> list[Origin]:
+        """Where particles of each mode start; none where that is at one optimum each."""
+        return [Origin(self.optima[np.array(list(own))], np.array(list(own.values()))) for own in self.shares]
 
     @property
     def networks_so_far(self) -> dict[str, Any]:

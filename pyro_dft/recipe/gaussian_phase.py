@@ -16,6 +16,7 @@ from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussian_fit import HOPELESS, MORE_STEPS, TIMES, GaussianFitter, polish
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.ledger import Ledger
+from pyro_dft.recipe.mode_search import Shares
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
@@ -36,6 +37,7 @@ class Chosen:
         index: Those that the samplers start from, (C,), or (C K,) with K modes.
         elbos: The highest bound in each set of coordinates.
         modes: Weights of separate modes, or None.
+        shares: The optima of each mode and what share of it each holds; none where these are not known.
     """
 
     problem: int
@@ -43,6 +45,7 @@ class Chosen:
     index: np.ndarray
     elbos: list[float]
     modes: Modes | None = None
+    shares: Sequence[Shares] = ()
 
     def sampler(self, engine: Engine, problems: Sequence[Problem]) -> Any:
         """The Gaussian samplers."""
@@ -140,7 +143,7 @@ class GaussianPhase:
             return chosen
         target = self.problems[chosen.problem].target
         with self.ledger.phase("modes"):
-            gaussians, index, found = find_modes.find(
+            gaussians, index, found, shares = find_modes.find(
                 self.engine,
                 target,
                 chosen.gaussians,
@@ -149,7 +152,7 @@ class GaussianPhase:
                 leapfrog_steps=self.settings.fixed_leapfrog_steps,
                 rng=self.rng,
             )
-        return Chosen(chosen.problem, gaussians, index, chosen.elbos, found)
+        return Chosen(chosen.problem, gaussians, index, chosen.elbos, found, shares)
 
     def branch(self, ledger: Ledger) -> GaussianPhase:
         """A copy that can be ended while this one goes on."""

@@ -8,7 +8,7 @@ holds is in `pyro_dft.recipe.mode_weights`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from pyro_dft.recipe.mode_weights import (
     LogDensity,
     Proposal,
     Weighted,
+    draw,
     log_gaussians,
+    mode_shares,
     weigh,
 )
 from pyro_dft.recipe.modes import Modes
@@ -37,6 +39,8 @@ Move = Callable[
 Fitted = tuple[
     Array, Array, Array
 ]  # means (R, d), square roots of covariances (R, d, d), evidence bounds (R,)
+Shares = dict[int, float]  # by restart, the share that an optimum holds of its mode
+Tried = dict[int, tuple[Array, Array]]  # by restart, draws (n, d) of its Gaussian before and after
 
 # Optima whose evidence bound gives them less than this are left out, as are modes that turn out to hold less.
 LEAST_WEIGHT = 0.003
@@ -67,8 +71,8 @@ DATA_ROWS = 4e7
 # On the line between two modes the log density is lower than at the lower end by at least this (nats).
 BARRIER = 2.0
 LINE_POINTS = 33
-# Draws from each Gaussian, for the test of separation.
-TEST_DRAWS = 200
+# Draws from each Gaussian: for the test of separation, and for the shares of several optima in one mode.
+TEST_DRAWS, SHARE_DRAWS = 100, 500
 
 
 @dataclass
@@ -82,6 +86,7 @@ class _Search:
     chains: int
     affordable: int
     rng: np.random.Generator
+    tried: Tried = field(default_factory=dict)
 
     @property
     def slack(self) -> float:
@@ -91,7 +96,7 @@ class _Search:
 
     def groups(self) -> list[list[int]]:
         """Optima, as indices of restarts, by the mode they belong to."""
-        return _grouped(*self.fitted(), self.log_density, self.move, self.rng)
+        return _grouped(*self.fitted(), self.log_density, self.move, self.rng, self.tried)
 
     def parts(self, index: list[int]) -> Fitted:
         """The Gaussians of some restarts."""
@@ -151,6 +156,19 @@ class _Search:
             groups = [group for group, keep in zip(groups, heavy, strict=True) if keep]
         return groups, None, light
 
+    def shares(self, groups: list[list[int]]) -> list[Shares]:
+        """What share of its mode each optimum holds; none where no mode has several, or that is not known well."""
+        members = sum(groups, [])
+        if len(members) == len(groups):
+            return []
+        proposal = Proposal.of(*self.parts(members))
+        drawn = draw(proposal, self.log_density, SHARE_DRAWS, self.rng)
+        if not drawn.k_hat < GOOD_KHAT:
+            return []
+        found = dict(zip(members, mode_shares(drawn, proposal)[0], strict=True))
+        total = [sum(found[i] for i in group) for group in groups]
+        return [{i: found[i] / whole for i in group} for group, whole in zip(groups, total, strict=True)]
+
     def starts(self, own: NDArray[np.intp], best: int, light: list[int]) -> NDArray[np.intp]:
         """Where each chain starts when one mode holds all: at its own best restart, or at the best one of all.
 
@@ -182,7 +200,7 @@ def search(
     chains: int,
     data_size: int,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.intp], Modes | None]:
+) -> tuple[NDArray[np.intp], Modes | None, list[Shares]]:
     """Finds separate modes among the restarts, and by further restarts from far away, until these find nothing new.
 
     Args:
@@ -196,21 +214,22 @@ def search(
 
     Returns:
         Indices among the restarts of those that the samplers start from, and the weights of the modes: K for each chain, (C K,),
-        one chain behind the other; with a single mode one for each, (C,), and None.
+        one chain behind the other; with a single mode one for each, (C,), and None. Then the optima of each mode, where their
+        shares of it are known.
     """
     per_chain = fitted()[2].reshape(chains, -1)
     own = per_chain.argmax(1) + np.arange(chains) * per_chain.shape[1]
     if not np.isfinite(per_chain).any():
-        return own, None
+        return own, None, []
     job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), rng)
     try:
         groups, found, light = job.with_weights(job.look_further())
         if found is not None:
-            return np.tile(_firsts(groups), chains), found
-        return job.starts(own, groups[0][0], light), None
+            return np.tile(_firsts(groups), chains), found, job.shares(groups)
+        return job.starts(own, groups[0][0], light), None, job.shares(groups)
     except np.linalg.LinAlgError:
         # A direction without any scale, as in an improper posterior: there are no modes to tell apart.
-        return own, None
+        return own, None, []
 
 
 def _firsts(groups: list[list[int]]) -> list[int]:
@@ -233,13 +252,17 @@ def separate(
         move: A short refinement, whose kernel has the given scales.
         rng: For the draws.
     """
-    return np.array(_firsts(_grouped(means, scales, elbos, log_density, move, rng)))
+    return np.array(_firsts(_grouped(means, scales, elbos, log_density, move, rng, {})))
 
 
 def _grouped(
-    means: Array, scales: Array, elbos: Array, log_density: LogDensity, move: Move, rng: np.random.Generator
-) -> list[list[int]]:
-    """The optima of each mode, as indices of restarts: modes and, in each, optima best first."""
+    means: Array, scales: Array, elbos: Array, log_density: LogDensity, move: Move, rng: np.random.Generator,
+    tried: Tried,
+) -> list[list[int]]:  # fmt: skip
+    """The optima of each mode, as indices of restarts: modes and, in each, optima best first.
+
+    Draws of an optimum that have been moved, in an earlier look, are not moved again: `tried` holds them, and gets new ones.
+    """
     tril = triangular(scales)
     optima = distinct_optima(means, tril, elbos)
     picked = optima.indices[optima.relevant(LEAST_WEIGHT)][:MOST_MODES]
@@ -249,11 +272,14 @@ def _grouped(
     valleys = {(j, k): _valley(m[j], m[k], log_density) for k in range(len(m)) for j in range(k)}
     if max(valleys.values()) < BARRIER:
         return [picked.tolist()]
-    draws = m[:, None] + roots.coloured(factors, rng.normal(size=(len(picked), TEST_DRAWS, m.shape[1])))
-    after = move(draws, factors)
-    nearest = log_gaussians(after.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    moved = [
+        _moved(optima.members[i], m[k], factors[k], move, rng, tried)
+        for k, i in enumerate(optima.relevant(LEAST_WEIGHT)[:MOST_MODES])
+    ]
     # Some are nearer to another Gaussian from the start: only what the transitions add counts.
-    begun = log_gaussians(draws.reshape(-1, m.shape[1]), m, factors).argmax(1).reshape(after.shape[:2])
+    begun, nearest = (
+        np.stack([log_gaussians(own[when], m, factors).argmax(1) for own in moved]) for when in (0, 1)
+    )
     # A Gaussian that spans several modes is not a mode: most of its draws leave it. The best one is kept in any case.
     settled = [k for k in range(len(picked)) if k == 0 or _passing(begun, nearest, k) < DRAINED]
     groups: list[list[int]] = []
@@ -270,6 +296,19 @@ def _grouped(
         ]
         groups = [group for group in groups if group not in near] + [[*sum(near, []), k]]
     return [picked[sorted(group)].tolist() for group in sorted(groups, key=min)]
+
+
+def _moved(
+    members: tuple[int, ...], mean: Array, factor: Array, move: Move, rng: np.random.Generator, tried: Tried
+) -> tuple[Array, Array]:
+    """Draws (n, d) of an optimum's Gaussian before and after transitions: known ones of any restart that ended there."""
+    for r in members:
+        if r in tried:
+            return tried[r]
+    draws = mean + roots.coloured(factor, rng.normal(size=(TEST_DRAWS, len(mean))))
+    # One optimum after the other: as many are new as it happens, and each number would be compiled.
+    tried[members[0]] = draws, move(draws[None], factor[None])[0]
+    return tried[members[0]]
 
 
 def _passing(begun: NDArray[np.intp], nearest: NDArray[np.intp], start: int, end: int | None = None) -> float:

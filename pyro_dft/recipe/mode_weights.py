@@ -134,14 +134,14 @@ def weigh(
     Returns:
         The shares, and the weighted draws of all chains from before any adaptation.
     """
-    found = [_draw(proposal, log_density, draws, rng, even=True) for _ in range(chains)]
+    found = [draw(proposal, log_density, draws, rng, even=True) for _ in range(chains)]
     pooled = _pooled(found)
     if adapt and GOOD_KHAT < pooled.k_hat < np.inf:
         better = adapted(proposal, pooled, log_density, draws, rng)
-        again = [_draw(better, log_density, draws, rng, even=False) for _ in range(chains)]
+        again = [draw(better, log_density, draws, rng, even=False) for _ in range(chains)]
         if max(one.k_hat for one in again) < pooled.k_hat:
             proposal, found = better, again
-    parts = [_shares(one, proposal) for one in found]
+    parts = [mode_shares(one, proposal) for one in found]
     weights, errors, evidence = (np.array(part) for part in zip(*parts, strict=True))
     return Modes(weights, errors, np.array([one.k_hat for one in found]), evidence), pooled
 
@@ -172,7 +172,7 @@ def adapted(
             proposal = _updated(proposal, current)
         except np.linalg.LinAlgError:
             break
-        current = _draw(proposal, log_density, draws, rng, even=False)
+        current = draw(proposal, log_density, draws, rng, even=False)
         if current.k_hat < least:
             best, least = proposal, current.k_hat
         if not SETTLED_KHAT < current.k_hat < np.inf:
@@ -208,9 +208,10 @@ def _updated(proposal: Proposal, drawn: Weighted) -> Proposal:
     return Proposal(means, factors, shares / shares.sum(), proposal.modes)
 
 
-def _draw(
-    proposal: Proposal, log_density: LogDensity, draws: int, rng: np.random.Generator, *, even: bool
+def draw(
+    proposal: Proposal, log_density: LogDensity, draws: int, rng: np.random.Generator, *, even: bool = True
 ) -> Weighted:
+    """Weighted draws of a proposal: as many from each density, or half of them by their shares."""
     counts = proposal.counts(draws, even)
     students, (j, d) = proposal.students(), proposal.means.shape
     x = np.concatenate([one.draw(int(n), rng) for one, n in zip(students, counts, strict=True)])
@@ -222,7 +223,7 @@ def _draw(
     return Weighted(x, log_w, counts, k_hat)
 
 
-def _shares(drawn: Weighted, proposal: Proposal) -> tuple[Array, Array, float]:
+def mode_shares(drawn: Weighted, proposal: Proposal) -> tuple[Array, Array, float]:
     """Shares of the modes (K,), their standard errors, and the log evidence."""
     count = int(proposal.modes.max()) + 1
     if not np.isfinite(drawn.log_w).any():

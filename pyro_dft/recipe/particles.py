@@ -20,6 +20,7 @@ from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.starts import starting_points
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.recipe.window import Judged, Window, climb, joined
@@ -32,8 +33,6 @@ WARM_UP, TUNING = 16, 8
 LENGTH, MOST_LEAPFROGS = 1.6, 64
 # Gradient steps at most while the particles are on their way.
 MOST_AT_FIRST = 16
-# Half of the particles start so many times as far from the mean as the sampler's draws.
-DISPERSION = 3.0
 # Where fewer effective draws than so many for each particle are in a window, some may be stranded.
 APART = 1.5
 # The warm-up ends when the acceptance is as near to its goal, and fewer transitions diverge, or after so many rounds.
@@ -45,7 +44,8 @@ SLOW, MOST_STRETCH = 0.2, 4.0
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
 # estimate alone: from the second stage on this share is enough, but not fewer draws than so many; from the third on as many as
-# are asked of four chains (Vehtari et al., Rank-normalization, folding, and localization, 2021).
+# are asked of four chains (Vehtari et al., Rank-normalization, folding, and localization, 2021). With separate modes these are
+# enough from the second on: which part of a mode a particle is in it remembers for long, but all parts have their shares.
 OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
 # Chains that agree are served, where going on is not worth its cost, from so many effective draws on: the slowest of all features
 # has an error of .07 sds by chance then, which its own standard error shows. A network would only be trained on the same states.
@@ -62,9 +62,8 @@ LAST_DIVERGENCES = 0.005
 # it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much; above `FULL_RANK_LIMIT`
 # dimensions, where none would help, chains have both.
 BUDGET, LARGE_BUDGET = 300, 600
-# The same with separate modes, and at most so many of them ahead: chains that are slow there pass from one to another now and
-# then, as often as never, and only independent draws have the weights right.
-MODES_BUDGET, MODES_AHEAD = 100, 30
+# The same with separate modes, for each of which as many draws are asked for.
+MODES_BUDGET = 100
 
 
 class Particles:
@@ -79,6 +78,7 @@ class Particles:
 
     def __init__(self, subject: Subject):
         assert subject.budget is not None
+        self._subject = subject
         self.engine, self.target, self.sampler = subject.engine, subject.target, subject.sampler
         self.settings, self.rng, self.budget = subject.settings, subject.rng, subject.budget
         self.original, self.modes = subject.original, subject.modes
@@ -122,7 +122,7 @@ class Particles:
                 pass  # what diverges on the way says nothing of the steps that are needed there
             elif self._careless(window) and self._agreed is not None and self._spent >= DEAR * self._asked:
                 return window, judged  # the verdict says what diverged
-            elif self._careless(window) and careful and self._may_cost(2 * self._cost(window, length)):
+            elif self._careless(window) and careful:
                 self.acceptance = careful[0]
                 step_size = SMALLER * step_size
             elif judged.restless:
@@ -166,13 +166,8 @@ class Particles:
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
         """Whether the chains would come to enough draws within the budget."""
         least = min(LEAST_SERVED, self._draws(ENOUGH_DRAWS[-1][1]))
-        enough = least if self.modes is None else self._enough
-        ahead = (enough / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
-        return self._spent + ahead <= self._budget and self._may_cost(ahead)
-
-    def _may_cost(self, ahead: float) -> bool:
-        """Whether chains in separate modes may be expected to take so many more gradients."""
-        return self.modes is None or ahead <= MODES_AHEAD * self._asked
+        ahead = (least / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
+        return self._spent + ahead <= self._budget
 
     @property
     def _budget(self) -> float:
@@ -188,7 +183,7 @@ class Particles:
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
         scale = self.sampler.scale
-        start = self._dispersed(self.sampler.draw(self.count, self.rng))
+        start = starting_points(self._subject, self.count)
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
             if turn > 1 and not self.budget.affords(self.count * self.sampler.chains * WARM_UP):
@@ -201,18 +196,6 @@ class Particles:
             if turn > 0 and lost < LOST and np.abs(last - self.acceptance).max() < TUNED:
                 break
         return start, scale, step_size
-
-    def _dispersed(self, draws: Any) -> Any:
-        """Draws (G, P, d), every second one further from the mean: tails are left sooner than they are found.
-
-        Not where there are separate modes: particles of one must not end in another.
-        """
-        if self.modes is not None:
-            return draws
-        points = self.engine.numpy(draws)
-        mean = points.mean(1, keepdims=True)
-        far = np.where(np.arange(points.shape[1]) % 2, DISPERSION, 1.0)[None, :, None]
-        return self.engine.native(self.target, mean + far * (points - mean))
 
     def _revived(self, block: Block, *, warming: bool = True) -> Any:
         """Where the particles are; those that never moved go where others are, that did: behind the warm-up only from far out."""
@@ -245,9 +228,9 @@ class Particles:
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
         stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
-        if len(stages) == 1 or self.target.dim <= FULL_RANK_LIMIT:
+        if len(stages) == 1 or (self.modes is None and self.target.dim <= FULL_RANK_LIMIT):
             return stages[-1]
-        if len(stages) == 2:
+        if len(stages) == 2 and self.modes is None:
             return min(stages[-1], max(self._draws(OF_MANY), LEAST_OF_MANY[0]))
         return min(stages[-1], LEAST_OF_MANY[1])
 
@@ -332,10 +315,15 @@ class Particles:
         window = Window(
             self._joined(blocks, "x"), self._joined(blocks, "log_density"), self._joined(blocks, "score"),
             engine.numpy(probability).mean((1, 2)),
-            float(engine.numpy(divergent).mean()), float((moved.max(2) == 0).mean()), scale, step_size,
+            self._share(engine.numpy(divergent)), self._share(moved.max(2) == 0), scale, step_size,
             self._lengths(step_size)[-1], divergent, statistics, each,
         )  # fmt: skip
         return window, blocks[-1].position
+
+    def _share(self, happened: np.ndarray) -> float:
+        """How often something happened (G, P, ...), in states as they are served: those of a light mode hardly count."""
+        weights = None if self.modes is None else self.modes.weights.reshape(-1)
+        return float(np.average(happened.reshape(len(happened), -1).mean(1), weights=weights))
 
     def metric(self, x: Any, score: Any, scale: Any) -> Any:
         """See `pyro_dft.recipe.metric.adapted`."""

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The optima of one mode, K, at which its particles start.
+
+    Attributes:
+        optima: Their Gaussians.
+        shares: What share of the mode each holds, (K,).
+    """
+
+    optima: Gaussians
+    shares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class Subject:
         original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
         budget: What the fit may cost; None for no limit, which is for draws that are refined one by one only.
+        origins: Where the particles of each mode start; none where that is at draws of its sampler.
     """
 
     engine: Engine
@@ -37,6 +54,7 @@ class Subject:
     original: Callable[[Any], Any]
     modes: Modes | None = None
     budget: Budget | None = None
+    origins: Sequence[Origin] = ()
 
     @property
     def leapfrogs(self) -> int:

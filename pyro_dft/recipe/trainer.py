@@ -20,7 +20,7 @@ import numpy as np
 from pyro_dft.judging.drift import LIMITS, Drift, still_limit
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
-from pyro_dft.recipe.constants import FULL_RANK_LIMIT
+from pyro_dft.recipe.constants import FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.fit import Fit, Problem, Progress
 from pyro_dft.recipe.gaussian_phase import Chosen, GaussianPhase
@@ -34,7 +34,7 @@ from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
 
-# Most transitions of each draw where an ensemble of chains was given up.
+# Most transitions of each draw where an ensemble of chains was given up; with separate modes each has as many draws.
 GIVEN_UP_STEPS = 16
 
 
@@ -294,7 +294,8 @@ class Trainer:
         sampler = chosen.sampler(self.engine, self.problems)
         objective = ["gaussian"] * sampler.chains
         return Fit(
-            sampler, chosen.problem, objective, chosen.gaussians, chosen.index, chosen.elbos, modes=chosen.modes
+            sampler, chosen.problem, objective, chosen.gaussians, chosen.index, chosen.elbos, modes=chosen.modes,
+            shares=chosen.shares,
         )  # fmt: skip
 
     def _start_without_gaussian(self) -> None:
@@ -348,12 +349,14 @@ class Trainer:
         # Each mode of a chain gets as many draws as a chain without modes.
         draws = s.num_draws * fit.sampler.chains // self.chains
         subject = Subject(
-            self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes, self.budget
+            self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes, self.budget,
+            fit.origins(),
         )  # fmt: skip
         with self._ledger.phase("refinement"):
             if not by_chains(s, problem.target) or self.gaussian_measured is not None:
                 # Where chains have failed already, a network's draws need few transitions, or they do not help.
-                most = None if self.gaussian_measured is None or fit.modes is not None else GIVEN_UP_STEPS
+                apart = 1 if fit.modes is None else fit.modes.count
+                most = None if self.gaussian_measured is None else max(FIRST_STEPS, GIVEN_UP_STEPS // apart)
                 fit.measurement = measure(subject, most)
             else:
                 fit.measurement = measure_by_chains(subject)
