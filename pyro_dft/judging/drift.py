@@ -175,6 +175,13 @@ class Drift:
         quiet = worst <= STILL_WORST and self.rms <= STILL_RMS
         return quiet and self.gap_lower <= STILL_GAP and float(self.memory.max()) <= STILL_MEMORY
 
+    def near(self, gate: float) -> bool:
+        """Whether no effect is surely above the gate, which is wider for 5 % and 95 % points, in proportion to their limits."""
+        limits = gate * LIMITS / LIMITS[0]
+        rows = 4 if self.memory.max() == 0 else 2
+        chance = still_limit(self.effects.shape[1]) if rows == 4 else 1.0
+        return bool((np.abs(self.effects) - chance * self.standard_errors < limits)[:rows].all())
+
     @property
     def sure_memory(self) -> float:
         """Largest memory, less what chance makes of one where nothing is remembered, over all of them."""

@@ -13,7 +13,6 @@ from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Particles
-from pyro_dft.recipe.subject import Subject
 from pyro_dft.recipe.window import Judged, Window
 
 # A new draw is refined until its memory of where it started is below the first figure, and the error that is expected to be
@@ -39,12 +38,6 @@ class Ensemble:
     particles: Particles
     window: Window
     judged: Judged
-
-    @classmethod
-    def run(cls, subject: Subject) -> Ensemble:
-        """Chains from a sampler's draws; see `Particles`."""
-        particles = Particles(subject)
-        return cls(particles, *particles.run())
 
     def against(self, draws: Any) -> list[Drift]:
         """Drift from a sampler's draws, native (G, n, d), to the particles: of all chains together, then of each."""

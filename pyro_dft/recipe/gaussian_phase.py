@@ -25,6 +25,10 @@ START_SCALES = (0.1, 1.0)
 # The model's own coordinates, the first ones, are chosen where their bound is above those of non-centred ones by so many nats. A
 # Gaussian that misses the neck of a funnel loses no more by it, and chains that start from it miss the neck as well.
 OWN_LEAD = 2.0
+# Places of these two among the sets of coordinates.
+OWN, WHOLLY = 0, 1
+# Other coordinates are tried where chains do badly, if their bound is no more than so many nats below.
+NEAR_BOUND = 10.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,20 @@ class GaussianPhase:
             )
         return Chosen(chosen.problem, gaussians, index, chosen.elbos, found, shares)
 
+    def rival(self, problem: int) -> Chosen | None:
+        """Other coordinates for chains that do badly: the wholly non-centred ones, which have no neck, or the best others.
+
+        Args:
+            problem: The coordinates that these chains are in.
+        """
+        elbos = [-math.inf if g is None else float(g.elbo.max()) for g in self._fitted]
+        others = [WHOLLY] if problem != WHOLLY else [i for i in range(len(elbos)) if i != WHOLLY]
+        best = max((i for i in others if i < len(elbos)), key=lambda i: elbos[i], default=problem)
+        found = self._fitted[best]
+        if best == problem or found is None or not elbos[best] >= elbos[problem] - NEAR_BOUND:
+            return None
+        return Chosen(best, found, found.best_of_chains(self.chains), elbos)
+
     def branch(self, ledger: Ledger) -> GaussianPhase:
         """A copy that can be ended while this one goes on."""
         other = copy.copy(self)
@@ -163,7 +181,7 @@ class GaussianPhase:
     def _choose(self, fitted: Sequence[Gaussians | None]) -> Chosen:
         elbos = [-math.inf if g is None else float(g.elbo.max()) for g in fitted]
         known = [i for i, g in enumerate(fitted) if g is not None]
-        best = max(known, key=lambda i: elbos[i] - (OWN_LEAD if i == 0 and len(known) > 1 else 0.0))
+        best = max(known, key=lambda i: elbos[i] - (OWN_LEAD if i == OWN and len(known) > 1 else 0.0))
         gaussians = fitted[best]
         assert gaussians is not None
         return Chosen(best, gaussians, gaussians.best_of_chains(self.chains), elbos)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_dft.recipe.ensemble import Ensemble
 from pyro_dft.recipe.measure import Measurement
-from pyro_dft.recipe.subject import Subject
+from pyro_dft.recipe.particles import Particles
 from pyro_dft.settings import Settings
 
 
@@ -16,12 +16,13 @@ def by_chains(settings: Settings, target: Any) -> bool:
     return settings.refine_steps is None and settings.objective != "dft-paper" and not target.minibatch
 
 
-def measure_by_chains(subject: Subject) -> Measurement:
-    """Runs an ensemble from the sampler's draws, and compares new draws with its states.
+def measure_by_chains(particles: Particles) -> Measurement:
+    """Runs an ensemble that has begun to its end, and compares new draws of its sampler with its states.
 
     How many transitions new draws need is left open (zero), until the sampler that is served is chosen: see `with_steps`.
     """
-    ensemble = Ensemble.run(subject)
+    subject = particles.subject
+    ensemble = Ensemble(particles, *particles.run())
     each = max(10, subject.draws // subject.sampler.chains)
     refined, halfway, log_density, diverged, statistics = ensemble.kept(each)
     raw = subject.sampler.draw(each, subject.rng)

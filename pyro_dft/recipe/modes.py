@@ -76,6 +76,19 @@ class Modes:
         # The choice knows nothing of the draws, so a fixed seed does no harm, and a file need not hold it.
         return self.rows(n, np.random.default_rng(0), available=n)[1]
 
+    def particles(self, count: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """For each chain, which particles stand for it, as many of each mode as it weighs, and the modes that these are in.
+
+        Args:
+            count: Particles of each sampler.
+        """
+        found = []
+        for c, weights in enumerate(self.weights):
+            counts = np.round(count * weights / weights.max()).astype(int)
+            rows = [(c * len(weights) + k) * count + np.arange(n) for k, n in enumerate(counts)]
+            found.append((np.concatenate(rows), np.repeat(np.arange(len(weights)), counts)))
+        return found
+
     def combine(self, draws: Any, rows: NDArray[np.intp]) -> Any:
         """Draws (C, n, ...) of the chains from those of the samplers, (C K, m, ...): NumPy, torch or jax."""
         together = draws.reshape(self.chains, self.count * draws.shape[1], *draws.shape[2:])

@@ -8,6 +8,7 @@ serves the next, never its own, so that each window is a proper Markov chain.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +55,10 @@ LEAST_SERVED = 200
 CAREFUL_ACCEPTANCES = (0.95, 0.99)
 # But not where a window could be served and so many gradients for each draw are spent: with smaller steps all of it begins anew.
 DEAR = 100
-# By about as much, before they are tuned: acceptance is so near to one there that a few transitions of tuning hardly move them.
+# They cost about so many times as much.
+SMALL_STEPS = 2.0
+# Steps are made smaller by about as much before they are tuned: acceptance is so near to one there that a few transitions of
+# tuning hardly move them.
 SMALLER = 0.6
 # With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
 LAST_DIVERGENCES = 0.005
@@ -73,12 +77,13 @@ class Particles:
         subject: The sampler that they start from, the posterior, how many draws are asked for, and what they may cost.
 
     Attributes:
+        subject: As given.
         bank: The states of all blocks with their scores.
     """
 
     def __init__(self, subject: Subject):
         assert subject.budget is not None
-        self._subject = subject
+        self.subject = subject
         self.engine, self.target, self.sampler = subject.engine, subject.target, subject.sampler
         self.settings, self.rng, self.budget = subject.settings, subject.rng, subject.budget
         self.original, self.modes = subject.original, subject.modes
@@ -90,16 +95,44 @@ class Particles:
         self.bank = Bank()
         self._agreed: tuple[Window, Judged] | None = None
         self._spent = self._turn = 0
+        self._going = self._windows()
+        self._first: tuple[Window, Judged] | None = None
+
+    def begin(self) -> None:
+        """Warms up, and runs the first window."""
+        self._first = next(self._going)
+
+    @property
+    def struggling(self) -> bool:
+        """Whether the first window says that these are no good coordinates: transitions diverge, or hardly get anywhere."""
+        assert self._first is not None
+        window, judged = self._first
+        return self._careless(window) or judged.effective < LEAST_SERVED
+
+    @property
+    def efficiency(self) -> float:
+        """Effective draws that the first window came to for each gradient, with as small steps as it calls for."""
+        assert self._first is not None
+        window, judged = self._first
+        smaller = SMALL_STEPS if self._careless(window) else 1.0
+        # Particles that stay where they are count as one each.
+        made = max(judged.effective - self.count * self.sampler.chains, 1.0)
+        return made / (smaller * self._cost(window, window.x.shape[2]))
 
     def run(self) -> tuple[Window, Judged]:
-        """Warms up, and goes on window by window until one is good, or more of them are not worth it."""
-        window, judged = self._windows()
+        """Goes on window by window until one is good, or more of them are not worth it."""
+        for window, judged in self._going:
+            last = window, judged
+        window, judged = last
+        # What is kept does not hold the states of every window, and can be copied.
+        self._going, self._first = iter(()), None
         if judged.complete or self._agreed is None:
             return window, judged
         window, judged = self._agreed
         return window, replace(judged, complete=True)
 
-    def _windows(self) -> tuple[Window, Judged]:
+    def _windows(self) -> Iterator[tuple[Window, Judged]]:
+        """The windows, each whenever it has gone on, and last the one that says how it ended."""
         start, scale, step_size = self._warmed_up()
         length = max(TUNING, BLOCK_STEPS * math.ceil(self.each / self.count / BLOCK_STEPS))
         while True:
@@ -109,10 +142,12 @@ class Particles:
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
             self._note(window, judged)
+            yield window, judged
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
                 if not more:
-                    return window, judged
+                    yield window, judged
+                    return
                 following, start = self._window(start, scale, step_size, more)
                 window = joined(self.engine, window, following)
                 judged = self._judged(window)
@@ -121,7 +156,8 @@ class Particles:
             if judged.climbing:
                 pass  # what diverges on the way says nothing of the steps that are needed there
             elif self._careless(window) and self._agreed is not None and self._spent >= DEAR * self._asked:
-                return window, judged  # the verdict says what diverged
+                yield window, judged  # the verdict says what diverged
+                return
             elif self._careless(window) and careful:
                 self.acceptance = careful[0]
                 step_size = SMALLER * step_size
@@ -129,9 +165,11 @@ class Particles:
                 self._stretched(window, judged)
                 length *= 2
             else:
-                return window, replace(judged, complete=not self._careless(window))
+                yield window, replace(judged, complete=not self._careless(window))
+                return
             if not self._affords(window, length + TUNING):
-                return window, judged
+                yield window, judged
+                return
             scale = self.metric(window.x, window.score, scale)
             start = self._without_stranded(window, start, judged)
 
@@ -183,7 +221,7 @@ class Particles:
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
         scale = self.sampler.scale
-        start = starting_points(self._subject, self.count)
+        start = starting_points(self.subject, self.count)
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
             if turn > 1 and not self.budget.affords(self.count * self.sampler.chains * WARM_UP):
@@ -337,8 +375,7 @@ class Particles:
         points = self.engine.numpy(self.original(window.x.reshape(-1, d))).reshape(g, p, t, d)
         half = t // 2
         chosen = self.of_chains()
-        drifts, effective = [], []
-        groups = list(chosen)
+        drifts, groups = [], list(chosen)
         if self.chains > 1:  # else all of them are those of the one chain
             rows, modes = (np.concatenate(part) for part in zip(*chosen, strict=True))
             groups.insert(0, (rows, modes))
@@ -348,9 +385,7 @@ class Particles:
             first, second = some[:, :half].reshape(-1, d), some[:, half : 2 * half].reshape(-1, d)
             drifts.append(drift(first, second, np.repeat(modes, half), half))
         drifts = drifts if self.chains > 1 else 2 * drifts
-        for rows, mode in chosen:
-            effective.append(effective_draws(flat[rows], mode))
-        least = np.min(effective, 0) * self.chains
+        least = np.min([effective_draws(flat[rows], mode) for rows, mode in chosen], 0) * self.chains
         alone = np.zeros((g, p), bool)
         if least.min() < APART * p * g:
             alone = stranded(self.engine.numpy(window.x), log_density)
@@ -358,14 +393,7 @@ class Particles:
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""
-        if self.modes is None:
-            return [
-                (c * self.count + np.arange(self.count), np.zeros(self.count, int))
-                for c in range(self.chains)
-            ]
-        out = []
-        for c, weights in enumerate(self.modes.weights):
-            counts = np.round(self.count * weights / weights.max()).astype(int)
-            rows = [(c * len(weights) + k) * self.count + np.arange(n) for k, n in enumerate(counts)]
-            out.append((np.concatenate(rows), np.repeat(np.arange(len(weights)), counts)))
-        return out
+        if self.modes is not None:
+            return self.modes.particles(self.count)
+        rows = np.arange(self.chains * self.count).reshape(self.chains, -1)
+        return [(own, np.zeros(self.count, int)) for own in rows]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.judging.drift import LIMITS, Drift, still_limit
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.constants import FIRST_STEPS, FULL_RANK_LIMIT
@@ -30,6 +29,7 @@ from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
 from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again, with_steps
 from pyro_dft.recipe.network_phase import NetworkPhase
+from pyro_dft.recipe.race import begun
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
@@ -227,14 +227,13 @@ class Trainer:
         self.history.append(Progress(len(self.history) + 1, self.total, phase, loss))
 
     def _tell_earlier(self) -> None:
-        for earlier in self._told:
-            self._tell(*earlier)
-        self._told = []
+        earlier, self._told = self._told, []
+        for entry in earlier:
+            self._tell(*entry)
 
     def _look(self, phase: str, loss: float = math.nan) -> None:
         if self.watch is not None:
-            made = self._gaussian.steps + self.network_steps
-            self.watch(Progress(made, self.total, phase, loss))
+            self.watch(Progress(self._gaussian.steps + self.network_steps, self.total, phase, loss))
 
     # The phases
 
@@ -259,7 +258,7 @@ class Trainer:
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
-            near = all(_near(d, s.experimental.gate) for d in measured.drift_raw_by_chain)
+            near = all(d.near(s.experimental.gate) for d in measured.drift_raw_by_chain)
             good = near and (not chains or measured.complete)
             large = chains and self.target.dim > FULL_RANK_LIMIT
             if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
@@ -343,25 +342,34 @@ class Trainer:
             self.fit.measurement = self._with_steps(again)
         self._network_steps, self._network = self._network.steps, None
 
-    def _measure(self) -> Measurement:
-        assert self.fit is not None
-        problem, fit, s = self.problems[self.fit.problem], self.fit, self.settings
+    def _subject(self, fit: Fit) -> Subject:
+        problem, s = self.problems[fit.problem], self.settings
         # Each mode of a chain gets as many draws as a chain without modes.
         draws = s.num_draws * fit.sampler.chains // self.chains
-        subject = Subject(
+        return Subject(
             self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes, self.budget,
             fit.origins(),
         )  # fmt: skip
+
+    def _measure(self) -> Measurement:
+        assert self.fit is not None
         with self._ledger.phase("refinement"):
-            if not by_chains(s, problem.target) or self.gaussian_measured is not None:
+            if not by_chains(self.settings, self.target) or self.gaussian_measured is not None:
                 # Where chains have failed already, a network's draws need few transitions, or they do not help.
-                apart = 1 if fit.modes is None else fit.modes.count
+                apart = 1 if self.fit.modes is None else self.fit.modes.count
                 most = None if self.gaussian_measured is None else max(FIRST_STEPS, GIVEN_UP_STEPS // apart)
-                fit.measurement = measure(subject, most)
+                measured = measure(self._subject(self.fit), most)
             else:
-                fit.measurement = measure_by_chains(subject)
+                particles, self.fit = begun(self.fit, self._rival, self._subject)
+                measured = measure_by_chains(particles)
+            self.fit.measurement = measured
             self.budget.reserved = 0.0
-        return fit.measurement
+        return measured
+
+    def _rival(self) -> Fit | None:
+        assert self.fit is not None
+        found = self._gaussian.rival(self.fit.problem) if self.fit.modes is None else None
+        return None if found is None else self._fit_of(found)
 
     # A training in progress, to go on with in another process
 
@@ -390,11 +398,3 @@ class Trainer:
             raise ValueError("the networks were trained in other coordinates")
         self._told, self._resumed = self._network.resume(arrays, header), None
         self._ledger.go_on_from(header["phase_seconds"], header.get("phase_gradients", {}))
-
-
-def _near(drift: Drift, gate: float) -> bool:
-    """Whether no effect is surely above the gate, which is wider for 5 % and 95 % points, in proportion to their limits."""
-    limits = gate * LIMITS / LIMITS[0]
-    rows = 4 if drift.memory.max() == 0 else 2
-    chance = still_limit(drift.effects.shape[1]) if rows == 4 else 1.0
-    return bool((np.abs(drift.effects) - chance * drift.standard_errors < limits)[:rows].all())
