@@ -64,7 +64,7 @@ def test_the_rival_runs_only_where_it_is_called_for_and_goes_on_only_where_it_is
 
 
 def exact_scale(y):
-    """Draws of the groups' sd given one value with unit noise for each group, by quadrature over it; the mean is integrated out."""
+    """Draws of the groups' sd given one value with unit noise for each group, by quadrature; the mean is integrated out."""
     tau = np.linspace(1e-3, 4.0, 4000)
     v = 1.0 + tau**2
     precision, total = len(y) / v + 1 / 25.0, y.sum() / v
@@ -84,14 +84,11 @@ def test_groups_with_little_data_are_right_and_cheap(backend):
     assert report["status"] == "converged"
     # Partly non-centred, steps of chains have to be several times as small at the end.
     assert report["gradient_evaluations"] < 300_000
-    found, exact = (
-        np.log(np.asarray(dft.get_samples()["tau"], float)),
-        np.log(exact_scale(GROUPS.astype(float))),
-    )
+    found, exact = np.asarray(dft.get_samples()["tau"], float), exact_scale(GROUPS.astype(float))
     sd = exact.std()
     # At least 600 effective draws: four standard errors of a mean, of a log sd, and of 5 % and 95 % points, in sds.
     assert abs(found.mean() - exact.mean()) < 4 * 600**-0.5 * sd
-    assert abs(np.log(found.std() / sd)) < 4 * 1200**-0.5 * 1.5
+    assert abs(np.log(found.std() / sd)) < 4 * 1200**-0.5
     for level in (0.05, 0.95):
         density = np.mean(np.abs(exact - np.quantile(exact, level)) < 0.1 * sd) / 0.2
         error = (level * (1 - level) / 600) ** 0.5 / density
