@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from potentials import D, curved, one_by_one
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pyro_dft.engine_torch import batched, graphs
+from pyro_dft.engine_torch import batched, garbage, graphs
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, PerformanceWarning
+from pyro_dft.recipe.memory import CPU_BYTES
 
 
 def branching(x):
@@ -137,13 +139,41 @@ def test_a_graph_is_made_in_one_mode_of_fake_tensors(points, monkeypatch):
     assert graph(2 * x) == (2 * x * (2 * x).sin()).sum()
 
 
-def test_slow_potentials_are_not_traced(make, points, monkeypatch):
+@pytest.mark.parametrize(
+    ("late", "most", "is_traced"), [(7, 10_000, False), (6, 10_000, True), (6, 0, False)]
+)
+def test_potentials_of_many_operations_are_traced_late_or_never(
+    make, points, monkeypatch, late, most, is_traced
+):
     target = make(curved)
-    monkeypatch.setattr(batched, "TRACE_LIMIT", 0.0)
+    for name, value in (("TRACE_LIMIT", 0), ("LATE", late), ("MOST_OPERATIONS", most)):
+        monkeypatch.setattr(batched, name, value)
     target.probe(points(2))
     for _ in range(6):
         target.evaluate(points(3))
-    assert not target._full._graphs
+    assert bool(target._full._graphs) == is_traced
+
+
+def test_garbage_is_collected_where_memory_has_grown(monkeypatch):
+    made = []
+    monkeypatch.setattr(garbage.gc, "collect", lambda: made.append(1))
+    sizes = iter([10 * CPU_BYTES, 4 * CPU_BYTES])
+    monkeypatch.setattr(garbage, "resident", lambda: next(sizes))
+    assert garbage.collected(3 * CPU_BYTES) == 4 * CPU_BYTES
+    monkeypatch.setattr(garbage, "resident", lambda: 4 * CPU_BYTES + 1)
+    assert garbage.collected(4 * CPU_BYTES) == 4 * CPU_BYTES
+    assert len(made) == 1
+    monkeypatch.setattr(garbage, "resident", lambda: None)  # where the system does not say
+    assert garbage.collected(4 * CPU_BYTES) == 0
+    assert len(made) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
+def test_the_memory_of_this_process_is_known():
+    before = garbage.resident()
+    kept = torch.ones(2**26)
+    assert garbage.resident() - before > 2**27
+    assert kept[0] == 1
 
 
 def test_new_data_after_rebind_are_seen(make, points):

@@ -6,7 +6,6 @@ backward pass.
 
 from __future__ import annotations
 
-import gc
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pyro_dft import messages
 from pyro_dft.engine_torch.branches import Disagreement, Vmapped, joined
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.failures import CHECKS, ERRORS, Failures, culprit
+from pyro_dft.engine_torch.garbage import collected
 from pyro_dft.engine_torch.graphs import Graphs, Way
 from pyro_dft.engine_torch.random_state import unmoved
 from pyro_dft.engine_torch.recompute import recomputed
@@ -26,8 +26,10 @@ from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.recipe.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 
 Potential = Callable[[Tensor], Tensor]
-# Tracing a potential of more tensor operations than this costs more than it saves.
-TRACE_LIMIT = 2000
+# A batch size is traced when it comes up for the first figure's time; for the second's where a potential has more tensor
+# operations than `TRACE_LIMIT`, as a trace takes seconds then, and never where it has more than the last figure.
+SOON, LATE = 4, 128
+TRACE_LIMIT, MOST_OPERATIONS = 2000, 40_000
 # Number of points, between those of a probe, that a potential which asks for values is tried at: most must agree with others.
 _CROWD = 32
 # A batch size is traced again, twice at most, once this many times its number of points took a way that has no graph.
@@ -66,9 +68,10 @@ class BatchedPotential:
         self._vmapped.asks = asks
         self._graphs: dict[int, Graphs | None] = {}
         self._seen: dict[int, int] = {}
+        self._patience = SOON
         self._traces: dict[int, int] = {}
         self._second_by_rows = False
-        self._left = 0
+        self._left, self._freed = 0, 0
         self._ways: list[Way] = []  # of the last batch that was not traced
 
     @property
@@ -168,7 +171,8 @@ class BatchedPotential:
             self.cost, self.chunk = Cost(), LEAST_POINTS
             return
         self.chunk = self.cost.size.at_once(x.device.type == "cpu")
-        self.trace = self.trace and self.cost.operations < TRACE_LIMIT
+        self.trace = self.trace and self.cost.operations < MOST_OPERATIONS
+        self._patience = SOON if self.cost.operations < TRACE_LIMIT else LATE
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, d) points -> log density (n,), score (n, d); differentiable where gradients are enabled."""
@@ -214,8 +218,8 @@ class BatchedPotential:
         n = len(x)
         if n not in self._graphs:
             self._seen[n] = self._seen.get(n, 0) + 1
-            # Sizes that occur a few times only are not worth a trace; and a fit needs few sizes.
-            if self._seen[n] < 4 or len(self._graphs) >= 8:
+            # A fit needs few sizes.
+            if self._seen[n] < self._patience or len(self._graphs) >= 8:
                 return self._eager(x)
             self._graphs[n] = self._traced(x)
             self._traces[n] = self._traces.get(n, 0) + 1
@@ -267,7 +271,7 @@ class BatchedPotential:
         self._left += 0 if self.cost is None else len(x) * self.cost.size.total_bytes
         if self._left > CPU_BYTES:
             self._left = 0
-            gc.collect()
+            self._freed = collected(self._freed)
         return result
 
     def _parted(self, x: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
