@@ -67,6 +67,12 @@ def test_few_divergences_are_enough_where_chains_have_made_their_steps_small():
     assert judge(facts(careful_divergence_rate=0.0002, ensemble=chains))["status"] == "converged"
 
 
+def test_divergences_advise_what_has_not_been_done():
+    assert "Try a non-centred" in judge(facts(careful_divergence_rate=0.02))["warnings"][0]
+    (said,) = judge(facts(careful_divergence_rate=0.02, coordinates=["u", "v"]))["warnings"]
+    assert "Non-centred already: u, v." in said
+
+
 def test_every_alarm_is_tried():
     assert set(SOUNDING) == {alarm.name for alarm in alarms.ALARMS}
     assert judge(facts())["status"] == "converged"

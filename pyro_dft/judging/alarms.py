@@ -123,12 +123,19 @@ def _steps(facts: Facts, limit: float) -> bool:
     return careful is not None and careful["proved"] > limit
 
 
+def _against_necks(facts: Facts) -> str:
+    done = facts.get("coordinates")
+    if not done:
+        return "Try a non-centred parametrisation."
+    return f"Non-centred already: {', '.join(done)}. Try priors that keep scales away from zero, or a reparametrised model."
+
+
 def _small_steps(facts: Facts) -> str:
     careful = facts["drift_careful"]
     return (
         f"some refining transitions diverged ({facts['divergence_rate']:.1%}), and with smaller steps the draws move: "
         f"{careful['moment']} of {careful['coordinate']} by {careful['worst']:.2f} sd. They enter a part of the posterior that "
-        "the usual steps leave out (a neck, a sharp bend). Try a non-centred parametrisation."
+        f"the usual steps leave out (a neck, a sharp bend). {_against_necks(facts)}"
     )
 
 
@@ -307,7 +314,7 @@ ALARMS: tuple[Alarm, ...] = (
     Alarm(
         "divergences", "suspect", lambda f: f["careful_divergence_rate"] > _divergence_limit(f),
         lambda f: f"{f['careful_divergence_rate']:.2%} of the refining transitions diverged, with small steps too: parts of the "
-        "posterior are much narrower than the rest (a funnel?) and may be missed. Try a non-centred parametrisation.",
+        f"posterior are much narrower than the rest (a funnel?) and may be missed. {_against_necks(f)}",
         unless=("divergences",), unrepaired=True,
     ),
     Alarm(
