@@ -43,16 +43,24 @@ def test_the_rival_is_the_other_kind_of_coordinates(elbos, problem, expected):
 
 
 @pytest.mark.parametrize(
-    ("struggling", "own", "other", "expected", "asked"),
-    [(False, 1.0, 9.0, "own", 0), (True, 1.0, 9.0, "other", 1), (True, 2.0, 1.0, "own", 1)],
+    ("struggling", "own", "other", "left", "expected", "asked"),
+    [
+        (False, 1.0, 9.0, 1000, "own", 0),
+        (True, 1.0, 9.0, 1000, "other", 1),
+        (True, 2.0, 1.0, 1000, "own", 1),
+        (True, 1.0, 9.0, 99, "own", 0),  # a limit of gradients that leaves no more for them
+    ],
 )
 def test_the_rival_runs_only_where_it_is_called_for_and_goes_on_only_where_it_is_better(
-    monkeypatch, struggling, own, other, expected, asked
+    monkeypatch, struggling, own, other, left, expected, asked
 ):
     rates, calls = {"own": own, "other": other}, []
 
     def particles(subject):
-        return SimpleNamespace(begin=lambda: None, struggling=struggling, efficiency=rates[subject])
+        budget = SimpleNamespace(left=left)
+        return SimpleNamespace(
+            begin=lambda: None, struggling=struggling, efficiency=rates[subject], spent=100, budget=budget
+        )
 
     def rival():
         calls.append(1)

@@ -159,10 +159,11 @@ class _Search:
     def shares(self, groups: list[list[int]]) -> list[Shares]:
         """What share of its mode each optimum holds; none where no mode has several, or that is not known well."""
         members = sum(groups, [])
-        if len(members) == len(groups):
+        draws = min(SHARE_DRAWS, self.affordable // len(members))
+        if len(members) == len(groups) or draws < TEST_DRAWS:
             return []
         proposal = Proposal.of(*self.parts(members))
-        drawn = draw(proposal, self.log_density, SHARE_DRAWS, self.rng)
+        drawn = draw(proposal, self.log_density, draws, self.rng)
         if not drawn.k_hat < GOOD_KHAT:
             return []
         found = dict(zip(members, mode_shares(drawn, proposal)[0], strict=True))

@@ -79,6 +79,7 @@ class Particles:
     Attributes:
         subject: As given.
         bank: The states of all blocks with their scores.
+        spent: Gradients so far.
     """
 
     def __init__(self, subject: Subject):
@@ -94,7 +95,7 @@ class Particles:
         self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
         self.bank = Bank()
         self._agreed: tuple[Window, Judged] | None = None
-        self._spent = self._turn = 0
+        self.spent = self._turn = 0
         self._going = self._windows()
         self._first: tuple[Window, Judged] | None = None
 
@@ -155,7 +156,7 @@ class Particles:
             careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if judged.climbing:
                 pass  # what diverges on the way says nothing of the steps that are needed there
-            elif self._careless(window) and self._agreed is not None and self._spent >= DEAR * self._asked:
+            elif self._careless(window) and self._agreed is not None and self.spent >= DEAR * self._asked:
                 yield window, judged  # the verdict says what diverged
                 return
             elif self._careless(window) and careful:
@@ -205,7 +206,7 @@ class Particles:
         """Whether the chains would come to enough draws within the budget."""
         least = min(LEAST_SERVED, self._draws(ENOUGH_DRAWS[-1][1]))
         ahead = (least / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
-        return self._spent + ahead <= self._budget
+        return self.spent + ahead <= self._budget
 
     @property
     def _budget(self) -> float:
@@ -265,7 +266,7 @@ class Particles:
     @property
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
-        stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self._spent >= spent * self._asked]
+        stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self.spent >= spent * self._asked]
         if len(stages) == 1 or (self.modes is None and self.target.dim <= FULL_RANK_LIMIT):
             return stages[-1]
         if len(stages) == 2 and self.modes is None:
@@ -278,7 +279,7 @@ class Particles:
     def _affords(self, window: Window, length: int) -> bool:
         """Whether so many more transitions are within the budget."""
         ahead = self._cost(window, length)
-        return self._spent + ahead <= self._budget and self.budget.affords(ahead)
+        return self.spent + ahead <= self._budget and self.budget.affords(ahead)
 
     @property
     def _asked(self) -> float:
@@ -322,7 +323,7 @@ class Particles:
             start, step_size = block.position, block.step_size
             blocks.append(block)
             self._remember(block)
-            self._spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
+            self.spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
         return blocks
 
     def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:

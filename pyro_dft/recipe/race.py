@@ -27,7 +27,7 @@ def begun(
     """
     particles = Particles(subject(fit))
     particles.begin()
-    other = rival() if particles.struggling else None
+    other = rival() if particles.struggling and particles.spent <= particles.budget.left else None
     if other is None:
         return particles, fit
     others = Particles(subject(other))
