@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import numpy as np
 import pyro
@@ -68,6 +69,13 @@ class TestRun:
         for text in ("gaussian", "-elbo=", "kl", "dft", "fisher gap=", "measuring", "100%"):
             assert text in shown
         assert "it/s" not in shown  # iterations of different phases have no common rate
+
+    def test_the_progress_bar_says_how_far_chains_have_come(self, monkeypatch, capsys):
+        monkeypatch.delenv("CI", raising=False)
+        DFT(known_mean, train="never", num_draws=400).run(Y)
+        shown = capsys.readouterr().err
+        assert re.search(r"chains \([\d,]+ gradients\)", shown)
+        assert re.search(r"chains \([\d,]+ gradients, [\d,]+ of [\d,]+ effective draws\)", shown)
 
     @pytest.mark.parametrize("quiet", ["argument", "environment"])
     def test_the_progress_bar_can_be_hidden(self, monkeypatch, capsys, quiet):

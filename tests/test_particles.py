@@ -12,7 +12,7 @@ from scipy import special
 from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
-from pyro_dft.recipe import particles
+from pyro_dft.recipe import enough, particles
 from pyro_dft.recipe.bank import Bank, Substitute, usable
 
 SHAPE = 3.0
@@ -274,7 +274,7 @@ def test_a_light_mode_serves_states_of_all_its_chains(backend):
 @pytest.mark.parametrize("least", [200, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, monkeypatch, least):
     """What they are asked for here is beyond their budget. Without the rule a network's draws would be served."""
-    monkeypatch.setattr(particles, "ENOUGH_DRAWS", ((0, 20.0),))
+    monkeypatch.setattr(enough, "ENOUGH_DRAWS", ((0, 20.0),))
     monkeypatch.setattr(particles, "BUDGET", 10)
     monkeypatch.setattr(particles, "LEAST_SERVED", least)
     start = {"x": backend.array(np.zeros(3))}
@@ -291,3 +291,17 @@ def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, mon
     assert np.abs(x.mean(0) - [MEAN, MEAN, 0.0]).max() < 4 / report["ensemble"]["ess"] ** 0.5
     # One window and what it goes on by, within ten gradients for each draw.
     assert report["phase_gradients"]["refinement"] < 60_000
+
+
+@pytest.mark.parametrize(
+    ("each", "kind", "expected"),
+    [
+        (0, {}, 2400), (10, {}, 1200), (100, {}, 600),
+        (0, {"large": True}, 2400), (10, {"large": True}, 800), (100, {"large": True}, 400),
+        (0, {"apart": True}, 2400), (10, {"apart": True}, 400), (100, {"apart": True}, 400),
+        (10, {"large": True, "apart": True}, 400),
+    ],
+)  # fmt: skip
+def test_fewer_draws_are_enough_once_they_have_cost_much(each, kind, expected):
+    assert enough.enough(4000, each, **{"large": False, "apart": False, **kind}) == expected
+    assert enough.at_last(4000) == 600

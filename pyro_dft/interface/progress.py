@@ -26,9 +26,8 @@ class ProgressBar:
 
     def __init__(self, total: int, *, disable: bool = False):
         hidden = disable or "CI" in os.environ
-        self._bar: Any = tqdm(
-            total=total, disable=hidden, unit="it", bar_format=_FORMAT, desc="tracing the model"
-        )
+        self._phase = "tracing the model"
+        self._bar: Any = tqdm(total=total, disable=hidden, unit="it", bar_format=_FORMAT, desc=self._phase)
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +47,12 @@ class ProgressBar:
 
     def entered(self, phase: str) -> None:
         """Names the phase of the fit that begins, or goes on."""
-        self.status(_WORDS.get(phase, f"network ({phase})"))
+        self._phase = _WORDS.get(phase, f"network ({phase})")
+        self.status(self._phase)
+
+    def noted(self, text: str) -> None:
+        """Says how far the phase has come."""
+        self.status(f"{self._phase} ({text})")
 
     def status(self, text: str) -> None:
         """Says what goes on beside the iterations."""

@@ -76,7 +76,7 @@ class Training:
             with (
                 self.backend.session(),
                 ProgressBar(self.trainer.total, disable=self.options.disable_progbar) as bar,
-                self.trainer.announcing(bar.entered),
+                self.trainer.announcing(bar.entered, bar.noted),
             ):
                 try:
                     self.resume()
@@ -259,7 +259,7 @@ class Training:
             trainer.watch = self.trainer.watch
             trainer.take_up()
             bar = ProgressBar(trainer.total, disable=self.options.disable_progbar)
-            with bar, trainer.announcing(bar.entered):
+            with bar, trainer.announcing(bar.entered, bar.noted):
                 while not trainer.done:
                     bar.update(trainer.step())
                 result = self._measure(trainer)

@@ -17,6 +17,7 @@ class Ledger:
 
     Attributes:
         entered: Called with the name of each phase that begins, or goes on after another one within it.
+        noted: Called with what the phase that is open says of how far it has come.
     """
 
     def __init__(
@@ -30,7 +31,8 @@ class Ledger:
         self._seconds: dict[str, float] = {}
         self._gradients: dict[str, int] = {}
         self._open: list[str] = []
-        self.entered: Callable[[str], None] = _told_nobody
+        self.entered: Callable[[str], None] = told_nobody
+        self.noted: Callable[[str], None] = told_nobody
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -54,6 +56,16 @@ class Ledger:
         )
 
     @contextlib.contextmanager
+    def announcing(self, entered: Callable[[str], None], noted: Callable[[str], None]) -> Iterator[None]:
+        """Calls these in here, see above."""
+        before = self.entered, self.noted
+        self.entered, self.noted = entered, noted
+        try:
+            yield
+        finally:
+            self.entered, self.noted = before
+
+    @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds what runs inside to a phase, without what other phases booked meanwhile."""
         start, booked = time.perf_counter(), sum(self._seconds.values())
@@ -73,7 +85,7 @@ class Ledger:
             self._gradients[name] = self._gradients.get(name, 0) + self._evaluations() - count - int(others)
 
 
-def _told_nobody(_: str) -> None:
+def told_nobody(_: str) -> None:
     """Where nobody watches."""
 
 

@@ -21,6 +21,7 @@ from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.enough import at_last, enough
 from pyro_dft.recipe.starts import starting_points
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
@@ -40,14 +41,6 @@ APART = 1.5
 TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
 # Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
 SLOW, MOST_STRETCH = 0.2, 4.0
-# A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
-# many gradients for each draw are spent.
-ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
-# Where the least is over thousands of features, those of more than `FULL_RANK_LIMIT` dimensions, it is lower for the noise of its
-# estimate alone: from the second stage on this share is enough, but not fewer draws than so many; from the third on as many as
-# are asked of four chains (Vehtari et al., Rank-normalization, folding, and localization, 2021). With separate modes these are
-# enough from the second on: which part of a mode a particle is in it remembers for long, but all parts have their shares.
-OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
 # Chains that agree are served, where going on is not worth its cost, from so many effective draws on: the slowest of all features
 # has an error of .07 sds by chance then, which its own standard error shows. A network would only be trained on the same states.
 LEAST_SERVED = 200
@@ -96,6 +89,7 @@ class Particles:
         self.bank = Bank()
         self._agreed: tuple[Window, Judged] | None = None
         self.spent = self._turn = 0
+        self._found = ""
         self._going = self._windows()
         self._first: tuple[Window, Judged] | None = None
 
@@ -176,10 +170,15 @@ class Particles:
 
     def _note(self, window: Window, judged: Judged) -> None:
         """Keeps the last window that could be served; none where particles move again, with smaller steps."""
+        self._tell(f", {judged.effective:,.0f} of {self._enough:,.0f} effective draws")
         if judged.restless:
             self._agreed = None
         elif judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
             self._agreed = window, judged
+
+    def _tell(self, found: str | None = None) -> None:
+        self._found = found or self._found
+        self.subject.note(f"{self.spent:,} gradients{self._found}")
 
     def _stretched(self, window: Window, judged: Judged) -> None:
         """Trajectories get longer where states of the window are far from independent."""
@@ -204,14 +203,14 @@ class Particles:
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
         """Whether the chains would come to enough draws within the budget."""
-        least = min(LEAST_SERVED, self._draws(ENOUGH_DRAWS[-1][1]))
+        least = min(LEAST_SERVED, at_last(self.settings.num_draws))
         ahead = (least / max(judged.effective, 1.0) - 1) * self._cost(window, window.x.shape[2])
         return self.spent + ahead <= self._budget
 
     @property
     def _budget(self) -> float:
         alone = LARGE_BUDGET if self.target.dim > FULL_RANK_LIMIT else BUDGET
-        return (alone if self.modes is None else MODES_BUDGET) * self._asked
+        return self._asked * (alone if self.modes is None else MODES_BUDGET)
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
@@ -266,15 +265,10 @@ class Particles:
     @property
     def _enough(self) -> float:
         """Effective draws that are enough, at this cost."""
-        stages = [self._draws(share) for spent, share in ENOUGH_DRAWS if self.spent >= spent * self._asked]
-        if len(stages) == 1 or (self.modes is None and self.target.dim <= FULL_RANK_LIMIT):
-            return stages[-1]
-        if len(stages) == 2 and self.modes is None:
-            return min(stages[-1], max(self._draws(OF_MANY), LEAST_OF_MANY[0]))
-        return min(stages[-1], LEAST_OF_MANY[1])
-
-    def _draws(self, share: float) -> float:
-        return share * self.settings.num_draws
+        large = self.target.dim > FULL_RANK_LIMIT
+        return enough(
+            self.settings.num_draws, self.spent / self._asked, large=large, apart=self.modes is not None
+        )
 
     def _affords(self, window: Window, length: int) -> bool:
         """Whether so many more transitions are within the budget."""
@@ -324,6 +318,7 @@ class Particles:
             blocks.append(block)
             self._remember(block)
             self.spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
+            self._tell()
         return blocks
 
     def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from pyro_dft.recipe.budget import Budget
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.ledger import told_nobody
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
 
@@ -42,6 +43,7 @@ class Subject:
         original: Maps native (n, d) points of the target's coordinates to the model's own unconstrained ones.
         modes: Which of several samplers serve each chain, or None.
         budget: What the fit may cost; None for no limit, which is for draws that are refined one by one only.
+        note: Takes words about how far the chains have come.
         origins: Where the particles of each mode start; none where that is at draws of its sampler.
     """
 
@@ -55,6 +57,7 @@ class Subject:
     modes: Modes | None = None
     budget: Budget | None = None
     origins: Sequence[Origin] = ()
+    note: Callable[[str], None] = told_nobody
 
     @property
     def leapfrogs(self) -> int:

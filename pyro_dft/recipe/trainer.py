@@ -7,11 +7,11 @@ interrupt can lose.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -159,14 +159,11 @@ class Trainer:
             self._tell_earlier()
         return self.history[-1]
 
-    @contextlib.contextmanager
-    def announcing(self, entered: Callable[[str], None]) -> Iterator[None]:
-        """Calls `entered` with the name of each phase that begins in here."""
-        before, self._ledger.entered = self._ledger.entered, entered
-        try:
-            yield
-        finally:
-            self._ledger.entered = before
+    def announcing(
+        self, entered: Callable[[str], None], noted: Callable[[str], None]
+    ) -> AbstractContextManager[None]:
+        """Calls `entered` with the name of each phase that begins in here, and `noted` with how far it has come."""
+        return self._ledger.announcing(entered, noted)
 
     def end(self) -> None:
         """Ends the training here: the sampler trained so far, not measured yet."""
@@ -348,7 +345,7 @@ class Trainer:
         draws = s.num_draws * fit.sampler.chains // self.chains
         return Subject(
             self.engine, problem.target, fit.sampler, draws, s, self.rng, problem.original, fit.modes, self.budget,
-            fit.origins(),
+            fit.origins(), self._ledger.noted,
         )  # fmt: skip
 
     def _measure(self) -> Measurement:

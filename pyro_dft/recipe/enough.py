@@ -1,0 +1,34 @@
+"""How many effective draws of an ensemble are enough, by what they have cost so far."""
+
+from __future__ import annotations
+
+# A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
+# many gradients for each draw are spent.
+ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
+# Where the least is over thousands of features, those of many dimensions, it is lower for the noise of its estimate alone: from
+# the second stage on this share is enough, but not fewer draws than so many; from the third on as many as are asked of four
+# chains (Vehtari et al., Rank-normalization, folding, and localization, 2021). With separate modes these are enough from the
+# second on: which part of a mode a particle is in it remembers for long, but all parts have their shares.
+OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
+
+
+def enough(asked: int, each: float, *, large: bool, apart: bool) -> float:
+    """Effective draws, the least over all features, with which a window ends.
+
+    Args:
+        asked: Draws that are asked for.
+        each: Gradients spent so far for each of them.
+        large: Whether there are many dimensions.
+        apart: Whether there are separate modes.
+    """
+    stages = [share * asked for spent, share in ENOUGH_DRAWS if each >= spent]
+    if len(stages) == 1 or not (large or apart):
+        return stages[-1]
+    if len(stages) == 2 and not apart:
+        return min(stages[-1], max(OF_MANY * asked, LEAST_OF_MANY[0]))
+    return min(stages[-1], LEAST_OF_MANY[1])
+
+
+def at_last(asked: int) -> float:
+    """Effective draws that are enough whatever they have cost."""
+    return ENOUGH_DRAWS[-1][1] * asked
