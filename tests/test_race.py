@@ -48,7 +48,7 @@ def test_the_rival_is_the_other_kind_of_coordinates(elbos, problem, expected):
         (False, 1.0, 9.0, 1000, "own", 0),
         (True, 1.0, 9.0, 1000, "other", 1),
         (True, 2.0, 1.0, 1000, "own", 1),
-        (True, 1.0, 9.0, 99, "own", 0),  # a limit of gradients that leaves no more for them
+        (True, 1.0, 9.0, 399, "own", 0),  # a limit of gradients that leaves no more for them
     ],
 )
 def test_the_rival_runs_only_where_it_is_called_for_and_goes_on_only_where_it_is_better(

@@ -8,6 +8,9 @@ from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.particles import Particles
 from pyro_dft.recipe.subject import Subject
 
+# How much of the gradients that a limit leaves the others may take.
+SHARE = 0.25
+
 
 def begun(
     fit: Fit, rival: Callable[[], Fit | None], subject: Callable[[Fit], Subject]
@@ -27,7 +30,8 @@ def begun(
     """
     particles = Particles(subject(fit))
     particles.begin()
-    other = rival() if particles.struggling and particles.spent <= particles.budget.left else None
+    affordable = particles.spent <= SHARE * particles.budget.left
+    other = rival() if particles.struggling and affordable else None
     if other is None:
         return particles, fit
     others = Particles(subject(other))
