@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from benchmarks.drift import alarm_table, false_alarms, power_table, student
+from pyro_dft.judging import moments
 from pyro_dft.judging.drift import FALSE_ALARMS, LIMITS, difference, drift
 from pyro_dft.judging.moments import NEAR
 from pyro_dft.judging.remains import left_over
@@ -227,3 +228,11 @@ class TestLeftOver:
 
 def test_limits_of_the_points_are_wider():
     assert LIMITS.ravel().tolist() == [0.1, 0.1, 0.15, 0.15]
+
+
+@pytest.mark.parametrize("n", [1, 2, 40, 4097])
+def test_quantiles_are_those_of_numpy(n):
+    x = np.random.default_rng(n).normal(size=(n, 3))
+    x[:, 2] = np.round(x[:, 2])  # ties
+    for levels in ((0.05, 0.95), (0.0, 0.03, 0.5, 1.0)):
+        np.testing.assert_allclose(moments.quantiles(x, levels), np.quantile(x, levels, axis=0), rtol=1e-12)
