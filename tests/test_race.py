@@ -30,8 +30,9 @@ def bounds(*elbos):
     [
         ((-10.0, -9.0, -8.5), 2, 1),  # partly non-centred: wholly
         ((-5.0, -9.0, -8.5), 0, 1),  # the model's own: wholly
-        ((-10.0, -8.0, -8.5), 1, 2),  # wholly: the better of the others
-        ((-7.0, -9.0, -7.5), 1, 0),
+        ((-10.0, -8.0, -8.5), 1, 2),  # wholly: partly
+        ((-7.0, -9.0, -7.5), 1, 2),  # never the model's own, where a neck may not be seen
+        ((-7.0, -9.0), 1, None),
         ((-9.0, -20.0, -9.5), 2, None),  # far below
         ((-9.0, None, -9.5), 2, None),
         ((-9.0,), 0, None),

@@ -25,8 +25,8 @@ START_SCALES = (0.1, 1.0)
 # The model's own coordinates, the first ones, are chosen where their bound is above those of non-centred ones by so many nats. A
 # Gaussian that misses the neck of a funnel loses no more by it, and chains that start from it miss the neck as well.
 OWN_LEAD = 2.0
-# Places of these two among the sets of coordinates.
-OWN, WHOLLY = 0, 1
+# Places among the sets of coordinates: the model's own, wholly non-centred, and partly where the amounts suit each site.
+OWN, WHOLLY, PARTLY = 0, 1, 2
 # Other coordinates are tried where chains do badly, if their bound is no more than so many nats below.
 NEAR_BOUND = 10.0
 
@@ -159,18 +159,21 @@ class GaussianPhase:
         return Chosen(chosen.problem, gaussians, index, chosen.elbos, found, shares)
 
     def rival(self, problem: int) -> Chosen | None:
-        """Other coordinates for chains that do badly: the wholly non-centred ones, which have no neck, or the best others.
+        """Other coordinates for chains that do badly: the wholly non-centred ones, which have no neck, or from there partly so.
+
+        Never the model's own: where chains do not enter a neck, nothing there shows it, and they look as if they did better.
 
         Args:
             problem: The coordinates that these chains are in.
         """
-        elbos = [-math.inf if g is None else float(g.elbo.max()) for g in self._fitted]
-        others = [WHOLLY] if problem != WHOLLY else [i for i in range(len(elbos)) if i != WHOLLY]
-        best = max((i for i in others if i < len(elbos)), key=lambda i: elbos[i], default=problem)
-        found = self._fitted[best]
-        if best == problem or found is None or not elbos[best] >= elbos[problem] - NEAR_BOUND:
+        other = PARTLY if problem == WHOLLY else WHOLLY
+        found = self._fitted[other] if other < len(self._fitted) else None
+        if found is None:
             return None
-        return Chosen(best, found, found.best_of_chains(self.chains), elbos)
+        elbos = [-math.inf if g is None else float(g.elbo.max()) for g in self._fitted]
+        if not elbos[other] >= elbos[problem] - NEAR_BOUND:
+            return None
+        return Chosen(other, found, found.best_of_chains(self.chains), elbos)
 
     def branch(self, ledger: Ledger) -> GaussianPhase:
         """A copy that can be ended while this one goes on."""
