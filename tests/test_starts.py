@@ -11,7 +11,7 @@ import torch
 from backends import BACKENDS
 
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.mode_search import _grouped
+from pyro_dft.recipe.mode_search import _grouped, _Search
 from pyro_dft.recipe.starts import DISPERSION, starting_points
 from pyro_dft.recipe.subject import Origin
 
@@ -82,6 +82,28 @@ def test_an_optimum_is_moved_once_in_all_looks():
     bounds = np.log([*SHARES, 0.51])
     assert _grouped(means, scales, bounds, log_density, move, rng, tried) == [[3], [1], [2]]
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("scale", "affordable", "known"), [(1.0, 10**6, True), (0.1, 10**6, False), (1.0, 200, False)]
+)
+def test_shares_are_those_of_the_posterior_where_weights_can_tell(scale, affordable, known):
+    """Not those of the bounds, which are equal here; none from Gaussians that are too narrow, or a few draws."""
+    fitted = CENTRES, scale * np.stack([np.eye(4)] * 3), np.zeros(3)
+
+    def log_density(x):
+        return np.logaddexp.reduce(np.log(SHARES) - 0.5 * np.square(x[..., None, :] - CENTRES).sum(-1), -1)
+
+    job = _Search(lambda: fitted, None, log_density, None, 1, affordable, np.random.default_rng(0))
+    assert job.shares([[0], [1], [2]]) == []
+    found = job.shares([[0], [2, 1]])
+    if not known:
+        assert found == []
+        return
+    assert [list(own) for own in found] == [[0], [2, 1]]
+    # 1,000 draws of the two: four standard errors.
+    np.testing.assert_allclose([found[1][1], found[1][2]], [0.6, 0.4], atol=4 * (0.6 * 0.4 / 1000) ** 0.5)
+    np.testing.assert_allclose([sum(own.values()) for own in found], 1.0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=repr)

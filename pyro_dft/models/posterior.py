@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyro_dft.layout import Layout
 from pyro_dft.models import circular
 
 
-class Posterior:
+class Posterior(ABC):
     """A posterior over one flat vector; the common part of both frameworks.
 
     Attributes:
@@ -36,6 +37,7 @@ class Posterior:
         """Length d of the flat vector."""
         return self.layout.dim
 
+    @abstractmethod
     def constrain(self, x: Any, include_deterministic: bool = True) -> dict[str, Any]:
         """Flat points -> values of latent sites and, if asked for, deterministic ones.
 
@@ -47,8 +49,8 @@ class Posterior:
         Returns:
             Name -> array of shape (n, *site shape).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def unconstrain(self, samples: Mapping[str, Any]) -> Any:
         """Values of the latent sites -> flat points; entries that are no latent sites are ignored.
 
@@ -61,7 +63,6 @@ class Posterior:
         Raises:
             ModelError: A latent site is missing or has the wrong shape.
         """
-        raise NotImplementedError
 
     def original_coordinates(self, x: Any) -> Any:
         """Flat points (n, d) -> the unconstrained coordinates (n, d) of the problem before non-centring."""
@@ -72,9 +73,9 @@ class Posterior:
         return circular.folded(x, self.angles, self.centre) if self.angles.any() else x
 
     @property
+    @abstractmethod
     def centre(self) -> np.ndarray:
         """The point (d,) around which starting points lie, and opposite of which angles are cut; in double precision."""
-        raise NotImplementedError
 
     @property
     def angles(self) -> np.ndarray:
@@ -114,9 +115,9 @@ class Posterior:
         """Observed data by site."""
         raise ModelError(self._needs_model("observed data"))
 
+    @abstractmethod
     def density(self) -> circular.Evaluate:
         """Log densities (n,) and scores (n, d) at points (n, d) of NumPy, in double precision."""
-        raise NotImplementedError
 
     def site_terms(self, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
         """Log density of each site on the full data at points (n, d), in double precision; {} for a bare potential.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,8 +89,8 @@ class Problem(Posterior):
                 raise
             return x.sum() * float("nan")
 
-    def _potential(self, x: Tensor, full: bool) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _potential(self, x: Tensor, full: bool) -> Tensor: ...
 
     def find_batching(self, x: Tensor) -> None:
         """Finds out, at one point (d,), how :meth:`potential` can be batched; sets :attr:`batchable`.
