@@ -75,7 +75,8 @@ class TestRun:
         DFT(known_mean, train="never", num_draws=400).run(Y)
         shown = capsys.readouterr().err
         assert re.search(r"chains \([\d,]+ gradients\)", shown)
-        assert re.search(r"chains \([\d,]+ gradients, [\d,]+ of [\d,]+ effective draws\)", shown)
+        time = r"[\d.]+ (µs|ms|s)"
+        assert re.search(rf"chains \([\d,]+ gradients of {time}, [\d,]+ of [\d,]+ effective draws", shown)
 
     @pytest.mark.parametrize("quiet", ["argument", "environment"])
     def test_the_progress_bar_can_be_hidden(self, monkeypatch, capsys, quiet):

@@ -12,7 +12,7 @@ _WORDS = {
     "gaussian": "gaussian", "modes": "searching modes", "polish": "gaussian", "refinement": "chains",
     "selection": "choosing the sampler",
 }  # fmt: skip
-# Iterations differ in cost by factors of thousands: so it shows no rate, and no estimate of the time that is left.
+# Iterations differ in cost by factors of thousands: so it shows no rate. Chains say themselves how long they will take.
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 

@@ -22,6 +22,7 @@ from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
 from pyro_dft.recipe.enough import at_last, enough
+from pyro_dft.recipe.pace import Pace
 from pyro_dft.recipe.starts import starting_points
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
@@ -89,7 +90,7 @@ class Particles:
         self.bank = Bank()
         self._agreed: tuple[Window, Judged] | None = None
         self.spent = self._turn = 0
-        self._found = ""
+        self._pace = Pace()
         self._going = self._windows()
         self._first: tuple[Window, Judged] | None = None
 
@@ -170,15 +171,15 @@ class Particles:
 
     def _note(self, window: Window, judged: Judged) -> None:
         """Keeps the last window that could be served; none where particles move again, with smaller steps."""
-        self._tell(f", {judged.effective:,.0f} of {self._enough:,.0f} effective draws")
+        short = self._enough / max(judged.effective, 1.0) - 1
+        given_up = judged.restless or self._careless(window)
+        ahead = math.inf if given_up else max(short, 0.0) * self._cost(window, window.x.shape[2])
+        self._pace.found(judged.effective, self._enough, ahead, self.spent)
+        self.subject.note(self._pace.words(self.spent))
         if judged.restless:
             self._agreed = None
         elif judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
             self._agreed = window, judged
-
-    def _tell(self, found: str | None = None) -> None:
-        self._found = found or self._found
-        self.subject.note(f"{self.spent:,} gradients{self._found}")
 
     def _stretched(self, window: Window, judged: Judged) -> None:
         """Trajectories get longer where states of the window are far from independent."""
@@ -318,7 +319,7 @@ class Particles:
             blocks.append(block)
             self._remember(block)
             self.spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
-            self._tell()
+            self.subject.note(self._pace.words(self.spent))
         return blocks
 
     def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:
