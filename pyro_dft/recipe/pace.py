@@ -1,4 +1,4 @@
-"""What the screen says of chains: what a gradient takes, how many effective draws there are, and how long the others will take."""
+"""What the screen says of chains: what a gradient takes, their effective draws, and how long the missing ones will take."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pace:
         self._end = spent + ahead if ahead < float("inf") else None
 
     def words(self, spent: int) -> str:
-        """How far chains have come with so many gradients, such as "52,000 gradients of 1.9 ms, 420 of 1,200 effective draws, ..."."""
+        """How far chains have come with so many gradients, such as "52,000 gradients of 1.9 ms, 420 of 1,200 effective draws"."""
         now = self._clock(), spent
         # The first call comes when what there is to compile is compiled.
         self._first = self._first or now
