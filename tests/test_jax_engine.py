@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from daily import daily
+from jax.experimental.ode import odeint
 
 from pyro_dft.engine_jax import chains, functional, objectives, random, refine, step, train
 from pyro_dft.engine_jax import target as target_module
@@ -177,6 +178,20 @@ def test_difference_products_are_chosen_for_lapack_on_a_cpu():
     assert not uses_lapack(banana, point, ())
     assert Target(with_cholesky, 2).spec.differences == (jax.default_backend() == "cpu")
     assert not Target(banana, 2).spec.differences
+
+
+def test_only_solvers_that_choose_their_own_steps_are_adaptive():
+    """Far out they take many times as many: the mode search looks at fewer points there."""
+
+    def solved(x, _):
+        return odeint(lambda y, t, rate: -jnp.exp(rate) * y, jnp.array(1.0), jnp.array([0.0, 1.0]), x[0])[-1]
+
+    def in_fixed_steps(x, _):
+        return jax.lax.scan(lambda y, _: (y - 0.01 * jnp.exp(x[0]) * y, None), 1.0, None, length=100)[0]
+
+    assert Target(solved, 1).adaptive
+    assert not Target(in_fixed_steps, 1).adaptive
+    assert not Target(banana, 2).adaptive
 
 
 # The Gaussian

@@ -23,6 +23,7 @@ class _Job(_Search):
             None,
             1,
             100,
+            100,
             np.random.default_rng(0),
         )
         self.k_hat = k_hat
@@ -38,7 +39,7 @@ class _Job(_Search):
 
 @pytest.mark.parametrize("k_hat", [0.3, 0.9])
 def test_weights_are_those_of_the_modes_that_are_returned(k_hat, monkeypatch):
-    monkeypatch.setattr("pyro_dft.recipe.mode_search._overlooked", lambda *given: np.zeros((1, 2)))
+    monkeypatch.setattr("pyro_dft.recipe.mode_search.overlooked", lambda *given: np.zeros((1, 2)))
     groups, found, light = _Job(k_hat).with_weights([[0, 1], [2]])
     assert len(groups) == found.count
     assert light == []

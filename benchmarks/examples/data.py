@@ -120,7 +120,8 @@ def waffle_divorce() -> Any:
     divorce = 9.7 - 1.0 * (age - 26.0) + rng.normal(0, 1.4, 50)
     return pandas.DataFrame(
         {
-            "Location": [f"state {i}" for i in range(50)], "Population": rng.lognormal(1.3, 1.0, 50),
+            "Location": [f"state {i}" for i in range(50)], "Loc": [f"{i:02}" for i in range(50)],
+            "Population": rng.lognormal(1.3, 1.0, 50),
             "MedianAgeMarriage": age, "Marriage": marriage, "Marriage SE": rng.uniform(0.4, 3.0, 50),
             "Divorce": divorce, "Divorce SE": rng.uniform(0.3, 2.5, 50), "WaffleHouses": rng.poisson(30, 50),
             "South": rng.integers(0, 2, 50),
@@ -140,7 +141,11 @@ def credit() -> tuple[Any, Any]:
     }
     table |= {f"number {i}": rng.lognormal(1.0, 0.7, 1000) for i in range(7)}
     score = np.log(table["number 0"]) + 0.3 * rng.normal(size=1000)
-    return pandas.DataFrame(table), pandas.DataFrame({"class": np.where(score < 1.3, 1, 2)})
+    # Words are Python objects, as pandas held them before its third version.
+    frame = pandas.DataFrame(
+        {name: pandas.Series(values, dtype=values.dtype) for name, values in table.items()}
+    )
+    return frame, pandas.DataFrame({"class": np.where(score < 1.3, 1, 2)})
 
 
 def fish() -> Any:

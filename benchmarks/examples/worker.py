@@ -43,6 +43,12 @@ class Silent(types.ModuleType):
     def __iter__(self) -> Any:
         return iter(())
 
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
 
 def no_pictures() -> None:
     """Nothing is shown, and styles that a newer Matplotlib lacks are no error."""

@@ -24,6 +24,8 @@ REDUCING = "reduce_"
 # Operations that have results of their own beside those of the jaxprs inside them.
 LOOPS = frozenset({"scan", "while", "cond"})
 ROUNDS = frozenset({"scan", "while"})
+# Those of them that end by what they compute.
+ADAPTIVE = frozenset({"while"})
 
 # Second derivatives through batched calls of these can block each other for good on a CPU with few cores.
 LAPACK = frozenset(
@@ -44,7 +46,8 @@ def point_size(function: Callable[..., Any], point: Any, *others: Any, own: int 
     closed = jax.make_jaxpr(function)(point, *others)
     count = len(jax.tree.leaves((point, *others)[:own]))
     found = size_of(closed.jaxpr, [i < count for i in range(len(closed.jaxpr.invars))])
-    return replace(found, loops=any_primitive(closed.jaxpr, ROUNDS))
+    loops, adaptive = (any_primitive(closed.jaxpr, names) for names in (ROUNDS, ADAPTIVE))
+    return replace(found, loops=loops, adaptive=adaptive)
 
 
 def size_of(jaxpr: Any, own: list[bool]) -> PointSize:

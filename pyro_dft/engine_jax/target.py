@@ -336,17 +336,9 @@ class Target:
         if placement is not None:
             size = size.shared(placement.rows)  # a minibatch is on each device that has its point
         self.spec = TargetSpec(
-            potential,
-            dim,
-            self.dtype.name,
-            drawn,
-            differences,
-            smoothed,
-            size,
-            minibatch,
-            forward,
+            potential, dim, self.dtype.name, drawn, differences, smoothed, size, minibatch, forward,
             placement=placement,
-        )
+        )  # fmt: skip
         self.gradient_evaluations = self.data_rows = 0
         self.nonfinite_evaluations = 0
 
@@ -354,6 +346,11 @@ class Target:
     def minibatch(self) -> bool:
         """Whether scores can come from random subsamples of the data."""
         return self.spec.minibatch
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the potential has loops that end by what they compute."""
+        return self.spec.size.adaptive
 
     @property
     def vectorised(self) -> bool:

@@ -119,6 +119,11 @@ class Target:
         return self._anchor is not None
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the potential has loops that end by what they compute: none that a batch of points goes through."""
+        return False
+
+    @property
     def minibatch(self) -> bool:
         """Whether scores can come from random subsamples of the data."""
         return self._minibatch is not None

@@ -48,12 +48,14 @@ class Target(Protocol):
         dtype: The engine's type of its numbers.
         minibatch: Whether the model subsamples its data.
         data_size: Rows of data that one evaluation on the full data reads.
+        adaptive: Whether an evaluation takes longer at some points than at others, and all of a batch as long as the slowest.
     """
 
     dim: int
     dtype: Any
     minibatch: Any
     data_size: int
+    adaptive: bool
 
     def evaluate(self, x: Any) -> tuple[Any, Any]:
         """Log density (...) and score (..., d) on the full data at native points (..., d)."""

@@ -20,9 +20,11 @@ from pyro_dft.recipe.window import Judged, Window
 FORGOTTEN, LEFT = 0.3, 0.05
 # Effects of more standard errors than this count towards that error.
 LIKELY = 2.0
+# What is wrong jointly, as log densities show, may come to so large an error of a coordinate on the way (sds).
+JOINTLY = 0.7
 # Draws of a sampler that are moved to compare log densities, in units of the number of particles: the first of them alone, for as
-# long as their mean is so many standard errors away.
-MOVED, SURELY = 4, 2.0
+# long as their mean is so many standard errors away, and above `FULL_RANK_LIMIT` dimensions then the others, up to one.
+MOVED, SURELY = 4, 2.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Ensemble:
     def transitions(self, raw: Drift, draws: Any, most: int) -> int:
         """How many transitions of the ensemble's kernel a new draw of a sampler needs: 2, 4, 8, and so on.
 
+        Draws can be right in each coordinate and wrong jointly: a Gaussian's, say, where scales depend on other coordinates. The
+        first transitions then make each coordinate worse, before they mend it.
+
         Args:
             raw: Drift from the sampler's draws to the particles.
             draws: The sampler's draws, native (G, n, d).
@@ -65,27 +70,34 @@ class Ensemble:
         # Transitions are cheap beside a draw that is wrong: what may be more than chance counts in full.
         size = np.where(np.abs(raw.significance) > LIKELY, np.abs(raw.effects), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
+        jointly = self._agree([self._log_density(draws[:, : self.particles.count])], SURELY)
+        if not jointly:
+            size = np.maximum(size, JOINTLY)
         steps, points = min(FIRST_STEPS, most), self.judged.points
         if self.particles.modes is not None:  # which mode a draw is in does not count as memory of its start
             points = points - points.mean((1, 2), keepdims=True)
         chains = points.reshape(-1, *points.shape[2:])
+        # Some of the ensemble's trajectories may be longer than those of new draws; a transition of it is worth more of theirs.
+        worth = max(1.0, self.window.gradients_each / self.window.leapfrog_steps)
         while 2 * steps <= most:
-            memory = memory_at(chains, steps) if steps < chains.shape[1] // 2 else np.ones(chains.shape[-1])
+            lag = int(steps / worth)
+            memory = memory_at(chains, lag) if 0 < lag < chains.shape[1] // 2 else np.ones(chains.shape[-1])
             if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
                 break
             steps *= 2
-        return self._settled(draws, steps, most)
+        large = self.particles.target.dim > FULL_RANK_LIMIT
+        return steps if jointly and not large else self._settled(draws, steps, most)
 
     def _settled(self, draws: Any, steps: int, most: int) -> int:
         """`steps`, doubled until after so many transitions log densities of a sampler's draws agree with those of the particles.
 
-        In many dimensions draws can be right in each coordinate and wrong jointly. So above `FULL_RANK_LIMIT` dimensions some are
-        moved, as new draws would be.
+        Some are moved, as new draws would be.
         """
-        if self.particles.target.dim <= FULL_RANK_LIMIT or 2 * steps > most:
+        if 2 * steps > most:
             return steps
         size, most_parts = self.particles.count, draws.shape[1] // self.particles.count
-        parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED, most_parts))]
+        large = self.particles.target.dim > FULL_RANK_LIMIT
+        parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED if large else 1, most_parts))]
         first, others, made, made_by_others = parts[:1], parts[1:], 0, 0
         while first:
             first, found = self._all_moved(first, steps - made)
@@ -107,10 +119,16 @@ class Ensemble:
 
     def _agree(self, found: list[np.ndarray], errors: float) -> bool:
         """Whether mean log densities are those of the particles, up to so many standard errors."""
-        goal = self.particles.engine.numpy(self.window.log_density).mean((1, 2))
+        goal = self.particles.engine.numpy(self.window.log_density)
         values = np.concatenate(found, 1)
-        error = values.std(1) / np.sqrt(values.shape[1])
-        return bool((np.abs(values.mean(1) - goal) <= errors * error).all())
+        # The sd of a few values can be small by chance.
+        error = np.maximum(values.std(1), goal.std((1, 2))) / np.sqrt(values.shape[1])
+        return bool((np.abs(values.mean(1) - goal.mean((1, 2))) <= errors * error).all())
+
+    def _log_density(self, draws: Any) -> np.ndarray:
+        """Of draws, native (G, n, d): (G, n)."""
+        particles = self.particles
+        return particles.engine.numpy(particles.target.evaluate(draws)[0])
 
     def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
         """One point for each particle after `steps` transitions, and the log densities there (G, P)."""

@@ -28,11 +28,14 @@ class PointSize:
         elements: Numbers in the largest tensor.
         total_bytes: Of all tensors together, as if none were freed.
         loops: Whether the potential has loops of its own: their rounds are short, and cost for one point as much as for many.
+        adaptive: Whether the number of rounds depends on the point, as with solvers of differential equations that choose their
+            steps.
     """
 
     elements: int = 1
     total_bytes: int = 1
     loops: bool = False
+    adaptive: bool = False
 
     def at_once(self, cpu: bool = True, compiled: bool = False) -> int:
         """Points to evaluate together, at least one.

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_dft import roots
-from pyro_dft.evidence.student import StudentT
 from pyro_dft.judging.optima import distinct_optima, triangular
+from pyro_dft.recipe.far_starts import CANDIDATES, further_starts, overlooked
 from pyro_dft.recipe.mode_weights import (
     GOOD_KHAT,
     WEIGHT_DRAWS,
@@ -29,8 +29,6 @@ from pyro_dft.recipe.mode_weights import (
     weigh,
 )
 from pyro_dft.recipe.modes import Modes
-
-__all__ = ["Fitted", "further_starts", "search", "separate"]
 
 Array = NDArray[np.floating[Any]]
 Move = Callable[
@@ -50,13 +48,6 @@ MOST_MODES = 8
 LEAVING = 0.12
 # A Gaussian is dropped where more than this share of its draws move to other modes.
 DRAINED = 0.6
-# Where further modes are looked for: at normal points around a single known mode, with so many times its sds; around several,
-# with so many times the sds of all together; and at uniform points in a box of this half-width around the origin (five times that
-# of the usual starting points). The last figure is the number of points at which the density is compared.
-SCOUT_SDS = 6.0
-SCOUT_SPREADS = 1.5
-SCOUT_RANGE = 10.0
-CANDIDATES = 4000
 # Most rounds of further restarts, and after how many rounds in turn that find nothing they end where several modes are known
 # (with a single one after the first).
 ROUNDS = 6
@@ -85,6 +76,7 @@ class _Search:
     move: Move
     chains: int
     affordable: int
+    candidates: int
     rng: np.random.Generator
     tried: Tried = field(default_factory=dict)
 
@@ -110,7 +102,7 @@ class _Search:
         for _ in range(ROUNDS):
             known, best = len(groups), groups[0][0]
             means, scales, elbos = self.parts(_firsts(groups))
-            points = min(CANDIDATES, max(self.affordable, 10 * count))
+            points = min(self.candidates, max(self.affordable, 10 * count))
             self.restart(further_starts(means, scales, count, self.log_density, self.rng, points))
             groups = self.groups()
             ahead = self.parts([groups[0][0]])[2][0] - elbos[0]
@@ -141,7 +133,7 @@ class _Search:
             found, drawn = self.weighed(groups, adapt=repairs == 0)
             if drawn.suspicious and repairs:
                 known = sorted(sum(groups, []))
-                self.restart(_overlooked(drawn, self.parts(known)[1], count))
+                self.restart(overlooked(drawn, self.parts(known)[1], count))
                 again = self.groups()
                 news = len(sum(again, [])) != len(known)
                 repairs = repairs - 1 if news else 0
@@ -201,6 +193,7 @@ def search(
     chains: int,
     data_size: int,
     rng: np.random.Generator,
+    candidates: int = CANDIDATES,
 ) -> tuple[NDArray[np.intp], Modes | None, list[Shares]]:
     """Finds separate modes among the restarts, and by further restarts from far away, until these find nothing new.
 
@@ -212,6 +205,7 @@ def search(
         chains: C.
         data_size: Data rows that one evaluation reads.
         rng: For draws and starting points.
+        candidates: Points at which the density is compared in each look further.
 
     Returns:
         Indices among the restarts of those that the samplers start from, and the weights of the modes: K for each chain, (C K,),
@@ -222,7 +216,7 @@ def search(
     own = per_chain.argmax(1) + np.arange(chains) * per_chain.shape[1]
     if not np.isfinite(per_chain).any():
         return own, None, []
-    job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), rng)
+    job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), candidates, rng)
     try:
         groups, found, light = job.with_weights(job.look_further())
         if found is not None:
@@ -242,8 +236,8 @@ def separate(
 ) -> NDArray[np.intp]:
     """Restarts that ended at modes of their own, best first; one index where there is a single mode.
 
-    Two optima belong to one mode where a short refinement carries draws from one to the other, or where no valley lies on
-    the line between them (a funnel's neck and its mouth).
+    Two optima belong to one mode where a short refinement carries draws from one to the other, or where no valley lies on the
+    line between them (a funnel's neck and its mouth).
 
     Args:
         means: (R, d).
@@ -328,72 +322,3 @@ def _valley(a: Array, b: Array, log_density: LogDensity) -> float:
     lower = min(line[0], line[-1])
     # The density may be zero at a Gaussian's mean itself: then the line shows nothing.
     return float(lower - line.min()) if np.isfinite(lower) else 0.0
-
-
-def further_starts(
-    means: Array,
-    scales: Array,
-    count: int,
-    log_density: LogDensity,
-    rng: np.random.Generator,
-    candidates: int = CANDIDATES,
-) -> Array:
-    """Starting points (count, d) in search of more modes, far from those (K) that are known.
-
-    Every second one is random: in a box around the origin, or around the known modes. The others are those of many such
-    points where the posterior is highest above what the known modes explain.
-
-    Args:
-        means: (K, d).
-        scales: Square roots of the covariances, (K, d, d).
-        count: Number of starting points.
-        log_density: Of the posterior.
-        rng: For the points.
-        candidates: Number of points at which the density is compared.
-    """
-    d, half = means.shape[1], candidates // 2
-    box = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(half, d))
-    within = roots.variances(scales, means).mean(0)
-    if len(means) == 1:
-        reach = SCOUT_SDS * np.sqrt(within)
-    else:
-        reach = SCOUT_SPREADS * np.sqrt(np.square(means - means.mean(0)).mean(0) + within)
-    around = means.mean(0) + reach * rng.normal(size=(half, d))
-    # Alternately, so that the first ones are of both kinds.
-    points = np.stack([box, around], 1).reshape(-1, d)
-    log_p = log_density(points[None])[0]
-    wide = [StudentT(m, scale, 5.0) for m, scale in zip(means, scales, strict=True)]
-    known = np.logaddexp.reduce(np.stack([one.log_density(points) for one in wide], axis=1), axis=1)
-    promise = np.where(np.isfinite(log_p), log_p - known, -np.inf)
-    picked: list[int] = []
-    for i in np.argsort(-promise, kind="stable")[: max(candidates // 10, count)]:
-        if len(picked) >= count // 2:
-            break
-        # Not several for one mode: as far from each other as the known modes are wide.
-        gaps = np.square((points[picked] - points[i]) / np.sqrt(within)).sum(-1)
-        if not picked or gaps.min() > 9.0 + d:
-            picked.append(int(i))
-    rest = [i for i in range(len(points)) if i not in picked][: count - len(picked)]
-    return points[[*picked, *rest]]
-
-
-def _overlooked(drawn: Weighted, scales: Array, count: int) -> Array:
-    """Starting points (count, d) where the known optima explain least: draws with the largest weights, far from each other.
-
-    Args:
-        drawn: Weighted draws of the known optima.
-        scales: Square roots of their covariances, (J, d, d).
-        count: Number of starting points.
-    """
-    within = np.sqrt((np.square(scales).sum(-1) if scales.ndim == 3 else np.square(scales)).mean(0))
-    order = np.argsort(-drawn.log_w, kind="stable")
-    order = order[np.isfinite(drawn.log_w[order])][: max(50 * count, 200)]
-    picked: list[int] = []
-    for i in order:
-        gaps = np.square((drawn.points[picked] - drawn.points[i]) / within).sum(-1)
-        if not picked or gaps.min() > len(within):
-            picked.append(int(i))
-        if len(picked) == count:
-            break
-    rest = [int(i) for i in order if i not in picked][: count - len(picked)]
-    return drawn.points[np.resize([*picked, *rest], count)]

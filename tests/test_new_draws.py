@@ -1,0 +1,80 @@
+"""Draws beyond those that a fit keeps: they are new ones of its sampler, refined by as many transitions as these need."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from backends import BACKENDS
+from test_particles import chains
+
+from pyro_dft.recipe.ensemble import Ensemble
+
+AMOUNT, DIM = 0.6, 20
+# Sd of the coordinates whose scale is exp(AMOUNT tanh(x_0)), by quadrature over x_0.
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+SD = np.sqrt((WEIGHTS * np.exp(2 * AMOUNT * np.tanh(NODES))).sum() / WEIGHTS.sum())
+
+
+def scales_by_the_first(values):
+    """x_0 is standard normal; the others are normal with a log scale that follows it. As a whole it is no Gaussian."""
+    x = values["x"]
+    e = np.e ** (2 * x[0])
+    log_scale = AMOUNT * (e - 1) / (e + 1)
+    return 0.5 * x[0] ** 2 + 0.5 * (x[1:] ** 2).sum() / np.e ** (2 * log_scale) + (DIM - 1) * log_scale
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_new_draws_are_right_where_the_gaussian_is_so_in_each_coordinate_only(backend):
+    """The first transitions from a Gaussian with the right means and sds move x_0 by a fifth of its sd: the others are too wide."""
+    dft = backend.potential(
+        scales_by_the_first, initial_params={"x": backend.array(np.zeros(DIM))}, train="never", refine_steps=None,
+        restarts=6, num_draws=4000,
+    )  # fmt: skip
+    backend.run(dft)
+    assert dft.diagnostics()["status"] == "converged"
+    for draws in (dft.get_samples(), dft.get_samples(8000)):
+        x = np.asarray(draws["x"], float)
+        # Four standard errors of 1,000 effective draws, as the kept ones are at least worth.
+        assert abs(x[:, 0].mean()) < 4 / 1000**0.5
+        assert x[:, 0].std() == pytest.approx(1.0, abs=4 / 2000**0.5)
+        assert np.sqrt((x[:, 1:] ** 2).mean()) == pytest.approx(SD, rel=0.05)
+
+
+class _Right:
+    """Particles of an ensemble whose sampler has the right log densities."""
+
+    count, modes, target = 64, None, SimpleNamespace(dim=1, evaluate=lambda x: (np.zeros(x.shape[:2]), None))
+    engine = SimpleNamespace(numpy=np.asarray)
+
+
+def ensemble(memory, gradients_each=10.0, wrong_jointly=0.0):
+    states = chains(64, 256, memory, np.random.default_rng(0))
+    log_density = np.full((1, 64, 256), wrong_jointly) + np.random.default_rng(1).normal(size=(1, 64, 256))
+    window = SimpleNamespace(gradients_each=gradients_each, leapfrog_steps=10, log_density=log_density)
+    return Ensemble(_Right(), window, SimpleNamespace(points=states[None]))  # type: ignore[arg-type]
+
+
+def transitions(made, effect):
+    raw = SimpleNamespace(effects=np.full((4, 1), effect), significance=np.full((4, 1), 9.0))
+    return made.transitions(raw, np.zeros((1, 64, 1)), 64)
+
+
+def test_more_transitions_where_more_is_remembered_or_more_is_wrong():
+    """With .8 from one to the next, .3 is remembered after 5.4 of them; of an error of .5 sds .05 is left after 10.3."""
+    assert transitions(ensemble(0.0), 0.02) == 2
+    assert transitions(ensemble(0.8), 0.02) == 8
+    assert transitions(ensemble(0.8), 0.5) == 16
+
+
+def test_transitions_that_are_shorter_than_the_ensembles_are_more():
+    """A window whose trajectories are twice as long on average forgets as much with half as many transitions."""
+    assert transitions(ensemble(0.8, gradients_each=20.0), 0.02) == 16
+    assert transitions(ensemble(0.8, gradients_each=20.0), 0.5) == 32
+
+
+def test_what_is_wrong_jointly_counts_as_an_error_of_each_coordinate(monkeypatch):
+    made = ensemble(0.8, wrong_jointly=5.0)
+    monkeypatch.setattr(Ensemble, "_settled", lambda self, draws, steps, most: steps)
+    assert transitions(made, 0.02) == 16
