@@ -58,6 +58,32 @@ def begun(target, starts, scales=None, *, steps=300, seed=1, known=None):
     )
 
 
+class Solver(Target):
+    """A target whose evaluations take the longer the farther out a point is."""
+
+    adaptive = True
+
+
+@pytest.mark.parametrize("kind", [Target, Solver])
+def test_restarts_far_behind_are_given_up_early_where_batches_take_as_long_as_their_slowest_point(kind):
+    """Two separate modes; one of the three starts is on a slope that has far to go, thousands of nats below."""
+
+    def potential(x):
+        walls = 0.5 * ((x[0].abs() - 3) / 0.5) ** 2
+        return walls + 0.5 * x[1] ** 2 + 50 * torch.nn.functional.relu(x[1] - 20)
+
+    target = kind(potential, 2, dtype=torch.float64)
+    starts = torch.tensor([[-2.5, 0.0], [2.5, 0.5], [2.5, 400.0]], dtype=torch.float64)
+    fitter = begun(target, starts, 0.1 * torch.ones(3))
+    for _ in range(gaussian_fit.ADAPTIVE_STEPS + 1):
+        fitter.advance()
+    assert np.isneginf(fitter.current().elbo).tolist() == [False, False, kind is Solver]
+    while not fitter.done:
+        fitter.advance()
+    # The others are where they belong.
+    assert np.abs(np.abs(fitter.result().mean[:2, 0]) - 3).max() < 0.1
+
+
 @pytest.mark.parametrize("d", [2, 10, 30])
 def test_recovers_badly_conditioned_gaussians_from_far_starts(d, device):
     """Condition number 1e6, starts a thousand sds away, scales from far too small to far too large."""

@@ -8,8 +8,7 @@ from corners import WEIGHTS, corners
 
 from pyro_dft.errors import StorageError
 from pyro_dft.recipe import mode_search
-from pyro_dft.recipe.far_starts import CANDIDATES, further_starts
-from pyro_dft.recipe.find_modes import ADAPTIVE_CANDIDATES
+from pyro_dft.recipe.far_starts import FAR, NEAR, further_starts
 from pyro_dft.recipe.mode_search import search, separate
 from pyro_dft.recipe.mode_weights import Proposal, weigh
 from pyro_dft.recipe.modes import Modes
@@ -94,7 +93,7 @@ class TestSearch:
 
     centres = 2 * corners(3)
 
-    def run(self, data_size=1, candidates=CANDIDATES):
+    def run(self, data_size=1, reach=FAR):
         known = [self.centres[:1], np.eye(3)[None], np.log(WEIGHTS[:1])]
         evaluations = [0]
         exact = log_mixture(self.centres)
@@ -112,7 +111,7 @@ class TestSearch:
         known[0], known[1], known[2] = (np.repeat(v, 4, axis=0) for v in known)
         index, found, _ = search(
             lambda: tuple(known), restart, log_density, stay, chains=1, data_size=data_size,
-            rng=np.random.default_rng(0), candidates=candidates,
+            rng=np.random.default_rng(0), reach=reach,
         )  # fmt: skip
         return known[0][index], found, evaluations[0]
 
@@ -125,10 +124,10 @@ class TestSearch:
     def test_large_data_are_read_less_often(self):
         assert self.run(data_size=1_000_000)[2] < 0.1 * self.run()[2]
 
-    def test_fewer_points_are_compared_where_fewer_are_asked_for(self):
-        (_, found, many), (_, again, few) = self.run(), self.run(candidates=ADAPTIVE_CANDIDATES)
+    def test_fewer_points_are_compared_nearby_where_points_far_out_are_dear(self):
+        (_, found, many), (_, again, few) = self.run(), self.run(reach=NEAR)
         assert found.count == again.count == len(self.centres)
-        assert many - few >= 2 * (CANDIDATES - ADAPTIVE_CANDIDATES)  # two looks further at least
+        assert many - few >= 2 * (FAR.candidates - NEAR.candidates)  # two looks further at least
 
 
 class TestWeigh:

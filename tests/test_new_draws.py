@@ -27,7 +27,7 @@ def scales_by_the_first(values):
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=repr)
 def test_new_draws_are_right_where_the_gaussian_is_so_in_each_coordinate_only(backend):
-    """The first transitions from a Gaussian with the right means and sds move x_0 by a fifth of its sd: the others are too wide."""
+    """Transitions from a Gaussian with the right means and sds first move x_0 by a fifth of its sd: the others are too wide."""
     dft = backend.potential(
         scales_by_the_first, initial_params={"x": backend.array(np.zeros(DIM))}, train="never", refine_steps=None,
         restarts=6, num_draws=4000,

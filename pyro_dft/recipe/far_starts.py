@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pyro_dft import roots
 from pyro_dft.evidence.student import StudentT
 from pyro_dft.recipe.mode_weights import Array, LogDensity, Weighted
 
-# Where further modes are looked for: at normal points around a single known mode, with so many times its sds; around several,
-# with so many times the sds of all together; and at uniform points in a box of this half-width around the origin (five times that
-# of the usual starting points). The density is compared at so many points.
+# Where further modes are looked for: at normal points around a single known mode, with so many times its sds, and around several,
+# with so many times the sds of all together.
 SCOUT_SDS = 6.0
 SCOUT_SPREADS = 1.5
-SCOUT_RANGE = 10.0
-CANDIDATES = 4000
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far out starting points are looked for.
+
+    Attributes:
+        box: Half-width of a box around the origin, in which every second point is.
+        candidates: Number of points at which the density is compared.
+    """
+
+    box: float = 10.0  # five times that of the usual starting points
+    candidates: int = 4000
+
+
+FAR = Reach()
+# With an adaptive target: its solver takes a hundred times as many steps where it does not belong.
+NEAR = Reach(box=2.0, candidates=400)
 
 
 def further_starts(
@@ -23,7 +40,7 @@ def further_starts(
     count: int,
     log_density: LogDensity,
     rng: np.random.Generator,
-    candidates: int = CANDIDATES,
+    reach: Reach = FAR,
 ) -> Array:
     """Starting points (count, d) in search of more modes, far from those (K) that are known.
 
@@ -36,16 +53,16 @@ def further_starts(
         count: Number of starting points.
         log_density: Of the posterior.
         rng: For the points.
-        candidates: Number of points at which the density is compared.
+        reach: How far out.
     """
-    d, half = means.shape[1], candidates // 2
-    box = rng.uniform(-SCOUT_RANGE, SCOUT_RANGE, size=(half, d))
+    d, half = means.shape[1], reach.candidates // 2
+    box = rng.uniform(-reach.box, reach.box, size=(half, d))
     within = roots.variances(scales, means).mean(0)
     if len(means) == 1:
-        reach = SCOUT_SDS * np.sqrt(within)
+        spread = SCOUT_SDS * np.sqrt(within)
     else:
-        reach = SCOUT_SPREADS * np.sqrt(np.square(means - means.mean(0)).mean(0) + within)
-    around = means.mean(0) + reach * rng.normal(size=(half, d))
+        spread = SCOUT_SPREADS * np.sqrt(np.square(means - means.mean(0)).mean(0) + within)
+    around = means.mean(0) + spread * rng.normal(size=(half, d))
     # Alternately, so that the first ones are of both kinds.
     points = np.stack([box, around], 1).reshape(-1, d)
     log_p = log_density(points[None])[0]
@@ -53,7 +70,7 @@ def further_starts(
     known = np.logaddexp.reduce(np.stack([one.log_density(points) for one in wide], axis=1), axis=1)
     promise = np.where(np.isfinite(log_p), log_p - known, -np.inf)
     picked: list[int] = []
-    for i in np.argsort(-promise, kind="stable")[: max(candidates // 10, count)]:
+    for i in np.argsort(-promise, kind="stable")[: max(reach.candidates // 10, count)]:
         if len(picked) >= count // 2:
             break
         # Not several for one mode: as far from each other as the known modes are wide.

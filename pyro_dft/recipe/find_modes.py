@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.recipe.engine import Engine
-from pyro_dft.recipe.far_starts import CANDIDATES
+from pyro_dft.recipe.far_starts import FAR, NEAR
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.mode_search import Fitted, Shares, search
 from pyro_dft.recipe.modes import Modes
 
 # Transitions of the test whether draws pass from one mode to another.
 TEST_STEPS = 5
-# Points of a look further away with an adaptive target: there a solver takes a hundred times as many steps as in the posterior.
-ADAPTIVE_CANDIDATES = 400
 
 
 def find(
@@ -73,6 +71,6 @@ def find(
         chains=chains,
         data_size=target.data_size,
         rng=host,
-        candidates=ADAPTIVE_CANDIDATES if target.adaptive else CANDIDATES,
+        reach=NEAR if target.adaptive else FAR,
     )
     return gaussians, index, found, shares

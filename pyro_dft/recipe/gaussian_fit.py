@@ -34,6 +34,9 @@ from pyro_dft.recipe.natural_gradient import State, antithetic, bound
 # Once a restart has settled, another that is so many nats below it is given up after so many times its
 # steps, and some more; or where it would not catch up in so many times `STALL_STEPS`, by what it gained in the last ones.
 HOPELESS, TIMES, MORE_STEPS, CATCH_UP = 10.0, 1.5, 10, 2.0
+# With an adaptive target, whose batches take as long as their slowest point, restarts so many nats below the two best ones of
+# their chain are given up after so many steps, before anything has settled.
+ADAPTIVE_LEAD, ADAPTIVE_STEPS = 100.0, 10
 # A restart has stalled when its bound has risen in so many steps by fewer nats for each dimension: where only scales are fitted,
 # as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
 # matrices, or particles, go on from there sooner.
@@ -175,6 +178,8 @@ class GaussianFitter:
         state, out = self._state, np.zeros(len(self._chain), bool)
         for chain in np.unique(self._chain):
             own = self._chain == chain
+            if self.target.adaptive and self.taken >= ADAPTIVE_STEPS:
+                out |= own & (state.best < np.sort(state.best[own])[-2:].min() - ADAPTIVE_LEAD)
             first = np.where(own & (self._settled_at >= 0), self._settled_at, np.iinfo(int).max).min()
             if first <= self.taken:
                 best = state.best[own & (self._settled_at >= 0)].max()

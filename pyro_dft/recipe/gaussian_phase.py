@@ -22,6 +22,8 @@ from pyro_dft.settings import Settings
 
 # Standard deviations that restarts begin with, in turn.
 START_SCALES = (0.1, 1.0)
+# With an adaptive target, whose solver takes a hundred times as many steps where it does not belong.
+ADAPTIVE_START_SCALES = (0.1,)
 # The model's own coordinates, the first ones, are chosen where their bound is above those of non-centred ones by so many nats. A
 # Gaussian that misses the neck of a funnel loses no more by it, and chains that start from it miss the neck as well.
 OWN_LEAD = 2.0
@@ -209,8 +211,7 @@ class GaussianPhase:
 
     def _new_fitter(self, target: Any, starts: np.ndarray, known: Gaussians | None = None) -> GaussianFitter:
         """Restarts from (C, R, d) points, narrow and wide in turn."""
-        restarts = starts.shape[1]
-        scales = np.tile(START_SCALES, (restarts + 1) // 2)[:restarts]
+        scales = np.resize(ADAPTIVE_START_SCALES if target.adaptive else START_SCALES, starts.shape[1])
         return self.fitter(
             self.engine,
             target,

@@ -8,7 +8,7 @@ holds is in `pyro_dft.recipe.mode_weights`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyro_dft import roots
 from pyro_dft.judging.optima import distinct_optima, triangular
-from pyro_dft.recipe.far_starts import CANDIDATES, further_starts, overlooked
+from pyro_dft.recipe.far_starts import FAR, Reach, further_starts, overlooked
 from pyro_dft.recipe.mode_weights import (
     GOOD_KHAT,
     WEIGHT_DRAWS,
@@ -76,7 +76,7 @@ class _Search:
     move: Move
     chains: int
     affordable: int
-    candidates: int
+    reach: Reach
     rng: np.random.Generator
     tried: Tried = field(default_factory=dict)
 
@@ -102,8 +102,9 @@ class _Search:
         for _ in range(ROUNDS):
             known, best = len(groups), groups[0][0]
             means, scales, elbos = self.parts(_firsts(groups))
-            points = min(self.candidates, max(self.affordable, 10 * count))
-            self.restart(further_starts(means, scales, count, self.log_density, self.rng, points))
+            points = min(self.reach.candidates, max(self.affordable, 10 * count))
+            reach = replace(self.reach, candidates=points)
+            self.restart(further_starts(means, scales, count, self.log_density, self.rng, reach))
             groups = self.groups()
             ahead = self.parts([groups[0][0]])[2][0] - elbos[0]
             news = len(groups) > known or (ahead > self.slack and not self.same_optimum(best, groups[0][0]))
@@ -193,7 +194,7 @@ def search(
     chains: int,
     data_size: int,
     rng: np.random.Generator,
-    candidates: int = CANDIDATES,
+    reach: Reach = FAR,
 ) -> tuple[NDArray[np.intp], Modes | None, list[Shares]]:
     """Finds separate modes among the restarts, and by further restarts from far away, until these find nothing new.
 
@@ -205,7 +206,7 @@ def search(
         chains: C.
         data_size: Data rows that one evaluation reads.
         rng: For draws and starting points.
-        candidates: Points at which the density is compared in each look further.
+        reach: How far out further ones are looked for.
 
     Returns:
         Indices among the restarts of those that the samplers start from, and the weights of the modes: K for each chain, (C K,),
@@ -216,7 +217,7 @@ def search(
     own = per_chain.argmax(1) + np.arange(chains) * per_chain.shape[1]
     if not np.isfinite(per_chain).any():
         return own, None, []
-    job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), candidates, rng)
+    job = _Search(fitted, restart, log_density, move, chains, int(DATA_ROWS / data_size), reach, rng)
     try:
         groups, found, light = job.with_weights(job.look_further())
         if found is not None:
