@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pyro_dft.recipe.far_starts import FAR
 from pyro_dft.recipe.mode_search import _Search
 from pyro_dft.recipe.modes import Modes
 
@@ -23,7 +24,7 @@ class _Job(_Search):
             None,
             1,
             100,
-            100,
+            FAR,
             np.random.default_rng(0),
         )
         self.k_hat = k_hat

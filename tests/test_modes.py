@@ -246,7 +246,7 @@ class TestStarts:
             stay,
             2,
             1,
-            1,
+            FAR,
             self.rng,
         )
         return job.starts(np.array(own), 1, list(light)).tolist()

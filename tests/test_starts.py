@@ -10,6 +10,7 @@ import pytest
 import torch
 from backends import BACKENDS
 
+from pyro_dft.recipe.far_starts import FAR
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.mode_search import _grouped, _Search
 from pyro_dft.recipe.starts import DISPERSION, starting_points
@@ -94,7 +95,7 @@ def test_shares_are_those_of_the_posterior_where_weights_can_tell(scale, afforda
     def log_density(x):
         return np.logaddexp.reduce(np.log(SHARES) - 0.5 * np.square(x[..., None, :] - CENTRES).sum(-1), -1)
 
-    job = _Search(lambda: fitted, None, log_density, None, 1, affordable, np.random.default_rng(0))
+    job = _Search(lambda: fitted, None, log_density, None, 1, affordable, FAR, np.random.default_rng(0))
     assert job.shares([[0], [1], [2]]) == []
     found = job.shares([[0], [2, 1]])
     if not known:

@@ -121,9 +121,10 @@ class Ensemble:
         """Whether mean log densities are those of the particles, up to so many standard errors."""
         goal = self.particles.engine.numpy(self.window.log_density)
         values = np.concatenate(found, 1)
-        # The sd of a few values can be small by chance.
-        error = np.maximum(values.std(1), goal.std((1, 2))) / np.sqrt(values.shape[1])
-        return bool((np.abs(values.mean(1) - goal.mean((1, 2))) <= errors * error).all())
+        # The sd of a few values can be small by chance. Densities that are zero agree with nothing.
+        with np.errstate(invalid="ignore"):
+            error = np.maximum(values.std(1), goal.std((1, 2))) / np.sqrt(values.shape[1])
+            return bool((np.abs(values.mean(1) - goal.mean((1, 2))) <= errors * error).all())
 
     def _log_density(self, draws: Any) -> np.ndarray:
         """Of draws, native (G, n, d): (G, n)."""
