@@ -35,7 +35,7 @@ from pyro_dft.recipe.natural_gradient import State, antithetic, bound
 # steps, and some more; or where it would not catch up in so many times `STALL_STEPS`, by what it gained in the last ones.
 HOPELESS, TIMES, MORE_STEPS, CATCH_UP = 10.0, 1.5, 10, 2.0
 # With an adaptive target, whose batches take as long as their slowest point, restarts so many nats below the two best ones of
-# their chain are given up after so many steps, before anything has settled.
+# their chain, or below a known optimum, are given up after so many steps, before anything has settled.
 ADAPTIVE_LEAD, ADAPTIVE_STEPS = 100.0, 10
 # A restart has stalled when its bound has risen in so many steps by fewer nats for each dimension: where only scales are fitted,
 # as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
@@ -179,7 +179,8 @@ class GaussianFitter:
         for chain in np.unique(self._chain):
             own = self._chain == chain
             if self.target.adaptive and self.taken >= ADAPTIVE_STEPS:
-                out |= own & (state.best < np.sort(state.best[own])[-2:].min() - ADAPTIVE_LEAD)
+                ahead = np.sort(state.best[own])[-2:].min() if self._known is None else self._known.best
+                out |= own & (state.best < ahead - ADAPTIVE_LEAD)
             first = np.where(own & (self._settled_at >= 0), self._settled_at, np.iinfo(int).max).min()
             if first <= self.taken:
                 best = state.best[own & (self._settled_at >= 0)].max()
