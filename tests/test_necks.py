@@ -110,7 +110,7 @@ def log_between(levels):
 
 @pytest.mark.slow
 def test_a_variance_that_may_be_anything_down_to_nothing_is_right(backend):
-    """The prior of the log is flat down to -7. NUTS hardly enters that neck, with R-hat below 1.01: its median is 6.3, not 4.7."""
+    """The prior of the log is flat down to -7. NUTS hardly enters that neck, with R-hat below 1.01: its median is 6.3 for 4.7."""
     dft = backend.DFT(batches(backend.ppl), train="never", seed=0, disable_progbar=True)
     backend.run(dft, backend.array(DYES))
     found, levels = dft.diagnostics(), np.array([0.05, 0.25, 0.5, 0.75, 0.95])
