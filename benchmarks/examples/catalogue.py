@@ -59,7 +59,7 @@ NUMPYRO = (
     Example("examples/capture_recapture.py", ("-m", "1", *_SHORT), note=_MADE),
     Example("examples/sparse_regression.py", _SHORT),
     Example("examples/horseshoe_regression.py", _SHORT),
-    Example("examples/gaussian_shells.py", ("--enum", "-n", "1000")),
+    Example("examples/gaussian_shells.py", ("--enum", "-n", "1000"), note="imports jaxns"),
     Example("examples/neutra.py", ("--num-iters", "500", "-n", "1000")),
     Example("examples/bnn.py", _SHORT, note=_LABELS),
     Example("examples/baseball.py", _SHORT, note="four models"),
