@@ -29,7 +29,7 @@ def trained(training: Training) -> Training:
     """Reads the data of a member of a group, trains and measures it, inside a pool."""
     training.backend.read(*training.arguments)
     trainer = training.trainer = training.backend.start()
-    trainer.lazy = not training.options.brings_networks
+    trainer.lazy, trainer.kept_alone = not training.options.brings_networks, True
     while not trainer.done:
         trainer.step()
     training.finish()

@@ -57,6 +57,7 @@ class Trainer:
         gaussian_measured: The drift test of the Gaussian, where one was made.
         chains: C.
         lazy: Whether networks that only raw draws would need may be trained later, see `put_off`.
+        kept_alone: Whether nobody will ask for new draws: what these need is not measured then.
         put_off: Whether that is so: the chains gave all that is served, and `take_up` trains the networks.
     """
 
@@ -77,7 +78,7 @@ class Trainer:
         self.fit = fit
         self.watch: Callable[[Progress], None] | None = None
         self.gaussian_measured: Measurement | None = None
-        self.lazy = self.put_off = False
+        self.lazy = self.put_off = self.kept_alone = False
         self.budget = Budget(settings, self._evaluations)
         self._ledger = Ledger(self._evaluations, gradients={"start": self._evaluations()})
         self._selection_seed = engine.selection_seed(rng)
@@ -283,6 +284,8 @@ class Trainer:
 
     def _with_steps(self, measured: Measurement) -> Measurement:
         """See `with_steps`; its evaluations are those of the refinement, in whatever phase it is needed."""
+        if self.kept_alone and measured.ensemble is not None:
+            return replace(measured, steps=FIRST_STEPS)
         with self._ledger.phase("refinement"):
             return with_steps(measured, self.settings)
 
