@@ -42,6 +42,27 @@ def test_new_draws_are_right_where_the_gaussian_is_so_in_each_coordinate_only(ba
         assert np.sqrt((x[:, 1:] ** 2).mean()) == pytest.approx(SD, rel=0.05)
 
 
+RADIUS, THICKNESS = 2.6, 0.13
+
+
+def ring(values):
+    x = values["x"]
+    return 0.5 * (((x**2).sum() ** 0.5 - RADIUS) / THICKNESS) ** 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_none_stays_far_out_where_no_step_is_short_enough(backend):
+    """A Gaussian as wide as a ring has draws out to twice its radius, 20 sds and more away; from there every step is rejected."""
+    dft = backend.potential(
+        ring, initial_params={"x": backend.array(np.array([1.0, 0.0]))}, train="never", refine_steps=None,
+        restarts=6, num_draws=4000,
+    )  # fmt: skip
+    backend.run(dft)
+    radius = np.linalg.norm(np.asarray(dft.get_samples(20_000)["x"], float), axis=1)
+    assert abs(radius - RADIUS).max() < 6 * THICKNESS
+    assert radius.std() == pytest.approx(THICKNESS, rel=4 / 2000**0.5)
+
+
 class _Right:
     """Particles of an ensemble whose sampler has the right log densities."""
 

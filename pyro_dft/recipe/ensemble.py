@@ -121,7 +121,7 @@ class Ensemble:
         """Whether mean log densities are those of the particles, up to so many standard errors."""
         goal = self.particles.engine.numpy(self.window.log_density)
         values = np.concatenate(found, 1)
-        # The particles' sd, not that of the values: a few that are far out would hide themselves. Zero densities agree with nothing.
+        # The sd of the particles: by that of the values a few that are far out would hide. Zero densities agree with nothing.
         with np.errstate(invalid="ignore"):
             error = goal.std((1, 2)) / np.sqrt(values.shape[1])
             return bool((np.abs(values.mean(1) - goal.mean((1, 2))) <= errors * error).all())
