@@ -9,6 +9,7 @@ import torch
 from backends import BACKENDS
 from scipy import special
 
+from pyro_dft import DFT, FidelityWarning
 from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
@@ -51,6 +52,21 @@ def fit(backend, fits):
                                           restarts=6, num_draws=4000)  # fmt: skip
         backend.run(fits[backend])
     return fits[backend]
+
+
+@pytest.mark.filterwarnings("ignore::pyro_dft.PerformanceWarning")
+def test_a_potential_that_draws_random_numbers_of_its_own_fails():
+    """In torch each call has its own; jax fixes them when it traces the potential."""
+    rng = np.random.default_rng(0)
+    dft = DFT(
+        potential_fn=lambda z: 0.5 * (1 + 0.5 * rng.normal()) * z["x"].square().sum(),
+        initial_params={"x": torch.zeros(2)}, train="never", modes="never", restarts=1, num_draws=100,
+        disable_progbar=True, seed=0,
+    )  # fmt: skip
+    with pytest.warns(FidelityWarning, match="random numbers outside of sample statements"):
+        dft.run()
+    assert dft.diagnostics()["status"] == "failed"
+    assert "noise" in dft.diagnostics()["alarms"]
 
 
 def test_states_are_right_in_means_sds_and_tails(fit):

@@ -22,6 +22,7 @@ class JaxEngine:
     """NumPy arrays at the border, compiled jax behind it; random numbers come from NumPy generators, which give the keys."""
 
     BLOCK_ROWS = CHUNK
+    FREEZES_NOISE = True
 
     def numpy(self, x: Any) -> np.ndarray:
         """An array in double precision."""

@@ -25,6 +25,7 @@ class TorchEngine:
     """Tensors on the target's device; random numbers come from a torch generator there."""
 
     BLOCK_ROWS = CHUNK
+    FREEZES_NOISE = False
 
     def numpy(self, x: Tensor) -> np.ndarray:
         """A tensor in double precision on the host."""

@@ -159,9 +159,11 @@ class Engine(Protocol):
 
     Attributes:
         BLOCK_ROWS: Most draws, over all samplers, that are made at once.
+        FREEZES_NOISE: Whether random numbers that a model draws by itself are fixed for good when it is traced.
     """
 
     BLOCK_ROWS: int
+    FREEZES_NOISE: bool
 
     # Arrays and random numbers
 

@@ -152,7 +152,7 @@ def compare(
     return [pooled, *(drift(b[i], a[i], None if groups is None else groups[i]) for i in range(c))]
 
 
-def _noise(engine: Engine, first: Any, again: Any) -> float:
+def noise_between(engine: Engine, first: Any, again: Any) -> float:
     """Standard deviation of one evaluation of the log density (nats), from two at the same draws, without a shift in common."""
     if again is None:
         return 0.0
@@ -196,7 +196,7 @@ def measure(subject: Subject, most_steps: int | None = None) -> Measurement:
     return Measurement(
         at.steps, at.raw, at.first.draws, second.draws, second.log_density, drifts[0], at.moved, drifts[1:], at.scale,
         at.step_size, second.acceptance, second.divergence_rate, second.stuck, at.diverged, subject.leapfrogs,
-        _noise(engine, at.first.log_density, second.log_density_before), *careful,
+        noise_between(engine, at.first.log_density, second.log_density_before), *careful,
         at_limit=not settings.refine_steps and 2 * at.steps > most, statistics=second.statistics,
         gradients_each=2 * at.steps * subject.leapfrogs,
     )  # fmt: skip

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pyro_dft.recipe.ensemble import Ensemble
-from pyro_dft.recipe.measure import Measurement
+from pyro_dft.recipe.measure import Measurement, noise_between
 from pyro_dft.recipe.particles import Particles
+from pyro_dft.recipe.window import Window
 from pyro_dft.settings import Settings
+
+# Differences of a log density between two evaluations of no more than so many units in its last place are those of rounding.
+ROUNDING = 4.0
 
 
 def by_chains(settings: Settings, target: Any) -> bool:
@@ -31,8 +37,22 @@ def measure_by_chains(particles: Particles) -> Measurement:
         0, raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
-        statistics=statistics, gradients_each=round(window.gradients_each),
+        statistics=statistics, gradients_each=round(window.gradients_each), noise=_noise(particles, window),
     )  # fmt: skip
+
+
+def _noise(particles: Particles, window: Window) -> float:
+    """Noise of the log density (nats), from a second evaluation of half of the last states.
+
+    They are a batch of another size: what is traced for one size has the random numbers of one call for good.
+    """
+    engine, target, few = particles.engine, particles.target, particles.count // 2
+    if engine.FREEZES_NOISE or particles.budget.left < few * window.x.shape[0]:
+        return 0.0
+    first, (again, _) = window.log_density[:, :few, -1], target.evaluate(window.x[:, :few, -1])
+    found, level = noise_between(engine, first, again), np.abs(engine.numpy(first)).max()
+    rounding = np.finfo(str(first.dtype).removeprefix("torch.")).eps * level
+    return found if found > ROUNDING * rounding else 0.0
 
 
 def measured_again(measurement: Measurement, sampler: Any, rng: Any) -> Measurement:
