@@ -88,6 +88,7 @@ def _without_stranded(backend: Backend, draws: Any, log_density: Any, kept: Any,
         kept: Log densities of the kept draws, (G, m).
         rng: The framework's random number generator.
     """
+    kept = kept.astype(float)  # twice a log density may be more than single precision holds
     with np.errstate(invalid="ignore"):
         stranded = log_density < (2 * kept.min(1) - np.median(kept, 1))[:, None]
     if not stranded.any() or stranded.all(1).any():
