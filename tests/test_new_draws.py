@@ -99,3 +99,11 @@ def test_what_is_wrong_jointly_counts_as_an_error_of_each_coordinate(monkeypatch
     made = ensemble(0.8, wrong_jointly=5.0)
     monkeypatch.setattr(Ensemble, "_settled", lambda self, draws, steps, most: steps)
     assert transitions(made, 0.02) == 16
+
+
+def test_one_that_is_far_out_does_not_hide_itself_in_the_comparison_of_log_densities():
+    """A single one of 64 that is 100 nats down moves the mean by 1.6, twelve standard errors of right ones."""
+    values = np.random.default_rng(2).normal(size=(1, 64))
+    assert ensemble(0.0)._agree([values], 2.5)
+    values[0, 0] = -100.0
+    assert not ensemble(0.0)._agree([values], 2.5)

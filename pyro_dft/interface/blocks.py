@@ -70,34 +70,36 @@ def _refined(
     )
     gradients = refine_steps * measured.leapfrog_steps
     own = with_kernel(backend.arrays, measured, moved.statistics, gradients, samplers)
+    statistics = {"diverging": backend.arrays.numpy(moved.diverged), **own}
     kept = backend.arrays.numpy(measured.log_density)[samplers]
-    draws = _without_stranded(backend, moved.draws, backend.arrays.numpy(moved.log_density), kept, rng)
-    return draws, {"diverging": backend.arrays.numpy(moved.diverged), **own}
+    index = _arrived(backend.arrays.numpy(moved.log_density), kept, backend, rng)
+    if index is None:
+        return moved.draws, statistics
+    return moved.draws[index], {name: value[index] for name, value in statistics.items()}
 
 
-def _without_stranded(backend: Backend, draws: Any, log_density: Any, kept: Any, rng: Any) -> Any:
-    """Draws (G, n, d) of which those that are still far out become copies of others of the same sampler.
+def _arrived(log_density: Any, kept: Any, backend: Backend, rng: Any) -> tuple[Any, Any] | None:
+    """Index of draws (G, n) in which those that are still far out stand for others of the same sampler; None where none are.
 
     A sampler has some where no step of the transitions is short enough, so that they hardly move. Far out is where the log
     density is below the lowest of the kept draws by as much as that is below their median: twice as far down as any of thousands.
 
     Args:
+        log_density: Of the draws, (G, n).
+        kept: Of the kept draws, (G, m).
         backend: The framework.
-        draws: Native.
-        log_density: There, (G, n).
-        kept: Log densities of the kept draws, (G, m).
         rng: The framework's random number generator.
     """
     kept = kept.astype(float)  # twice a log density may be more than single precision holds
     with np.errstate(invalid="ignore"):
         stranded = log_density < (2 * kept.min(1) - np.median(kept, 1))[:, None]
     if not stranded.any() or stranded.all(1).any():
-        return draws
+        return None
     rows = np.tile(np.arange(stranded.shape[1]), (len(stranded), 1))
     host = backend.host_rng(rng)
     for own, out in zip(rows, stranded, strict=True):
         own[out] = host.choice(np.flatnonzero(~out), int(out.sum()))
-    return draws[np.arange(len(rows))[:, None], rows]
+    return np.arange(len(rows))[:, None], rows
 
 
 def together(backend: Backend, blocks: Iterator[Block]) -> Block:
