@@ -109,6 +109,13 @@ def test_networks_that_cannot_be_used_are_named(backend, option, which, message)
         backend.run(dft)
 
 
+@pytest.mark.parametrize("option", ["generator", "score_network"])
+def test_what_is_no_network_is_named_where_none_would_be_trained_too(backend, option):
+    dft = gaussian(backend, **{option: WRONG[backend.name][2]}, **{**SHORT, "train": "auto"})
+    with pytest.raises(SettingsError, match=f"{option} must be"):
+        backend.run(dft)
+
+
 def test_there_is_no_generator_where_none_was_given(backend):
     dft = gaussian(backend, **SHORT)
     backend.run(dft)

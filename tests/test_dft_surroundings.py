@@ -11,6 +11,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from dft_fits import Y, equal
+from pyro import poutine
+from pyro.infer import MCMC
 from quick import (
     GAUSSIAN,
     NETWORK,
@@ -18,10 +20,44 @@ from quick import (
     minibatched,
 )
 
-from pyro_dft import DFT, ModelError, SettingsError
+from pyro_dft import DFT, DFTKernel, ModelError, SettingsError
 
 # A fit of a second may be doubted. Whether it is doubted rightly is tested elsewhere.
 pytestmark = [pytest.mark.filterwarnings("ignore:the fit is"), pytest.mark.usefixtures("brief_surrogate")]
+
+
+OUTSIDE = {
+    "scale": lambda: poutine.scale(scale=0.5),
+    "mask": lambda: poutine.mask(mask=False),
+    "do": lambda: poutine.do(data={"mu": torch.tensor(7.0)}),
+    "condition": lambda: poutine.condition(data={"mu": torch.tensor(7.0)}),
+    "trace": lambda: poutine.trace(),
+    "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
+}
+
+
+class TestWhatIsOutside:
+    """Effect handlers around the call do not reach the model, as with Pyro's `MCMC.run`."""
+
+    @pytest.mark.parametrize("outside", OUTSIDE)
+    @pytest.mark.parametrize("way", ["run", "step", "kernel"])
+    def test_it_changes_nothing(self, outside, way):
+        def draws():
+            if way == "kernel":
+                mcmc = MCMC(DFTKernel(known_mean, **GAUSSIAN), 50, 10, disable_progbar=True)
+                mcmc.run(Y)
+                return mcmc.get_samples()
+            dft = DFT(known_mean, disable_progbar=True, **GAUSSIAN)
+            if way == "run":
+                dft.run(Y)
+            else:
+                for _ in range(5):
+                    dft.step(Y)
+            return {"kept": dft.get_samples()["mu"], "new": dft.get_samples(50)["mu"]}
+
+        expected = draws()
+        with OUTSIDE[outside]():
+            assert equal(draws(), expected)
 
 
 class TestGlobalState:

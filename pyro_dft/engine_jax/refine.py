@@ -23,6 +23,8 @@ from pyro_dft.roots import coloured, has_directions, projected, spread
 
 # Draws of one compiled call where the full data are many (the model subsamples them).
 FULL_DATA_ROWS = 32
+# Draws of one compiled call where no more are moved, as in the search for modes.
+FEW = 128
 
 
 @dataclass
@@ -245,9 +247,13 @@ def _run_block(spec: TargetSpec, data: Any, x: Any, dynamics: Dynamics, words: A
     return spec.whole(moves._replace(position=moves.position._replace(score=jnp.zeros(()))))
 
 
-def _block_size(chains: int, target: Target) -> int:
-    """Draws of each chain in one compiled call; fewer where each reads many rows of data, as the last block is padded."""
-    return max(32, (FULL_DATA_ROWS if target.minibatch else block_rows()) // chains)
+def _block_size(chains: int, draws: int, target: Target) -> int:
+    """Draws of each chain in one compiled call; fewer where each reads many rows of data, as the last block is padded.
+
+    Few draws have a program of their own, which costs less than many rows that are not needed.
+    """
+    whole = max(32, (FULL_DATA_ROWS if target.minibatch else block_rows()) // chains)
+    return min(whole, FEW) if draws <= FEW else whole
 
 
 def _padded(part: np.ndarray, size: int) -> np.ndarray:
@@ -276,7 +282,7 @@ def refine(
         rng: Gives the random keys.
     """
     c, n, d = draws.shape
-    size, dynamics = _block_size(c, target), Dynamics(scale, step_size, leapfrog_steps, tune=False)
+    size, dynamics = _block_size(c, n, target), Dynamics(scale, step_size, leapfrog_steps, tune=False)
     x, log_q = np.empty_like(draws), np.empty((c, n), draws.dtype)
     moved, acceptance, divergences = np.empty((c, n), bool), np.empty((c, n)), np.empty((c, n))
     kinetic = np.empty((c, n))
@@ -304,7 +310,7 @@ def tune_step_size(
     """Leapfrog step sizes (C,) at which a few of the draws (C, n, d) are accepted with probability 0.8."""
     c, n, d = draws.shape
     some = draws[:, :: max(1, n // TUNING_DRAWS)][:, :TUNING_DRAWS]
-    size = _block_size(c, target)
+    size = min(_block_size(c, n, target), TUNING_DRAWS)
     # The block's other rows repeat draws in turn (and so weigh them alike, but for a remainder).
     x = some[:, np.arange(size) % some.shape[1]]
     words = rng.integers(2**32, size=2, dtype=np.uint32)

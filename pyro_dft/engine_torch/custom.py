@@ -15,6 +15,8 @@ from pyro_dft import messages
 
 Source = nn.Module | Callable[[], nn.Module]
 
+_EXPECTED = "a torch.nn.Module, or a function that makes one"
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -24,10 +26,18 @@ class Networks:
         generator: A module that maps latent points (n, d) to points (n, d), or a function without arguments that makes one.
         score_network: The same for the scores (n, d) of noised points (n, d); called with their noise (n, 1) as well
             where it varies.
+
+    Raises:
+        SettingsError: one of them is neither.
     """
 
     generator: Source | None = None
     score_network: Source | None = None
+
+    def __post_init__(self) -> None:
+        for name, source in vars(self).items():
+            if source is not None and not callable(source):  # modules are callable
+                raise messages.no_network(name, _EXPECTED, source)
 
 
 NO_NETWORKS = Networks()
@@ -36,9 +46,9 @@ NO_NETWORKS = Networks()
 def _made(source: Source, name: str) -> nn.Module:
     if isinstance(source, nn.Module):
         return copy.deepcopy(source)
-    module = source() if callable(source) else source
+    module = source()
     if not isinstance(module, nn.Module):
-        raise messages.no_network(name, "a torch.nn.Module, or a function that makes one", module)
+        raise messages.no_network(name, _EXPECTED, module)
     return module
 
 

@@ -45,6 +45,7 @@ class DFTState(NamedTuple):
         position: Row of `block` that comes next.
         block: Draws to serve, (rows, d), in the model's own coordinates.
         energies: Potentials there, (rows,).
+        highest: Potential above which a new draw counts as still far out, see `far_out`.
         diverged: `diverging` of each, (rows,).
         numbers: Of the transitions of each, (rows,) by name; see `pyro_dft.interface.result.Result.statistics`. Empty where
             there are none.
@@ -69,6 +70,7 @@ class DFTState(NamedTuple):
     position: Any = None
     block: Any = None
     energies: Any = None
+    highest: Any = None
     diverged: Any = None
     numbers: dict[str, Any] | None = None
     gradients: Any = None
@@ -184,9 +186,18 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
     state = DFTState(
         jnp.zeros((), jnp.int32), wanted.values(own, block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
         None, None, None, None, None, None, adapted,
-        position, block, energies, diverged, numbers, gradients, random.words(keys), data, trained,
+        position, block, energies, far_out(energies), diverged, numbers, gradients, random.words(keys), data, trained,
     )  # fmt: skip
     return shown(state, 0, own, wanted)
+
+
+def far_out(energies: Any) -> Any:
+    """The potential above which new draws are still far out: twice as far up as any of some good ones (..., rows).
+
+    The rule of `pyro_dft.interface.blocks`.
+    """
+    energies = jnp.asarray(energies)
+    return 2 * energies.max(-1) - jnp.median(energies, axis=-1)
 
 
 def _numbers(statistics: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -297,7 +308,19 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
         steps = jnp.full(rows, t.steps * t.leapfrogs, jnp.int32)
         numbers = {**{name: statistics[name].astype(own.dtype) for name in statistics}, "n_steps": steps}
     energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
+    # Those that no step was short enough for are copies of others.
+    arrived = energies <= state.highest
+    others = jax.random.categorical(
+        jax.random.fold_in(now, 1), jnp.where(arrived, 0.0, -jnp.inf), shape=(rows,)
+    )
+    index = jnp.where(arrived | ~arrived.any(), jnp.arange(rows), others)
+    served = {
+        "block": block.astype(own.dtype),
+        "energies": energies,
+        "diverged": diverged,
+        "numbers": numbers,
+    }
+    picked = jax.tree.map(lambda value: value[index], {**served, "gradients": gradients})
     return state._replace(
-        rng_key=key, block_key=random.words(key), position=jnp.zeros_like(state.position), block=block.astype(own.dtype),
-        energies=energies, diverged=diverged, numbers=numbers, gradients=gradients,
-    )  # fmt: skip
+        rng_key=key, block_key=random.words(key), position=jnp.zeros_like(state.position), **picked
+    )

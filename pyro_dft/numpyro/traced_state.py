@@ -12,7 +12,7 @@ from pyro_dft.engine_jax.functional import Trained
 from pyro_dft.engine_jax.step import Hyper
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState
-from pyro_dft.numpyro.serving import DFTState, Wanted, fingerprint, shown
+from pyro_dft.numpyro.serving import DFTState, Wanted, far_out, fingerprint, shown
 
 # Draws of a block where chains are trained under a trace, at most: new ones are made in blocks, and served one by one.
 BLOCK = 1000
@@ -53,11 +53,11 @@ def traced_state(
         numbers["n_steps"] = jnp.full(len(block), 2 * found.steps * schedule.leapfrog_steps, jnp.int32)
         unknown = {posterior.layout.names: jnp.full(posterior.dim, jnp.nan)}
         adapted = AdaptState(numbers["step_size"][0], unknown, unknown, unknown)
-    zero = jnp.zeros((), jnp.int32)
+    zero, energies = jnp.zeros((), jnp.int32), -log_density
     state = DFTState(
-        zero, posterior.layout.unflatten(block[0]), -log_density[0], diverged[0], next_key, None, None, None, None,
-        None, None, adapted, zero, block, -log_density, diverged, numbers, -score if wanted.gradients else None,
-        random.words(next_key), fingerprint((args, kwargs)), trained,
+        zero, posterior.layout.unflatten(block[0]), energies[0], diverged[0], next_key, None, None, None, None, None,
+        None, adapted, zero, block, energies, far_out(energies), diverged, numbers,
+        -score if wanted.gradients else None, random.words(next_key), fingerprint((args, kwargs)), trained,
     )  # fmt: skip
     return shown(state, 0, posterior, wanted)
 

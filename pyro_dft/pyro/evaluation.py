@@ -18,6 +18,7 @@ from typing import Any
 import pyro
 import pyro.ops.special
 import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
@@ -152,8 +153,10 @@ def patched() -> Iterator[None]:
 
     Within: validation of Pyro and torch distributions is off (it branches on values, which vmap forbids), the
     logarithm of enumeration is batchable, and a matrix without a Cholesky factor gives NaN in its own row in
-    place of an exception for the whole batch. May be nested; only the outermost context does anything. Another
-    thread that enters waits until this one has left, and sees torch as it was until it has entered.
+    place of an exception for the whole batch. Effect handlers outside do not reach the model, as in Pyro's `MCMC.run`, and
+    torch's detection of anomalies is off: gradients that are not finite are expected far out. May be nested; only the
+    outermost context does anything. Another thread that enters waits until this one has left, and sees torch as it was until
+    it has entered.
     """
     global _depth, _thread
     with exclusive(), contextlib.ExitStack() as stack:
@@ -174,6 +177,8 @@ def _replace_all(stack: contextlib.ExitStack) -> None:
     # Pyro puts torch's flag back to what *Pyro's* flag says: keep torch's own value as well.
     before = distribution._validate_args
     stack.callback(distribution.set_default_validate_args, before)
+    stack.enter_context(poutine.block())
+    stack.enter_context(torch.autograd.set_detect_anomaly(False))
     stack.enter_context(pyro.validation_enabled(False))
     distribution._validate_args = _OffWhileEvaluating(before)  # type: ignore[assignment]
     stack.enter_context(warnings.catch_warnings())

@@ -33,6 +33,8 @@ OUTSTANDING = 6.0
 SETTLED_KHAT = 0.5
 # Most rounds of adaptation, and the least number of draws that each density gets, as a share of an equal split.
 ADAPTATIONS, LEAST_DRAWS = 10, 0.5
+# It ends after so many rounds in turn that bring nothing where the tail is still so heavy that the weights have no mean.
+IN_VAIN, HOPELESS_KHAT = 4, 1.0
 # Most steps of the fixed-point iteration for the shares; it ends when no share changes by more than the second figure.
 EXPECTATIONS, SHARE_TOLERANCE = 500, 1e-6
 
@@ -166,16 +168,18 @@ def adapted(
         draws: From each density, in each round.
         rng: For the draws.
     """
-    best, least, current = proposal, np.inf, first
-    for _ in range(ADAPTATIONS):
+    best, least, found_at, current = proposal, np.inf, 0, first
+    for turn in range(ADAPTATIONS):
         try:
             proposal = _updated(proposal, current)
         except np.linalg.LinAlgError:
             break
         current = draw(proposal, log_density, draws, rng, even=False)
         if current.k_hat < least:
-            best, least = proposal, current.k_hat
+            best, least, found_at = proposal, current.k_hat, turn
         if not SETTLED_KHAT < current.k_hat < np.inf:
+            break
+        if least > HOPELESS_KHAT and turn - found_at >= IN_VAIN:
             break
     return best
 
