@@ -57,6 +57,14 @@ Y = data(0, 5)
 # Checks of values, branches and numbers.
 
 
+@case(Y, torch.tensor(False))
+def a_mask_that_is_one_number(y, mask):
+    x = normal("x")
+    with pyro.plate("row", len(y)):
+        seen = pyro.sample("y", dist.Normal(x, 1.0), obs=y, obs_mask=mask)
+    assert ((seen == y) == mask).all()
+
+
 @case(Y)
 def warns_if_nan(y):
     x = normal("x")

@@ -54,6 +54,22 @@ def test_amounts_are_small_where_the_data_say_much(where):
     assert found == again
 
 
+@pytest.mark.parametrize("asked", [lambda s: s > 0, lambda s: s < 1], ids=["all points agree", "some do not"])
+def test_a_pyro_model_that_asks_for_its_values_has_the_same_amounts(asked):
+    model = two_hierarchies(pyro)
+
+    def asking(y, z):
+        with pyro.poutine.trace() as trace:
+            model(y, z)
+        s = trace.trace.nodes["s"]["value"]
+        if asked(s):
+            pyro.factor("nothing", torch.zeros(()))
+
+    data = torch.as_tensor(Y), 2 * torch.as_tensor(Y)
+    found = torch_amounts.fitted(PyroProblem(asking, data), ("a", "b"))
+    assert found == torch_amounts.fitted(PyroProblem(model, data), ("a", "b"))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_dft.errors.FidelityWarning")
 def test_a_saved_sampler_finds_its_coordinates_again(tmp_path, monkeypatch):

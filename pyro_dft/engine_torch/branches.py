@@ -88,10 +88,8 @@ _WHERE = {
     torch.Tensor.argwhere,
 }
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-_SIZED = {
-    torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye,
-    torch.Tensor.repeat, torch.Tensor.view, torch.Tensor.reshape, torch.Tensor.expand,
-}  # fmt: skip
+_SIZED = {torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye}
+_RESHAPED = {torch.Tensor.repeat, torch.Tensor.view, torch.Tensor.reshape, torch.Tensor.expand}
 _SAME = {torch.equal, torch.Tensor.equal, torch.allclose, torch.Tensor.allclose}
 
 
@@ -138,6 +136,8 @@ class Answers(TorchFunctionMode):
             return func(args[0], self._inside(args[1]))
         if func in _SIZED:
             args = [self._size(value) for value in args]
+        if func in _RESHAPED:  # a tensor, which may be a whole number itself, and its new sizes
+            args = [args[0], *(self._size(value) for value in args[1:])]
         if func in _SAME:
             return self._same(func, *args, **kwargs)
         if func in _MASKED:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_dft.engine_torch.branches import Answers, Disagreement
 from pyro_dft.models.amounts import DRAWS, RATE, SCALE, STEPS, rounded
 
 from .noncentering import NonCentered
@@ -58,5 +59,22 @@ def _minus_bound(problem: PyroProblem, names: Sequence[str], state: list[Tensor]
     amounts = logits.sigmoid()
     moved = copy.copy(problem)
     moved._maps = problem._maps | {name: NonCentered(amounts[i]) for i, name in enumerate(names)}
-    energies = torch.func.vmap(moved.potential, randomness="same")(mean + log_sd.exp() * eps)
-    return energies.mean() - log_sd.sum()
+    return _energies(moved, mean + log_sd.exp() * eps).mean() - log_sd.sum()
+
+
+def _energies(problem: PyroProblem, points: Tensor) -> Tensor:
+    """Potentials (n,) at points (n, d)."""
+
+    def answered(point: Tensor) -> Tensor:
+        with Answers(point):
+            return problem.potential(point)
+
+    for potential in (problem.potential, answered):
+        try:
+            return torch.func.vmap(potential, randomness="same")(points)
+        except (
+            Exception,
+            Disagreement,
+        ):  # a model that asks for values of its point; points that answer differently
+            continue
+    return torch.stack([problem.potential(point) for point in points])

@@ -46,6 +46,8 @@ LEAST_WEIGHT = 0.003
 MOST_MODES = 8
 # A candidate counts as a separate mode where less than this share of its draws leave it in a short refinement.
 LEAVING = 0.12
+# An optimum that belongs to one mode belongs to another too where so many times this share of the draws pass.
+BETWEEN = 0.5
 # A Gaussian is dropped where more than this share of its draws move to other modes.
 DRAINED = 0.6
 # Most rounds of further restarts, and after how many rounds in turn that find nothing they end where several modes are known
@@ -280,16 +282,10 @@ def _grouped(
     settled = [k for k in range(len(picked)) if k == 0 or _passing(begun, nearest, k) < DRAINED]
     groups: list[list[int]] = []
     for k in settled:
-        near = [
-            group
-            for group in groups
-            if any(
-                valleys[j, k] < BARRIER
-                or _passing(begun, nearest, j, k) > LEAVING
-                or _passing(begun, nearest, k, j) > LEAVING
-                for j in group
-            )
-        ]
+        close = [max(_closeness(valleys, begun, nearest, j, k) for j in group) for group in groups]
+        # One that lies between two modes joins both, where it joins one: it holds part of each.
+        least = BETWEEN if max(close, default=0.0) > 1.0 else 1.0
+        near = [group for group, value in zip(groups, close, strict=True) if value > least]
         groups = [group for group in groups if group not in near] + [[*sum(near, []), k]]
     return [picked[sorted(group)].tolist() for group in sorted(groups, key=min)]
 
@@ -305,6 +301,15 @@ def _moved(
     # One optimum after the other: as many are new as it happens, and each number would be compiled.
     tried[members[0]] = draws, move(draws[None], factor[None])[0]
     return tried[members[0]]
+
+
+def _closeness(
+    valleys: dict[tuple[int, int], float], begun: NDArray[np.intp], nearest: NDArray[np.intp], j: int, k: int
+) -> float:
+    """Above one where two optima, j before k, belong to one mode."""
+    if valleys[j, k] < BARRIER:
+        return np.inf
+    return max(_passing(begun, nearest, j, k), _passing(begun, nearest, k, j)) / LEAVING
 
 
 def _passing(begun: NDArray[np.intp], nearest: NDArray[np.intp], start: int, end: int | None = None) -> float:
