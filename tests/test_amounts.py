@@ -54,7 +54,13 @@ def test_amounts_are_small_where_the_data_say_much(where):
     assert found == again
 
 
-@pytest.mark.parametrize("asked", [lambda s: s > 0, lambda s: s < 1], ids=["all points agree", "some do not"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(lambda s: s > 0, id="all points agree"),
+        pytest.param(lambda s: s < 1, id="some do not", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pyro_model_that_asks_for_its_values_has_the_same_amounts(asked):
     model = two_hierarchies(pyro)
 
