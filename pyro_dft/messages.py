@@ -282,6 +282,14 @@ def unreliable_weights(k_hat: float, threshold: float, ess: float, draws: int) -
     )
 
 
+def raw_draws_off(errors: list[str]) -> str:
+    """Raw draws are served that are known to be off."""
+    return (
+        f"raw draws differ from the posterior: {'; '.join(errors)}. Refined draws (refine_steps=None) are held against it; see "
+        f"drift_raw and joint in diagnostics(), and {links.page('diagnostics')}"
+    )
+
+
 def no_network(option: str, wanted: str, found: Any) -> SettingsError:
     """A user's network is of the wrong kind."""
     return SettingsError(f"{option} must be {wanted}, got {type(found).__name__}")

@@ -267,6 +267,7 @@ def test_files_have_the_same_format(pair, tmp_path):
 
 
 # NumPyro reads the last one and does not train it: to compile its training takes longer than all else here.
+@pytest.mark.filterwarnings("ignore:raw draws differ")
 @pytest.mark.parametrize(
     ("name", "writer", "reader"),
     [(name, *order) for name in ("network", "hierarchy") for order in (BACKENDS, BACKENDS[::-1])]

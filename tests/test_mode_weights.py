@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from pyro_dft.recipe import mode_weights
 from pyro_dft.recipe.mode_search import search
 from pyro_dft.recipe.mode_weights import GOOD_KHAT, Proposal, weigh
 
@@ -102,6 +105,34 @@ class TestHeavyTails:
         scales = np.tile(np.eye(3), (3, 1, 1))
         weigh(Proposal.of(self.centres, scales, np.zeros(3)), counted, 2, np.random.default_rng(0), 500)
         assert points == [1500, 1500]
+
+    @pytest.mark.parametrize(
+        ("khats", "rounds"),
+        [
+            # In vain four times in turn after the first, with weights that have no mean.
+            ([2.0] * 10, 5),
+            # That there is one is worth all rounds: the best may come late.
+            ([0.9] * 10, 10),
+            ([2.0, 2.0, 2.0, 0.9, *[2.0] * 6], 10),
+            ([2.0, 2.1, 1.5, *[2.0] * 7], 7),
+            ([2.0, 0.2], 2),
+        ],
+    )
+    def test_adaptation_ends_where_it_is_in_vain(self, monkeypatch, khats, rounds):
+        real, ahead = mode_weights.draw, iter(khats)
+        made = []
+
+        def drawn(proposal, *args, **options):
+            made.append(proposal)
+            return replace(real(proposal, *args, **options), k_hat=next(ahead))
+
+        rng = np.random.default_rng(0)
+        start = Proposal.of(self.centres, self.narrow, np.zeros(3))
+        first = real(start, self.log_density, 100, rng)
+        monkeypatch.setattr(mode_weights, "draw", drawn)
+        found = mode_weights.adapted(start, first, self.log_density, 100, rng)
+        assert len(made) == rounds
+        assert found is made[int(np.argmin(khats[:rounds]))]
 
 
 class TestMissedComponents:

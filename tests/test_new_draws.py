@@ -9,6 +9,8 @@ import pytest
 from backends import BACKENDS
 from test_particles import chains
 
+from pyro_dft import FidelityWarning
+from pyro_dft.judging.joint import Joint
 from pyro_dft.recipe.ensemble import Ensemble
 
 AMOUNT, DIM = 0.6, 20
@@ -45,9 +47,9 @@ def test_new_draws_are_right_where_the_gaussian_is_so_in_each_coordinate_only(ba
 RADIUS, THICKNESS = 2.6, 0.13
 
 
-def ring(values):
+def ring(values, thickness=THICKNESS):
     x = values["x"]
-    return 0.5 * (((x**2).sum() ** 0.5 - RADIUS) / THICKNESS) ** 2
+    return 0.5 * (((x**2).sum() ** 0.5 - RADIUS) / thickness) ** 2
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=repr)
@@ -64,25 +66,48 @@ def test_none_stays_far_out_where_no_step_is_short_enough(backend):
         radius = np.linalg.norm(np.asarray(draws["x"], float), axis=1)
         assert abs(radius - RADIUS).max() < 6 * THICKNESS
         assert radius.std() == pytest.approx(THICKNESS, rel=4 / 2000**0.5)
+    # No coordinate shows it: both are right in mean and sd.
+    report = dft.diagnostics()
+    assert report["drift_raw"]["rms"] < 0.1
+    assert report["joint"] > 0.5
+    with pytest.warns(FidelityWarning, match="raw draws differ from the posterior.*jointly"):
+        dft.get_samples(100, refine_steps=0)
+    dft.get_samples(100, refine_steps=0)  # once is enough
 
 
-class _Right:
-    """Particles of an ensemble whose sampler has the right log densities."""
+@pytest.mark.filterwarnings("ignore:raw draws differ")  # so small a network ends within a few tenths of an sd
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_a_network_is_served_where_the_gaussian_is_right_in_each_coordinate_only(backend):
+    """The radius of a Gaussian as wide as a ring has an sd of 1.22; that of the network's draws is nearer to the ring's."""
+    dft = backend.potential(
+        lambda values: ring(values, 0.5), initial_params={"x": backend.array(np.array([1.0, 0.0]))}, train="auto",
+        refine_steps=None, restarts=2, num_draws=1000, num_steps=1500, width=32, depth=1,
+    )  # fmt: skip
+    backend.run(dft)
+    assert dft.diagnostics()["joint"] > 0.5
+    raw = np.linalg.norm(np.asarray(dft.get_samples(4000, refine_steps=0)["x"], float), axis=1)
+    assert raw.std() < (0.5 + 1.22) / 2
+    assert dft.diagnostics()["objective"] == "kl"
+    assert dft.diagnostics()["joint"] < 0.5
 
-    count, modes, target = 64, None, SimpleNamespace(dim=1, evaluate=lambda x: (np.zeros(x.shape[:2]), None))
-    engine = SimpleNamespace(numpy=np.asarray)
+
+def joint(difference, weights=((1.0,),), dim=1):
+    """Of 64 draws whose log density is so many sds too low, for each sampler."""
+    states = np.random.default_rng(1).normal(size=(len(difference), 64 * 256))
+    draws = np.random.default_rng(2).normal(size=(len(difference), 64)) - np.asarray(difference)[:, None]
+    return Joint.of(draws, states, np.asarray(weights), dim)
 
 
-def ensemble(memory, gradients_each=10.0, wrong_jointly=0.0):
+def ensemble(memory, gradients_each=10.0):
     states = chains(64, 256, memory, np.random.default_rng(0))
-    log_density = np.full((1, 64, 256), wrong_jointly) + np.random.default_rng(1).normal(size=(1, 64, 256))
-    window = SimpleNamespace(gradients_each=gradients_each, leapfrog_steps=10, log_density=log_density)
-    return Ensemble(_Right(), window, SimpleNamespace(points=states[None]))  # type: ignore[arg-type]
+    window = SimpleNamespace(gradients_each=gradients_each, leapfrog_steps=10)
+    particles = SimpleNamespace(count=64, modes=None, target=SimpleNamespace(dim=1))
+    return Ensemble(particles, window, SimpleNamespace(points=states[None]))  # type: ignore[arg-type]
 
 
-def transitions(made, effect):
+def transitions(made, effect, wrong_jointly=0.0):
     raw = SimpleNamespace(effects=np.full((4, 1), effect), significance=np.full((4, 1), 9.0))
-    return made.transitions(raw, np.zeros((1, 64, 1)), 64)
+    return made.transitions(raw, joint([wrong_jointly]), np.zeros((1, 64, 1)), 64)
 
 
 def test_more_transitions_where_more_is_remembered_or_more_is_wrong():
@@ -99,14 +124,28 @@ def test_transitions_that_are_shorter_than_the_ensembles_are_more():
 
 
 def test_what_is_wrong_jointly_counts_as_an_error_of_each_coordinate(monkeypatch):
-    made = ensemble(0.8, wrong_jointly=5.0)
     monkeypatch.setattr(Ensemble, "_settled", lambda self, draws, steps, most: steps)
-    assert transitions(made, 0.02) == 16
+    assert transitions(ensemble(0.8), 0.02, wrong_jointly=5.0) == 16
+
+
+def test_log_densities_count_by_the_coordinate_and_by_how_often_a_sampler_serves():
+    assert joint([0.0]).agrees(2.5)
+    assert not joint([5.0]).agrees(2.5)
+    assert joint([0.0]).size[0] < 3 / 64**0.5
+    assert joint([0.0]).sure[0] < 1 / 64**0.5
+    one = joint([5.0], dim=100)
+    assert one.size[0] == pytest.approx(0.05, abs=3 / 64**0.5 / 100)
+    assert 0.0 < one.sure[0] < one.size[0]
+    # Two chains of two modes: the wrong one serves a tenth of the first chain's draws.
+    four = joint([0.0, 5.0, 0.0, 0.0], weights=((0.9, 0.1), (0.5, 0.5)), dim=100)
+    assert four.size == pytest.approx([0.005, 0.0], abs=3 / 64**0.5 / 100)
+    assert joint([np.inf]).size[0] == Joint.of([[0.0]], [[-np.inf, 0.0]], np.ones((1, 1)), 1).size[0] == 0.7
 
 
 def test_one_that_is_far_out_does_not_hide_itself_in_the_comparison_of_log_densities():
     """A single one of 64 that is 100 nats down moves the mean by 1.6, twelve standard errors of right ones."""
     values = np.random.default_rng(2).normal(size=(1, 64))
-    assert ensemble(0.0)._agree([values], 2.5)
+    states = np.random.default_rng(1).normal(size=(1, 64, 256))
+    assert Joint.of(values, states, np.ones((1, 1)), 1).agrees(2.5)
     values[0, 0] = -100.0
-    assert not ensemble(0.0)._agree([values], 2.5)
+    assert not Joint.of(values, states, np.ones((1, 1)), 1).agrees(2.5)

@@ -14,7 +14,7 @@ from pyro_dft.evidence.psis import khat_threshold
 from pyro_dft.interface import memory_check
 from pyro_dft.interface.blocks import new_blocks
 from pyro_dft.interface.training import Training
-from pyro_dft.judging import verdict
+from pyro_dft.judging import alarms, verdict
 from pyro_dft.judging.summary import Summary, summary_table
 
 # Where a new draw needs more transitions than this, a network that was put off is trained.
@@ -45,9 +45,10 @@ class Drawing:
             self.check_room(num_samples * (chains if group_by_chain else 1))
             each = num_samples if group_by_chain else -(-num_samples // chains)
             few = each * chains <= settings.experimental.refine_limit
-            samples = self._new(
-                each, self.transitions(refine_steps if few or refine_steps is not None else 0)
-            )
+            steps = self.transitions(refine_steps if few or refine_steps is not None else 0)
+            if steps == 0:
+                self._warn_of_raw_draws()
+            samples = self._new(each, steps)
         if group_by_chain:
             return samples
         if num_samples is None or num_samples % chains == 0:
@@ -81,6 +82,16 @@ class Drawing:
         if refine_steps == 0 or (refine_steps is None and by_default > FEW_TRANSITIONS):
             by_default = self._training.complete().refine_steps
         return by_default if refine_steps is None else refine_steps
+
+    def _warn_of_raw_draws(self) -> None:
+        """Once for each result; where the fit is judged by its raw draws, its own verdict has said it."""
+        result = self._training.trained()
+        if result.told_of_raw or result.refine_steps == 0:
+            return
+        result.told_of_raw = True
+        text = alarms.raw_draws(result.report)
+        if text is not None:
+            warn(text, FidelityWarning)
 
     def check_room(self, draws: int) -> None:
         """Raises MemoryError where so many draws, over all chains, would not fit."""

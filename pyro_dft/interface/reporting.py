@@ -116,8 +116,8 @@ class Reporting:
         request. sample_stats has the log density `lp` and, of the transitions that a draw comes from, `diverging` (whether one
         had an energy error over 1000), `acceptance_rate` (mean probability of the last ones), `n_steps` (gradients, in the
         mean over the chains' transitions), `step_size` (in whitened coordinates) and `energy` (potential and kinetic); for raw
-        draws the first two alone. Attributes hold the library's version, the settings, the training time and the verdict. Draws
-        are independent: rank, trace and autocorrelation plots carry no information on mixing.
+        draws the first two alone. Attributes hold the library's version, the settings, the training time and the verdict. New
+        draws are independent, kept ones nearly: rank, trace and autocorrelation plots carry little information on mixing.
 
         Args:
             num_samples: Draws for each chain; None takes the kept ones.

@@ -27,11 +27,12 @@ class Result:
         kept: The draws that are served by default, native (chains, draws, dim), in the sampler's coordinates: draws of the
             measurement, refined at least as much as new ones are by default.
         report: The diagnostics.
+        told_of_raw: Whether it was said what is wrong with raw draws, see `pyro_dft.judging.alarms.raw_draws`.
     """
 
     def __init__(self, fit: Fit, settings: Settings, arrays: Arrays):
         self.fit, self._settings, self._arrays = fit, settings, arrays
-        self.report = Diagnostics()
+        self.report, self.told_of_raw = Diagnostics(), False
         measured = self.measurement
         self.kept = self.served(measured.raw if self.refine_steps == 0 else measured.refined)
 

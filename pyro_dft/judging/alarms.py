@@ -11,6 +11,7 @@ import numpy as np
 
 from pyro_dft import messages
 from pyro_dft.judging.drift import LIMITS
+from pyro_dft.judging.joint import LIMIT as JOINT_LIMIT
 
 Facts = Mapping[str, Any]
 
@@ -343,6 +344,22 @@ def status(fired: list[Alarm], facts: Facts) -> str:
     if any(alarm.wrong(facts) for alarm in fired) and any(alarm.unrepaired for alarm in fired):
         return "failed"
     return "suspect" if fired else "converged"
+
+
+def raw_draws(facts: Facts) -> str | None:
+    """What is wrong with raw draws of a fit that is judged by refined ones, in words; None where nothing is known to be."""
+    raw, joint = facts["drift_raw"], facts.get("joint")
+    found = []
+    if raw["flagged"]:
+        found.append(
+            f"{raw['moment']} of {raw['coordinate']} by {raw['worst']:.2f} sd (limit {_limit(raw['moment']):g})"
+        )
+    if joint is not None and joint > JOINT_LIMIT:
+        found.append(
+            "jointly, which no coordinate shows: log densities by at least "
+            f"{joint:.2f} nats for each coordinate (limit {JOINT_LIMIT:g})"
+        )
+    return messages.raw_draws_off(found) if found else None
 
 
 def short(value: Any) -> str:

@@ -53,6 +53,8 @@ class Diagnostics(dict[str, Any]):
             interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw started
             the transitions leave, the largest over coordinates (`slowest` is the one); `resolution` the largest standard
             error of a mean's gap: errors of that size are not seen; `draws` the number of draws that were compared.
+        joint: By how many nats, for each coordinate, the mean log density of raw draws is surely off: the larger number over
+            chains, which shows errors that no coordinate does (`pyro_dft.judging.joint`). None without an ensemble.
         left: What refinement is expected to leave of the raw draws' error (`error`, in sds): their gap (`raw`) times what
             the refined draws remember over as many transitions, where that is largest.
         unsettled: Whether the ensemble's budget ended before its two halves agreed. Where `refine_steps` is given, or the model
@@ -73,7 +75,8 @@ class Diagnostics(dict[str, Any]):
             and the tail index `k_hat` of the importance weights; None where there is one mode.
         fisher_gap: Last estimate of the Fisher divergence in whitened coordinates, J(s_q) - J(s_phi), mean over chains (None
             without a network).
-        movement: How far a short refinement moved each candidate's draws (rms, sds), for each chain.
+        movement: How far a short refinement moved each candidate's draws (rms, sds), or how far they are from the ensemble's
+            states, in each coordinate and jointly; for each chain.
         acceptance, divergence_rate, stuck: Of the refinement's transitions the mean acceptance probability, the share that
             diverged, and the share of draws that never moved; `expected_stuck` is the share that the acceptance explains.
         careful_divergence_rate, drift_careful: What is left of `divergence_rate` with leapfrog steps of a quarter of the size,

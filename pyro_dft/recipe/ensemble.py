@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.judging.drift import Drift, difference
+from pyro_dft.judging.joint import Joint
 from pyro_dft.judging.mixing import memory_at
 from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
@@ -56,7 +57,13 @@ class Ensemble:
         every = np.concatenate([rows for rows, _ in chosen])
         return [difference(own.reshape(-1, d), flat[every].reshape(-1, d), t), *each]
 
-    def transitions(self, raw: Drift, draws: Any, most: int) -> int:
+    def jointly(self, draws: Any) -> Joint:
+        """How far log densities at some of a sampler's draws, native (G, n, d), are from the particles'."""
+        particles = self.particles
+        values = particles.target.evaluate(draws[:, : particles.count])[0]
+        return self._joint([particles.engine.numpy(values)])
+
+    def transitions(self, raw: Drift, joint: Joint, draws: Any, most: int) -> int:
         """How many transitions of the ensemble's kernel a new draw of a sampler needs: 2, 4, 8, and so on.
 
         Draws can be right in each coordinate and wrong jointly: a Gaussian's, say, where scales depend on other coordinates. The
@@ -64,13 +71,14 @@ class Ensemble:
 
         Args:
             raw: Drift from the sampler's draws to the particles.
+            joint: Of these draws, see `jointly`.
             draws: The sampler's draws, native (G, n, d).
             most: The largest number to return.
         """
         # Transitions are cheap beside a draw that is wrong: what may be more than chance counts in full.
         size = np.where(np.abs(raw.significance) > LIKELY, np.abs(raw.effects), 0.0)
         size = np.nan_to_num(size, posinf=1e9).max(0)
-        jointly = self._agree([self._log_density(draws[:, : self.particles.count])], SURELY)
+        jointly = joint.agrees(SURELY)
         if not jointly:
             size = np.maximum(size, JOINTLY)
         steps, points = min(FIRST_STEPS, most), self.judged.points
@@ -102,11 +110,11 @@ class Ensemble:
         while first:
             first, found = self._all_moved(first, steps - made)
             made = steps
-            agree = self._agree(found, SURELY)
+            agree = self._joint(found).agrees(SURELY)
             if agree:  # as far as a few can tell
                 others, more = self._all_moved(others, steps - made_by_others)
                 made_by_others = steps
-                agree = self._agree([*found, *more], 1.0)
+                agree = self._joint([*found, *more]).agrees(1.0)
             if agree or 2 * steps > most:
                 break
             steps *= 2
@@ -117,19 +125,12 @@ class Ensemble:
         moved = [self._moved(part, steps) for part in parts]
         return [position for position, _ in moved], [log_density for _, log_density in moved]
 
-    def _agree(self, found: list[np.ndarray], errors: float) -> bool:
-        """Whether mean log densities are those of the particles, up to so many standard errors."""
-        goal = self.particles.engine.numpy(self.window.log_density)
-        values = np.concatenate(found, 1)
-        # The sd of the particles: by that of the values a few that are far out would hide. Zero densities agree with nothing.
-        with np.errstate(invalid="ignore"):
-            error = goal.std((1, 2)) / np.sqrt(values.shape[1])
-            return bool((np.abs(values.mean(1) - goal.mean((1, 2))) <= errors * error).all())
-
-    def _log_density(self, draws: Any) -> np.ndarray:
-        """Of draws, native (G, n, d): (G, n)."""
+    def _joint(self, found: list[np.ndarray]) -> Joint:
+        """Of log densities (G, n) in parts."""
         particles = self.particles
-        return particles.engine.numpy(particles.target.evaluate(draws)[0])
+        weights = np.ones((particles.chains, 1)) if particles.modes is None else particles.modes.weights
+        goal = particles.engine.numpy(self.window.log_density)
+        return Joint.of(np.concatenate(found, 1), goal, weights, particles.target.dim)
 
     def _moved(self, position: Any, steps: int) -> tuple[Any, np.ndarray]:
         """One point for each particle after `steps` transitions, and the log densities there (G, P)."""

@@ -64,6 +64,7 @@ def facts(
             at_limit=measured.at_limit,
             chains=measured.ensemble is not None,
         ),
+        "joint": None if measured.joint is None else float(measured.joint.sure.max()),
         "ensemble": None if measured.ensemble is None else measured.ensemble.entry(),
         "r_hat": float(np.nanmax(rhat(states))) if chains > 1 else None,
         "r_hat_limit": verdict.rhat_limit(chains, worth, dim) if chains > 1 else None,

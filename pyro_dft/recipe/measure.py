@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.judging.drift import Drift, drift
+from pyro_dft.judging.joint import Joint
 from pyro_dft.recipe.constants import FIRST_STEPS
 from pyro_dft.recipe.engine import Engine, Refined
 from pyro_dft.recipe.ensemble import Ensemble
@@ -61,6 +62,7 @@ class Measurement:
         leapfrog_steps: Gradient steps of each transition.
         noise: Standard deviation of the log density between two evaluations at the same points (nats): zero, unless
             the potential draws random numbers of its own, which jax fixes when it traces the model.
+        joint: How far log densities at `raw` are from those of the ensemble; None without one.
         at_limit: Whether no more transitions were allowed.
         statistics: Numbers of the transitions that each of `refined` comes from, (C, n) each; see
             `pyro_dft.recipe.chains.STATISTICS`. None of a file.
@@ -86,6 +88,7 @@ class Measurement:
     careful_divergence_rate: float = 0.0
     drift_careful: Drift | None = None
     ensemble: Ensemble | None = None
+    joint: Joint | None = None
     at_limit: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
     gradients_each: int = 0
@@ -99,6 +102,11 @@ class Measurement:
     def complete(self) -> bool:
         """Whether there are chains whose states can be served."""
         return self.ensemble is not None and self.ensemble.judged.complete
+
+    def near(self, gate: float) -> bool:
+        """Whether raw draws of no chain are surely further off than this, in a coordinate (sds) or jointly (nats for each)."""
+        jointly = self.joint is None or bool((self.joint.sure < gate).all())
+        return jointly and all(drift.near(gate) for drift in self.drift_raw_by_chain)
 
     @property
     def chain_movement(self) -> list[float]:

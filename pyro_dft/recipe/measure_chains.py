@@ -37,6 +37,7 @@ def measure_by_chains(particles: Particles) -> Measurement:
         0, raw, halfway, refined, log_density, drifts[0],
         ensemble.judged.drifts[0], drifts[1:], window.scale, window.step_size, window.acceptance, window.diverged,
         window.stuck, diverged, window.leapfrog_steps, careful_divergence_rate=window.diverged, ensemble=ensemble,
+        joint=ensemble.jointly(raw),
         statistics=statistics, gradients_each=round(window.gradients_each), noise=_noise(particles, window),
     )  # fmt: skip
 
@@ -60,14 +61,16 @@ def measured_again(measurement: Measurement, sampler: Any, rng: Any) -> Measurem
     ensemble = measurement.ensemble
     assert ensemble is not None
     raw = sampler.draw(measurement.raw.shape[1], rng)
-    drifts = ensemble.against(raw)
-    return replace(measurement, steps=0, raw=raw, drift_raw=drifts[0], drift_raw_by_chain=drifts[1:])
+    first, *each = ensemble.against(raw)
+    joint = ensemble.jointly(raw)
+    return replace(measurement, steps=0, raw=raw, drift_raw=first, drift_raw_by_chain=each, joint=joint)
 
 
 def with_steps(measurement: Measurement, settings: Settings) -> Measurement:
     """The same, and how many transitions of the ensemble's kernel new draws need."""
-    ensemble = measurement.ensemble
-    if ensemble is None:
+    ensemble, joint = measurement.ensemble, measurement.joint
+    if ensemble is None or joint is None:
         return measurement
     most = settings.experimental.max_refine_steps
-    return replace(measurement, steps=ensemble.transitions(measurement.drift_raw, measurement.raw, most))
+    steps = ensemble.transitions(measurement.drift_raw, joint, measurement.raw, most)
+    return replace(measurement, steps=steps)

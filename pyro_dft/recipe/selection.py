@@ -105,13 +105,16 @@ class Selection:
     def movement(self, name: str, sampler: Any) -> np.ndarray:
         """How far a short refinement moves draws of each chain, or, where particles have run, how far draws are from these, (C,).
 
+        From particles in each coordinate and jointly: see `pyro_dft.judging.joint.Joint`.
+
         Every candidate has as many draws, and as many transitions of one kernel (the Gaussian's) with the same random numbers.
         """
         engine, problem, target = self.engine, self.problem, self.problem.target
         if self._measured is not None and self._measured.ensemble is not None:
             draws = sampler.draw(self._measured.raw.shape[1], engine.seeded(target, self.seed + 1))
-            moved = self._measured.ensemble.against(draws)[1:]
-            self.fit.movement[name] = np.array([d.distance for d in moved])
+            ensemble = self._measured.ensemble
+            apart = np.array([d.distance for d in ensemble.against(draws)[1:]])
+            self.fit.movement[name] = np.hypot(apart, ensemble.jointly(draws).size)
             return self.fit.movement[name]
         # Two generators: the transitions' numbers are then the same however many the draws take.
         drawing, moving = (engine.seeded(target, self.seed + i) for i in (1, 2))

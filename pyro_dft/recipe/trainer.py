@@ -181,8 +181,8 @@ class Trainer:
             self.step()
         self.end()
         assert self.fit is not None
-        with self._working():
-            if self.fit.measurement is None:
+        if self.fit.measurement is None:
+            with self._working(), self._ledger.phase("refinement"):
                 self.fit.measurement = self._with_steps(self._measure())
         self.fit.history = self.history
         self.fit.seconds, self.fit.gradients = self._ledger.seconds, self._ledger.gradients
@@ -252,12 +252,12 @@ class Trainer:
             return
         if s.train == "auto" or chains:
             self._look("measuring")
-            measured = self.fit.measurement = self._with_steps(self._matched(self._measure()))
+            with self._ledger.phase("refinement"):
+                measured = self.fit.measurement = self._with_steps(self._matched(self._measure()))
             self.gaussian_measured = measured
             if s.train != "always":  # else it is no candidate
                 self.fit.movement["gaussian"] = np.array(measured.chain_movement)
-            near = all(d.near(s.experimental.gate) for d in measured.drift_raw_by_chain)
-            good = near and (not chains or measured.complete)
+            good = measured.near(s.experimental.gate) and (not chains or measured.complete)
             large = chains and self.target.dim > FULL_RANK_LIMIT
             if s.train == "never" or (s.train == "auto" and good) or self.budget.over():
                 return
@@ -283,11 +283,10 @@ class Trainer:
         return better
 
     def _with_steps(self, measured: Measurement) -> Measurement:
-        """See `with_steps`; its evaluations are those of the refinement, in whatever phase it is needed."""
+        """See `with_steps`."""
         if self.kept_alone and measured.ensemble is not None:
             return replace(measured, steps=FIRST_STEPS)
-        with self._ledger.phase("refinement"):
-            return with_steps(measured, self.settings)
+        return with_steps(measured, self.settings)
 
     def _fit_of(self, chosen: Chosen) -> Fit:
         sampler = chosen.sampler(self.engine, self.problems)
@@ -338,8 +337,8 @@ class Trainer:
         known = self.gaussian_measured
         # Chains that have forgotten the Gaussian would find nothing else from the network's draws.
         if self.fit.measurement is None and known is not None and known.complete:
-            again = measured_again(known, self.fit.sampler, self.rng)
-            self.fit.measurement = self._with_steps(again)
+            with self._ledger.phase("refinement"):
+                self.fit.measurement = self._with_steps(measured_again(known, self.fit.sampler, self.rng))
         self._network_steps, self._network = self._network.steps, None
 
     def _subject(self, fit: Fit) -> Subject:
@@ -352,18 +351,18 @@ class Trainer:
         )  # fmt: skip
 
     def _measure(self) -> Measurement:
+        """Inside of the phase "refinement"."""
         assert self.fit is not None
-        with self._ledger.phase("refinement"):
-            if not by_chains(self.settings, self.target) or self.gaussian_measured is not None:
-                # Where chains have failed already, a network's draws need few transitions, or they do not help.
-                apart = 1 if self.fit.modes is None else self.fit.modes.count
-                most = None if self.gaussian_measured is None else max(FIRST_STEPS, GIVEN_UP_STEPS // apart)
-                measured = measure(self._subject(self.fit), most)
-            else:
-                particles, self.fit = begun(self.fit, self._rival, self._subject)
-                measured = measure_by_chains(particles)
-            self.fit.measurement = measured
-            self.budget.reserved = 0.0
+        if not by_chains(self.settings, self.target) or self.gaussian_measured is not None:
+            # Where chains have failed already, a network's draws need few transitions, or they do not help.
+            apart = 1 if self.fit.modes is None else self.fit.modes.count
+            most = None if self.gaussian_measured is None else max(FIRST_STEPS, GIVEN_UP_STEPS // apart)
+            measured = measure(self._subject(self.fit), most)
+        else:
+            particles, self.fit = begun(self.fit, self._rival, self._subject)
+            measured = measure_by_chains(particles)
+        self.fit.measurement = measured
+        self.budget.reserved = 0.0
         return measured
 
     def _rival(self) -> Fit | None:
