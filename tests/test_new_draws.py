@@ -81,7 +81,7 @@ def test_a_network_is_served_where_the_gaussian_is_right_in_each_coordinate_only
     """The radius of a Gaussian as wide as a ring has an sd of 1.22; that of the network's draws is nearer to the ring's."""
     dft = backend.potential(
         lambda values: ring(values, 0.5), initial_params={"x": backend.array(np.array([1.0, 0.0]))}, train="auto",
-        refine_steps=None, restarts=2, num_draws=1000, num_steps=1500, width=32, depth=1,
+        refine_steps=None, restarts=2, num_draws=1000, num_steps=2500, width=32, depth=1,
     )  # fmt: skip
     backend.run(dft)
     assert dft.diagnostics()["joint"] > 0.5

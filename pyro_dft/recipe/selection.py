@@ -19,6 +19,9 @@ from pyro_dft.settings import Settings
 # Draws (over all chains) on which the refinement compares two samplers, and its transitions.
 SELECTION_DRAWS = 2000
 SELECTION_STEPS = 10
+# A sampler that is wrong in some coordinate is a worse start of new draws than one that is so only jointly: transitions within
+# modes that hardly mix repair the second alone. Of what is wrong jointly (nats for each coordinate) so much counts as an sd.
+JOINT_WEIGHT = 3.0
 
 
 class Selection:
@@ -114,7 +117,7 @@ class Selection:
             draws = sampler.draw(self._measured.raw.shape[1], engine.seeded(target, self.seed + 1))
             ensemble = self._measured.ensemble
             apart = np.array([d.distance for d in ensemble.against(draws)[1:]])
-            self.fit.movement[name] = np.hypot(apart, ensemble.jointly(draws).size)
+            self.fit.movement[name] = np.hypot(apart, ensemble.jointly(draws).size / JOINT_WEIGHT)
             return self.fit.movement[name]
         # Two generators: the transitions' numbers are then the same however many the draws take.
         drawing, moving = (engine.seeded(target, self.seed + i) for i in (1, 2))
