@@ -74,9 +74,9 @@ class Coordinates:
         self.torch, self.problem = backend.ppl is pyro, problem
 
     @classmethod
-    def of(cls, backend, model):
+    def of(cls, backend, model, data=Y):
         kind = PyroProblem if backend.ppl is pyro else NumPyroProblem
-        return cls(backend, kind(model, (backend.array(Y),)))
+        return cls(backend, kind(model, (backend.array(data),)))
 
     def noncentered(self):
         moved = object.__new__(Coordinates)

@@ -20,7 +20,7 @@ from pyro_dft.interface.arguments import copied
 from pyro_dft.layout import Layout, SiteInfo
 from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import check_known
-from pyro_dft.numpyro import noncentering, predictive, terms, validity
+from pyro_dft.numpyro import missing, noncentering, predictive, terms, validity
 from pyro_dft.numpyro.explain import not_finite
 from pyro_dft.numpyro.placement import Default, Plates, Point, placed
 from pyro_dft.numpyro.problem import Problem
@@ -175,8 +175,11 @@ class NumPyroProblem(Problem):
             model, density = enumerated(model, self.structure)
         with Default():
             # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
-            value, _ = density(placed(model, place), self.args, self.kwargs, {})
+            value, sites = density(placed(model, place), self.args, self.kwargs, {})
         place.check()
+        moved = self._noncentered.keys() | self._given.keys()
+        plain = [s.name for s in self.layout.sites if s.transform == "real" and s.name not in moved]
+        value = value + missing.log_density(sites, place.coordinates, plain)
         return -jnp.asarray(value).astype(self.dtype)
 
     def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:

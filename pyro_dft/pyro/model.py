@@ -26,7 +26,7 @@ from pyro_dft.models import amounts, circular
 from pyro_dft.models.options import MODEL_ERRORS, check_known, check_transforms
 from pyro_dft.models.supports import support_name
 
-from . import predictive, sharing, terms, validity
+from . import missing, predictive, sharing, terms, validity
 from .batching import map_rows
 from .enumeration import minibatch_log_density
 from .evaluation import checked_samples, full_index, patched, with_gradients
@@ -251,7 +251,8 @@ class PyroProblem(Problem):
             log_density = minibatch_log_density(trace, self.enum_dims, self.ordering)
         else:
             log_density = self._evaluator.log_prob(trace)
-        for term in place.log_jacobians:
+        plain = place.values.keys() - set(self._curved)
+        for term in (*place.log_jacobians, missing.log_density(trace.nodes, place.coordinates, plain)):
             log_jacobian = log_jacobian + term
         return -(log_density + log_jacobian).to(self.dtype)
 
