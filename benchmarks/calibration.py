@@ -1,12 +1,13 @@
 """How well do the diagnostics predict the true error? ``python -m benchmarks.calibration``.
 
-Reads the fits that ``benchmarks.posteriordb`` and ``benchmarks.geometry`` have made, good, bad and deliberately crippled
-(``--methods hasty-refined,shallow-refined`` makes those), and writes ``benchmarks/results/calibration.md``, ``.csv`` and the
-picture ``docs/images/calibration.png``: for each number in `diagnostics()` the area under its receiver-operating curve, hits and
-false alarms of the status, and the threshold that catches most bad fits for at most 5 % false alarms.
+Reads the fits that ``benchmarks.hostile`` has made of random posteriors with exact draws, in both frameworks, and writes
+``benchmarks/results/calibration.md``, ``.csv`` and the picture ``docs/images/calibration.png``: for each number in
+`diagnostics()` the area under its receiver-operating curve, hits and false alarms of the status, and the threshold that catches
+most bad fits for at most 5 % false alarms.
 
-A fit is bad where an error of its refined draws passes twice a bar of ``benchmarks.posteriordb.bars`` (0.2 sd in a mean, 14 %
-in an sd, 0.3 sd in a quantile), good where all are within the bars; those in between count as neither.
+A fit is bad where an error of its draws passes twice a bar of ``benchmarks.posteriordb.bars`` beyond what chance explains (0.2 sd
+in a mean, 14 % in an sd, 0.3 sd in a quantile), good where all are within the bars; those in between are off, and count as
+neither.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.posteriordb.bars import REFINED, upper_limit
+from benchmarks.posteriordb.bars import upper_limit
 from benchmarks.table import Row
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PICTURE = RESULTS.parents[1] / "docs" / "images" / "calibration.png"
-SOURCES = ("posteriordb_numpyro.json", "posteriordb_pyro.json", "geometry.json")
+SOURCES = ("hostile_numpyro.json", "hostile_pyro.json")
 FALSE_ALARMS = 0.05
-QUALITIES = ("good", "between", "bad")
+QUALITIES = ("good", "off", "bad")
 
 
 def _surely(interval: list[float | None]) -> float:
@@ -46,33 +47,27 @@ PREDICTORS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "divergences": lambda f: f["divergence_rate"],
     "stuck beyond acceptance": lambda f: f["stuck"] - f["expected_stuck"],
     "1 - acceptance": lambda f: 1 - f["acceptance"],
-    "left of the raw gap": lambda f: f["left"]["error"] if "left" in f else None,
-    "Fisher gap": lambda f: f["fisher_gap"],
 }
 
 
 def fits() -> list[Row]:
-    """Refined rows with their diagnostics, one for each fit, and `quality` "good", "bad" or "between"."""
-    rows = []
-    for name in SOURCES:
-        path = RESULTS / name
-        if not path.exists():
-            continue
-        for row in json.loads(path.read_text()).values():
-            if row["method"].endswith("-refined") and row.get("facts") and row.get("worst_mean") is not None:
-                quality = "good" if REFINED.holds(row) else "between" if REFINED.holds(row, 2.0) else "bad"
-                rows.append({**row, "source": path.stem, "quality": quality})
-    return rows
+    """Rows with their diagnostics, one for each fit."""
+    return [
+        row
+        for name in SOURCES
+        for row in json.loads((RESULTS / name).read_text()).values()
+        if row.get("facts")
+    ]
 
 
 def scores(
     rows: list[Row], predictor: Callable[[dict[str, Any]], float | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and whether each fit is bad, without fits in between or without a value."""
+    """Values and whether each fit is bad, without fits that are off or without a value."""
     pairs = []
     for row in rows:
         value = predictor(row["facts"])
-        if row["quality"] != "between" and value is not None:
+        if row["quality"] != "off" and value is not None:
             pairs.append((float(np.nan_to_num(value, nan=1e9)), row["quality"] == "bad"))
     values, bad = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(values), np.array(bad, bool)
@@ -100,14 +95,14 @@ def main() -> None:
         f"{len(rows)} fits: " + ", ".join(f"{sum(r['quality'] == q for r in rows)} {q}" for q in QUALITIES),
         "",
     ]
-    lines += ["| status | good | between | bad |", "|---|---|---|---|"]
+    lines += ["| status | good | off | bad |", "|---|---|---|---|"]
     for status in ("converged", "suspect", "failed"):
-        counts = [sum(r["said"] == status and r["quality"] == q for r in rows) for q in QUALITIES]
+        counts = [sum(r["status"] == status and r["quality"] == q for r in rows) for q in QUALITIES]
         lines.append(f"| {status} | " + " | ".join(map(str, counts)) + " |")
-    calm = [r for r in rows if not r["flagged"]]
+    calm = [r for r in rows if r["status"] == "converged"]
     missed = [r for r in calm if r["quality"] == "bad"]
     rate = upper_limit(len(missed), len(calm))
-    names = "".join(f"; {r['model']} {r['method']}" for r in missed)
+    names = "".join(f"; {r['name']} in {r['backend']}" for r in missed)
     lines += [
         "",
         f"Of {len(calm)} fits called converged {len(missed)} are bad (upper 95 % limit of the rate {rate:.1%}){names}.",
@@ -125,10 +120,10 @@ def main() -> None:
         limit, hits = threshold(values, bad)
         lines.append(f"| {name} | {len(values)} | {found:.2f} | {limit:.3f} | {hits:.0%} |")
         table.append({"number": name, "fits": len(values), "area": found, "limit": limit, "hits": hits})
-    alarms = sorted({a for r in rows for a in r["facts"]["alarms"]})
-    lines += ["", "| alarm | good | between | bad |", "|---|---|---|---|"]
+    alarms = sorted({a for r in rows for a in r["alarms"]})
+    lines += ["", "| alarm | good | off | bad |", "|---|---|---|---|"]
     for alarm in alarms:
-        counts = [sum(alarm in r["facts"]["alarms"] and r["quality"] == q for r in rows) for q in QUALITIES]
+        counts = [sum(alarm in r["alarms"] and r["quality"] == q for r in rows) for q in QUALITIES]
         lines.append(f"| {alarm} | " + " | ".join(map(str, counts)) + " |")
     print("\n".join(lines))
     (RESULTS / "calibration.md").write_text("\n".join(lines) + "\n")
@@ -155,8 +150,8 @@ def draw(rows: list[Row]) -> None:
         ends = np.append(np.flatnonzero(np.diff(values[order])), len(order) - 1)  # ties go together
         hits, alarms = (np.cumsum(mask[order])[ends] / mask.sum() for mask in (bad, ~bad))
         axes.plot([0, *alarms], [0, *hits], label=f"{name} ({found:.2f})")
-    flagged = np.array([r["flagged"] for r in rows if r["quality"] != "between"])
-    bad = np.array([r["quality"] == "bad" for r in rows if r["quality"] != "between"])
+    flagged = np.array([r["status"] != "converged" for r in rows if r["quality"] != "off"])
+    bad = np.array([r["quality"] == "bad" for r in rows if r["quality"] != "off"])
     axes.plot(flagged[~bad].mean(), flagged[bad].mean(), "k*", markersize=14, label="the status")
     axes.set(xlabel="good fits flagged", ylabel="bad fits flagged", xlim=(-0.02, 1), ylim=(0, 1.02))
     axes.set_title("Do the diagnostics tell bad fits from good ones?\n(area under each curve in brackets)")
