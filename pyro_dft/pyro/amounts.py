@@ -69,12 +69,10 @@ def _energies(problem: PyroProblem, points: Tensor) -> Tensor:
         with Answers(point):
             return problem.potential(point)
 
+    # The first fails where a model asks for values of its point, the second where points answer differently.
     for potential in (problem.potential, answered):
         try:
             return torch.func.vmap(potential, randomness="same")(points)
-        except (
-            Exception,
-            Disagreement,
-        ):  # a model that asks for values of its point; points that answer differently
+        except (Exception, Disagreement):
             continue
     return torch.stack([problem.potential(point) for point in points])
