@@ -308,8 +308,8 @@ def _renewed(state: DFTState, posteriors: list[Problem], dft: DFT) -> DFTState:
         steps = jnp.full(rows, t.steps * t.leapfrogs, jnp.int32)
         numbers = {**{name: statistics[name].astype(own.dtype) for name in statistics}, "n_steps": steps}
     energies = jax.vmap(own.potential, in_axes=(0, None))(block, own.data)
-    # Those that no step was short enough for are copies of others.
-    arrived = energies <= state.highest
+    # Those that no step was short enough for are copies of others; raw draws are what they are.
+    arrived = (energies <= state.highest) | (t.steps == 0)
     others = jax.random.categorical(
         jax.random.fold_in(now, 1), jnp.where(arrived, 0.0, -jnp.inf), shape=(rows,)
     )

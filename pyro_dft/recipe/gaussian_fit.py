@@ -176,7 +176,8 @@ class GaussianFitter:
     def _hopeless(self) -> np.ndarray:
         """Restarts that go on far below one that has settled, or below a known optimum."""
         state, out = self._state, np.zeros(len(self._chain), bool)
-        for chain in np.unique(self._chain):
+        due = (self._settled_at >= 0).any() or (self.target.adaptive and self.taken >= ADAPTIVE_STEPS)
+        for chain in np.unique(self._chain) if due else ():
             own = self._chain == chain
             if self.target.adaptive and self.taken >= ADAPTIVE_STEPS:
                 ahead = np.sort(state.best[own])[-2:].min() if self._known is None else self._known.best

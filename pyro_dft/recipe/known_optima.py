@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyro_dft.recipe.gaussians import Gaussians
-from pyro_dft.recipe.natural_gradient import State
+from pyro_dft.recipe.natural_gradient import TINY, State
 
 # Two fits are of one optimum when the means are so close, in sds times sqrt(d), and no sd differs by more than the factor.
 MET_DISTANCE, MET_RATIO = 0.5, 2.0
@@ -58,7 +58,13 @@ def _alike(inverse: np.ndarray, scale: np.ndarray) -> bool:
     A fit of scales alone ends at the sds of each coordinate given all others, of which the precision matrix has the squares.
     """
     if scale.ndim == 2:
-        ratios = np.linalg.svd(inverse @ scale, compute_uv=False)
+        product = inverse @ scale
+        lengths = np.sqrt(
+            np.square(product).sum(0)
+        )  # of images of unit vectors: none is beyond the singular values
+        if lengths.max() > MET_RATIO * (1 + TINY) or lengths.min() * (1 + TINY) < 1 / MET_RATIO:
+            return False
+        ratios = np.linalg.svd(product, compute_uv=False)
     else:
         ratios = scale * (np.sqrt(np.square(inverse).sum(0)) if inverse.ndim == 2 else inverse)
     return bool(ratios.max() <= MET_RATIO and ratios.min() >= 1 / MET_RATIO)
