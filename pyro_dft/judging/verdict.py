@@ -53,7 +53,7 @@ class Diagnostics(dict[str, Any]):
             interval that holds for all of them together, and whether it is flagged. `memory` is how much of where a draw started
             the transitions leave, the largest over coordinates (`slowest` is the one); `resolution` the largest standard
             error of a mean's gap: errors of that size are not seen; `draws` the number of draws that were compared.
-        joint: By how many nats, for each coordinate, the mean log density of raw draws is surely off: the larger number over
+        joint: By how many nats, for each coordinate, the mean log density of raw draws is surely off, the largest over
             chains, which shows errors that no coordinate does (`pyro_dft.judging.joint`). None without an ensemble.
         left: What refinement is expected to leave of the raw draws' error (`error`, in sds): their gap (`raw`) times what
             the refined draws remember over as many transitions, where that is largest.
