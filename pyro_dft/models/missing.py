@@ -2,9 +2,8 @@
 
 ``sample("y", fn, obs=y, obs_mask=mask)`` makes two sites with a value for each row: "y_observed", which counts where the mask
 holds, and the latent "y_unobserved", which counts elsewhere; "y" takes the one that counts. The latent values of observed rows
-have no density and are not used for anything: their posterior is improper. They get one, which changes nothing else, as it
-integrates to one: that of the standard normal where their coordinates are the values, which hang on nothing then; else, with a
-bounded support or where their site is non-centred, their own distribution.
+have no density and are not used for anything: their posterior is improper. They get that of their own distribution, as the
+missing ones have it. Nothing else changes, in any coordinates, as it integrates to one.
 """
 
 from __future__ import annotations

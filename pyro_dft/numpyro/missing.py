@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,13 +11,12 @@ from numpyro.distributions import MaskedDistribution
 from pyro_dft.models.missing import observed_twin
 
 
-def log_density(sites: Mapping[str, Any], coordinates: Mapping[str, Any], plain: Collection[str]) -> Any:
+def log_density(sites: Mapping[str, Any], coordinates: Mapping[str, Any]) -> Any:
     """Of latent values of observed rows.
 
     Args:
         sites: Of a run.
         coordinates: Name -> unconstrained coordinates.
-        plain: Sites for which these are the values.
     """
     total: Any = 0.0
     for name, x in coordinates.items():
@@ -28,11 +26,7 @@ def log_density(sites: Mapping[str, Any], coordinates: Mapping[str, Any], plain:
         batch = twin["fn"].batch_shape
         if jnp.shape(x)[: len(batch)] != batch:  # a random part of the rows
             continue
-        if name in plain:
-            normal = -0.5 * jnp.square(x) - 0.5 * math.log(2 * math.pi)
-            each = normal.reshape(*batch, -1).sum(-1)
-        else:
-            each = _unmasked(sites[name]["fn"]).log_prob(sites[name]["value"])
+        each = _unmasked(sites[name]["fn"]).log_prob(sites[name]["value"])
         total = total + jnp.where(_mask(twin["fn"]), each, 0.0).sum()
     return total
 

@@ -177,9 +177,7 @@ class NumPyroProblem(Problem):
             # The point goes in outside of the enumeration, as in numpyro.infer.util.potential_energy.
             value, sites = density(placed(model, place), self.args, self.kwargs, {})
         place.check()
-        moved = self._noncentered.keys() | self._given.keys()
-        plain = [s.name for s in self.layout.sites if s.transform == "real" and s.name not in moved]
-        value = value + missing.log_density(sites, place.coordinates, plain)
+        value = value + missing.log_density(sites, place.coordinates)
         return -jnp.asarray(value).astype(self.dtype)
 
     def run(self, place: Any, words: Any = None, wrap: Callable[[Any], Any] | None = None) -> dict[str, Any]:

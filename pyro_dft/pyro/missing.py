@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,15 +12,12 @@ from torch import Tensor
 from pyro_dft.models.missing import observed_twin
 
 
-def log_density(
-    sites: Mapping[str, Any], coordinates: Mapping[str, Tensor], plain: Collection[str]
-) -> Tensor | float:
+def log_density(sites: Mapping[str, Any], coordinates: Mapping[str, Tensor]) -> Tensor | float:
     """Of latent values of observed rows.
 
     Args:
         sites: Of a run.
         coordinates: Name -> unconstrained coordinates.
-        plain: Sites for which these are the values.
     """
     total: Tensor | float = 0.0
     for name, x in coordinates.items():
@@ -31,11 +27,7 @@ def log_density(
         batch = twin["fn"].batch_shape
         if x.shape[: len(batch)] != batch:  # a random part of the rows
             continue
-        if name in plain:
-            normal = -0.5 * x.square() - 0.5 * math.log(2 * math.pi)
-            each = normal.reshape(*batch, -1).sum(-1)
-        else:
-            each = _unmasked(sites[name]["fn"]).log_prob(sites[name]["value"])
+        each = _unmasked(sites[name]["fn"]).log_prob(sites[name]["value"])
         total = total + torch.where(torch.as_tensor(twin["mask"], device=x.device), each, 0.0).sum()
     return total
 

@@ -251,8 +251,7 @@ class PyroProblem(Problem):
             log_density = minibatch_log_density(trace, self.enum_dims, self.ordering)
         else:
             log_density = self._evaluator.log_prob(trace)
-        plain = place.values.keys() - set(self._curved)
-        for term in (*place.log_jacobians, missing.log_density(trace.nodes, place.coordinates, plain)):
+        for term in (*place.log_jacobians, missing.log_density(trace.nodes, place.coordinates)):
             log_jacobian = log_jacobian + term
         return -(log_density + log_jacobian).to(self.dtype)
 
