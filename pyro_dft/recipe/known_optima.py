@@ -59,9 +59,8 @@ def _alike(inverse: np.ndarray, scale: np.ndarray) -> bool:
     """
     if scale.ndim == 2:
         product = inverse @ scale
-        lengths = np.sqrt(
-            np.square(product).sum(0)
-        )  # of images of unit vectors: none is beyond the singular values
+        # Lengths of images of unit vectors: none is beyond the singular values, which take longer.
+        lengths = np.sqrt(np.square(product).sum(0))
         if lengths.max() > MET_RATIO * (1 + TINY) or lengths.min() * (1 + TINY) < 1 / MET_RATIO:
             return False
         ratios = np.linalg.svd(product, compute_uv=False)
