@@ -20,6 +20,7 @@ from numpyro.infer import MCMC, NUTS
 from pyro_dft import SettingsError
 from pyro_dft.experimental import grouped
 from pyro_dft.numpyro import DFT, DFTKernel
+from pyro_dft.numpyro.serving import Beyond
 from pyro_dft.numpyro.structure import inspect_model
 
 FIELDS = (
@@ -171,6 +172,33 @@ def test_fields_of_several_chains(method):
     assert (
         abs(kinetic.mean() - 1.5) < 5 * (1.5 / 400) ** 0.5
     )  # mapped chains share the transitions of their kept draws
+
+
+@pytest.mark.parametrize("method", daily(["vectorized", "sequential"], "vectorized"))
+def test_kept_draws_follow_the_warm_up_each_once_and_new_ones_follow_them(method):
+    """Two chains of 100 kept draws each, from one training or from two, whatever the warm-up was."""
+
+    def run(warm_up, count):
+        kernel = DFTKernel(model, **QUICK | {"num_draws": 200 if method == "vectorized" else 100})
+        mcmc = MCMC(
+            kernel, num_warmup=warm_up, num_samples=count, num_chains=2, chain_method=method, progress_bar=False
+        )  # fmt: skip
+        mcmc.run(jax.random.key(3), Y)
+        return kernel, mcmc.last_state, np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
+
+    kernel, last, kept = run(70, 100)
+    _, _, more = run(0, 120)
+    np.testing.assert_array_equal(kept, more[:, :100])
+    assert np.isfinite(more).all()
+    assert len(np.unique(more.reshape(-1, 2), axis=0)) == 2 * 120
+    if method == "sequential":
+        return
+    # A run that needs no new draws has no program for them. Who goes on from its last state gets some.
+    after = jax.jit(lambda state: kernel.sample(state, (Y,), {}).z["x"])
+    assert bool(jnp.isnan(after(last._replace(beyond=Beyond(False)))).all())
+    fresh = np.asarray(after(last))
+    assert np.isfinite(fresh).all()
+    assert not (fresh[:, None] == kept).all(-1).any()
 
 
 def test_fields_of_traced_data():

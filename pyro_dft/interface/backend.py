@@ -222,6 +222,14 @@ class Backend(ABC):
         target = self.problems[problem].target
         return -self.arrays.numpy(target.evaluate(self.flat(problem, points))[0])
 
+    def potential_of_kept(self, result: Result, points: np.ndarray) -> np.ndarray:
+        """Potential (chains, n) of the kept draws, given also as points of the model's own unconstrained coordinates.
+
+        It is known from the transitions that they come from, where these were made in the same coordinates.
+        """
+        known = result.log_density() if result.fit.problem == 0 else None
+        return self.potential_at(points) if known is None else -known
+
     def terms_at(self, points: np.ndarray) -> Terms:
         """Log density of each site at points (n, dim) of the model's own unconstrained coordinates."""
         return self.posteriors[0].site_terms(points)

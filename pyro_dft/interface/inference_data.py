@@ -45,11 +45,14 @@ def inference_data(training: Training, fresh: tuple[int, int] | None, wanted: Wa
     with backend.session():
         if fresh is None:
             flat, statistics = result.kept, result.statistics()
+            original = backend.original(fit.problem, flat)
+            potential = backend.potential_of_kept(result, original)
         else:
             flat, statistics = together(backend, new_blocks(backend, fit, *fresh, rng=backend.rng))
+            original = backend.original(fit.problem, flat)
+            potential = backend.potential_at(original)
         samples = backend.constrain(fit.problem, [flat])
-        original = backend.original(fit.problem, flat)
-        log_density = -backend.potential_at(original).astype(np.float64)
+        log_density = -potential.astype(np.float64)
         groups = _model_groups(backend, samples, wanted)
     return to_inference_data(
         {name: numpy(value) for name, value in samples.items()},

@@ -54,6 +54,12 @@ class Result:
         modes = self.fit.modes
         return draws if modes is None else modes.kept(draws)
 
+    def log_density(self) -> np.ndarray | None:
+        """Log densities (chains, n) of the kept draws, in the coordinates of the fit; None where they are raw: not known."""
+        if self.refine_steps == 0:
+            return None
+        return self._arrays.numpy(self.served(self.measurement.log_density))
+
     def shares(self) -> np.ndarray:
         """How often each of the measured samplers serves, over all chains."""
         modes = self.fit.modes

@@ -25,7 +25,7 @@ from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import check_fields
 from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.serving import DFTState, Wanted, advance, fingerprint, states
+from pyro_dft.numpyro.serving import Beyond, DFTState, Kept, Wanted, advance, fingerprint, states
 from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state, traced_states
@@ -40,7 +40,8 @@ class DFTKernel(MCMCKernel):
 
     Each chain trains a sampler of its own, exactly once, before its first iteration, so R-hat between chains compares
     independent fits. How long depends on the settings (`num_steps`, `precondition_steps`), not on `num_warmup`, whose
-    iterations have nothing left to do. Draws are refined as `DFT.get_samples` does by default.
+    iterations have nothing left to do. Behind them the draws that the fit keeps are served, `num_draws` over all chains, each
+    once, and then new ones, refined as `DFT.get_samples` does by default.
 
     With `chain_method="parallel"` on several devices, or a mapped chain method such as `jax.vmap`, all chains share one
     training: R-hat between them says nothing about it, and `diagnostics` does. Where the data are traced as well, as within
@@ -108,6 +109,7 @@ class DFTKernel(MCMCKernel):
             # A wrong option must fail here. Initial values may still come from MCMC.
             self._new_dft(1, self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
+        self._draws: int | None = None  # of the present run, where that is known
         self._diagnostics: list[Diagnostics | None] = []
         self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training
         self._template: Mapping[str, Any] | None = None
@@ -130,13 +132,14 @@ class DFTKernel(MCMCKernel):
         self._wanted = replace(self._wanted, tree=tree)
         return tree.sites(values)
 
-    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any) -> None:
+    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int) -> None:
         """What `MCMC.run` is asked for, before it begins.
 
         Args:
             extra_fields: Fields of the state that are to be collected.
             progress_bar: Whether MCMC shows a bar; without it the training shows none either.
             warmed_up: The state that is gone on from, or None.
+            draws: For each chain, those of the warm-up not counted.
 
         Raises:
             SettingsError: a state has no such field.
@@ -147,6 +150,12 @@ class DFTKernel(MCMCKernel):
         check_fields(extra_fields, refined=refined, known=has)
         asked = any(name.split(".")[0] == "z_grad" for name in extra_fields)
         self._wanted, self._silent = replace(self._wanted, gradients=asked), not progress_bar
+        self._draws = draws
+
+    def run_ended(self, state: DFTState | None) -> DFTState | None:
+        """The last state of `MCMC.run`, from which any number of draws may follow; None where there is none."""
+        self._draws = None
+        return None if state is None else state._replace(beyond=Beyond())
 
     @property
     def model(self) -> Callable[..., Any] | None:
@@ -172,7 +181,7 @@ class DFTKernel(MCMCKernel):
         args, kwargs = self._arguments(model_args, model_kwargs)
         self._sample_fn = "trained"
         try:
-            return self._trained(rng_key, self._by_site(init_params), args, kwargs)
+            return self._trained(rng_key, num_warmup, self._by_site(init_params), args, kwargs)
         except ModelError as error:
             if not error.nothing_to_infer or self._model is None:
                 raise
@@ -180,7 +189,7 @@ class DFTKernel(MCMCKernel):
             return still_state(self._model, rng_key, _is_single(rng_key), args, kwargs)
 
     def _trained(
-        self, rng_key: Any, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, rng_key: Any, num_warmup: int, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DFTState:
         batch = not _is_single(rng_key)
         if init_params is not None:  # with a leading axis for the chains where they are trained together
@@ -203,9 +212,8 @@ class DFTKernel(MCMCKernel):
             self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
-        return states(
-            dft, self._chosen(rng_key, dft), keys, data, kept=self._kept(rng_key), wanted=self._wanted
-        )
+        kept = Kept(num_warmup, self._draws) if self._kept(rng_key) else None
+        return states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
 
     def _train(
         self, rng_key: Any, chains: int, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

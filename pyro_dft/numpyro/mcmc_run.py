@@ -1,4 +1,4 @@
-"""What `numpyro.infer.MCMC` knows, and does not tell its kernel: which fields are collected, and whether there is a bar."""
+"""What `numpyro.infer.MCMC` knows and does not tell its kernel: the fields it collects, how many draws, if there is a bar."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, Protocol
 class Prepared(Protocol):
     """A kernel that wants to know."""
 
-    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any) -> None:
-        """Called before each run with the state that a warm-up left, or None."""
+    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int) -> None:
+        """Called before each run with the state that a warm-up left, or None, and the number of draws behind the warm-up."""
+
+    def run_ended(self, state: Any) -> Any:
+        """Called behind each run with the last state, or None; returns it in the form in which others may go on from it."""
 
 
 def tell_kernel(mcmc: type, kernel: type[Prepared]) -> None:
@@ -24,8 +27,13 @@ def tell_kernel(mcmc: type, kernel: type[Prepared]) -> None:
 
     @functools.wraps(plain)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.sampler, kernel):
-            self.sampler.prepare_run(kwargs.get("extra_fields", ()), self.progress_bar, self._warmup_state)
-        return plain(self, *args, **kwargs)
+        if not isinstance(self.sampler, kernel):
+            return plain(self, *args, **kwargs)
+        fields = kwargs.get("extra_fields", ())
+        self.sampler.prepare_run(fields, self.progress_bar, self._warmup_state, self.num_samples)
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            self._last_state = self.sampler.run_ended(self._last_state)
 
     mcmc.run = run  # type: ignore[attr-defined]

@@ -17,10 +17,21 @@ from pyro_dft.engine_jax.networks import Weights, init_generator
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState, mass_matrices
 from pyro_dft.numpyro.problem import Problem
-from pyro_dft.numpyro.trees import Tree
+from pyro_dft.numpyro.trees import Tree, is_traced
 from pyro_dft.recipe.chains import STATISTICS
 
 _MIX = (0x9E3779B1, 0x85EBCA6B)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Beyond:
+    """Whether new draws may be asked for when those of the block are used up.
+
+    A part of the state's structure: what makes new draws takes seconds to compile, and most runs need none.
+    """
+
+    allowed: bool = True
 
 
 class DFTState(NamedTuple):
@@ -42,7 +53,7 @@ class DFTState(NamedTuple):
         mean_accept_prob: Its mean over the draws so far.
         trajectory_length: Of the last transition: leapfrog steps times their size.
         adapt_state: See `pyro_dft.numpyro.fields.AdaptState`.
-        position: Row of `block` that comes next.
+        position: Row of `block` that comes next; below zero, the draws of a warm-up, it counts from the block's end.
         block: Draws to serve, (rows, d), in the model's own coordinates.
         energies: Potentials there, (rows,).
         highest: Potential above which a new draw counts as still far out, see `far_out`.
@@ -53,6 +64,7 @@ class DFTState(NamedTuple):
         block_key: Words of the key that `block` goes with, (2,).
         data: Words that the model's arguments are recognised by, (2,).
         trained: The samplers.
+        beyond: Whether there are draws beyond the block.
     """
 
     i: Any
@@ -77,6 +89,20 @@ class DFTState(NamedTuple):
     block_key: Any = None
     data: Any = None
     trained: Trained | None = None
+    beyond: Beyond = Beyond()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How the draws that a fit keeps are served.
+
+    Attributes:
+        warm_up: Calls before the first of them, which get some of them as well.
+        draws: Calls behind these, at most; None where that is not known.
+    """
+
+    warm_up: int = 0
+    draws: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,22 +143,37 @@ def _(size: int, batched: list[bool], flag: Any) -> tuple[Any, bool]:
     return flag.any(), False
 
 
+def _is_on_host(tree: Any) -> bool:
+    """Whether all leaves can be read by NumPy at no cost: each operation of jax alone is a program to compile."""
+    placed = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return not is_traced(placed) and all(
+        {device.platform for device in leaf.sharding.device_set} == {"cpu"}
+        and len(leaf.sharding.device_set) == 1
+        for leaf in placed
+    )
+
+
 def fingerprint(arguments: Any) -> Any:
     """Words (2,) that change with the numbers in a model's arguments; may be traced."""
-    words = jnp.zeros(2, jnp.uint32)
+    numbers = np if _is_on_host(arguments) else jnp  # with the same result
+    words = numbers.zeros(2, np.uint32)
     for number, leaf in enumerate(jax.tree.leaves(arguments)):
         value = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool) or value.size == 0:
             continue
-        value = jnp.real(jnp.asarray(value)) + jnp.imag(jnp.asarray(value))
-        bits = jax.lax.bitcast_convert_type(value.reshape(-1).astype(jnp.float32), jnp.uint32)
-        place = jnp.arange(len(bits), dtype=jnp.uint32) + np.uint32(number << 16)
-        own = [((bits ^ (bits >> 15)) * (place * np.uint32(mix) | np.uint32(1))).sum() for mix in _MIX]
-        words = words * np.uint32(3) + jnp.stack(own).astype(jnp.uint32)
+        value = numbers.asarray(value).astype(jax.dtypes.canonicalize_dtype(value.dtype))
+        value = (numbers.real(value) + numbers.imag(value)).reshape(-1).astype(np.float32)
+        bits = value.view(np.uint32)
+        place = numbers.arange(len(bits), dtype=np.uint32) + np.uint32(number << 16)
+        own = [
+            ((bits ^ (bits >> np.uint32(15))) * (place * np.uint32(mix) | np.uint32(1))).sum(dtype=np.uint32)
+            for mix in _MIX
+        ]
+        words = words * np.uint32(3) + numbers.stack(own)
     return words
 
 
-def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Wanted) -> DFTState:
+def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: Kept | None, wanted: Wanted) -> DFTState:
     """States of some chains of a fit, stacked, or of one chain, that serve the kept draws first, or only new ones.
 
     Args:
@@ -140,7 +181,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         chosen: Indices of chains, (chains,), or one index; it may be traced.
         keys: The random key of each.
         data: Words of `fingerprint`.
-        kept: Whether to begin with the draws that the fit keeps.
+        kept: How to begin with the draws that the fit keeps; None for new ones alone.
         wanted: What they show.
     """
     result, backend = dft.parts.training.trained(), dft.parts.backend
@@ -151,9 +192,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
         log_density, score = (
             backend.problems[0].target.evaluate(original) if wanted.gradients else (None, None)
         )
-        potential = (backend.potential_at(original) if log_density is None else -log_density).astype(
-            own.dtype
-        )
+        potential = -log_density if log_density is not None else backend.potential_of_kept(result, original)
         statistics = result.statistics()
         numbers = _numbers(statistics, own.dtype) if result.refine_steps else {}
         mass = mass_matrices(original, own.layout, wanted.dense, wanted.tree is not None, own.dtype)
@@ -163,7 +202,8 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
     weights = np.ones((chains, 1)) if fit.modes is None else fit.modes.weights
 
     def pick(value: Any) -> Any:
-        return jnp.take(jnp.asarray(value), chosen, axis=0)
+        numbers = jnp if is_traced(chosen) else np  # see `_is_on_host`
+        return numbers.take(numbers.asarray(value), chosen, axis=0)
 
     def of_chains(value: Any) -> Any:
         value = np.asarray(value)
@@ -172,21 +212,22 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: bool, wanted: Want
     trained = Trained(
         of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
-        of_chains(measured.scale), of_chains(measured.step_size), jnp.asarray(sampler.generator is not None),
-        jnp.asarray(fit.problem, jnp.int32), jnp.asarray(result.refine_steps, jnp.int32),
-        jnp.asarray(measured.leapfrog_steps, jnp.int32),
+        of_chains(measured.scale), of_chains(measured.step_size), np.asarray(sampler.generator is not None),
+        *(np.asarray(count, np.int32) for count in (fit.problem, result.refine_steps, measured.leapfrog_steps)),
     )  # fmt: skip
     block = pick(original)
-    energies = pick(potential)
+    energies = pick(potential.astype(own.dtype))
     diverged = pick(statistics["diverging"])
-    position = jnp.asarray(0 if kept else original.shape[1], jnp.int32)
+    rows = original.shape[1]
+    beyond = Beyond(kept is None or kept.draws is None or kept.draws > rows)
+    position = np.asarray(rows if kept is None else -kept.warm_up, np.int32)
     gradients = None if score is None else pick(-score)
     numbers = {name: pick(value) for name, value in numbers.items()}
     adapted = AdaptState(energies[..., 0], *jax.tree.map(pick, mass)) if numbers else None
     state = DFTState(
-        jnp.zeros((), jnp.int32), wanted.values(own, block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
+        np.zeros((), np.int32), wanted.values(own, block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,
         None, None, None, None, None, None, adapted,
-        position, block, energies, far_out(energies), diverged, numbers, gradients, random.words(keys), data, trained,
+        position, block, energies, far_out(energies), diverged, numbers, gradients, random.words(keys), data, trained, beyond,
     )  # fmt: skip
     return shown(state, 0, own, wanted)
 
@@ -196,8 +237,8 @@ def far_out(energies: Any) -> Any:
 
     The rule of `pyro_dft.interface.blocks`.
     """
-    energies = jnp.asarray(energies)
-    return 2 * energies.max(-1) - jnp.median(energies, axis=-1)
+    numbers = jnp if is_traced(energies) else np
+    return 2 * energies.max(-1) - numbers.median(energies, axis=-1)
 
 
 def _numbers(statistics: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -247,6 +288,8 @@ def _no_weights(samplers: int, dim: int, dft: DFT) -> Weights:
 def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wanted: Wanted) -> DFTState:
     """The next draw: of the block or, where that is used up or the state has another key now, of a new one.
 
+    Where there are no draws beyond the block, those that would be are not numbers.
+
     Args:
         state: Of one chain, or of several that were trained together.
         posteriors: The model with the arguments of this call, in all coordinates.
@@ -255,8 +298,8 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wan
             data, and the draw is not a number.
         wanted: What the state shows.
     """
-    several = state.block.ndim == 3
-    due = (state.position >= state.block.shape[-2]) | (random.words(state.rng_key) != state.block_key).any()
+    several, rows = state.block.ndim == 3, state.block.shape[-2]
+    due = (state.position >= rows) | (random.words(state.rng_key) != state.block_key).any()
 
     def renew(now: DFTState) -> DFTState:
         if not several:
@@ -264,9 +307,13 @@ def advance(state: DFTState, posteriors: list[Problem], dft: DFT, data: Any, wan
         axes = chain_axes(now)
         return jax.vmap(lambda own: _renewed(own, posteriors, dft), in_axes=(axes,), out_axes=axes)(now)
 
-    state = jax.lax.cond(any_chain(due), renew, lambda now: now, state)
-    row, known = state.position, (state.data == data).all()
-    state = shown(state, row, posteriors[0], wanted)
+    known = (state.data == data).all()
+    if state.beyond.allowed:
+        state = jax.lax.cond(any_chain(due), renew, lambda now: now, state)
+    else:
+        known &= ~due
+    row = state.position
+    state = shown(state, row % rows, posteriors[0], wanted)
     z = jax.tree.map(lambda value: jnp.where(known, value, jnp.nan), state.z)
     return state._replace(i=state.i + 1, z=z, position=row + 1)
 
