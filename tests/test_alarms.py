@@ -67,6 +67,17 @@ def test_few_divergences_are_enough_where_chains_have_made_their_steps_small():
     assert judge(facts(careful_divergence_rate=0.0002, ensemble=chains))["status"] == "converged"
 
 
+@pytest.mark.parametrize(
+    ("k_hat", "outside", "doubtful"), [(0.6, 0.15, True), (0.6, 0.05, False), (0.3, 0.5, False)]
+)
+def test_weights_of_modes_say_little_where_draws_are_far_from_all_of_them(k_hat, outside, doubtful):
+    modes = {"k_hat": k_hat, "errors": [0.01, 0.01], "weights": [0.5, 0.5]}
+    optima = {"count": 2, "missing": [], "outside": outside, **ENOUGH}
+    report = judge(facts(modes=modes, optima=optima))
+    assert report["alarms"] == ["mode weights"] * doubtful
+    assert ("15% of the draws are far from all of them" in "".join(report["warnings"])) == doubtful
+
+
 def test_divergences_advise_what_has_not_been_done():
     assert "Try a non-centred" in judge(facts(careful_divergence_rate=0.02))["warnings"][0]
     (said,) = judge(facts(careful_divergence_rate=0.02, coordinates=["u", "v"]))["warnings"]

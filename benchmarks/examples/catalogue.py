@@ -100,7 +100,7 @@ NUMPYRO = (
 )
 
 _FEWER = ("--num-samples", "300", "--warmup-steps", "200")
-_EPIDEMIC = ("-w", "50", "-n", "100", "-d", "10", "--nojit")
+_EPIDEMIC = ("-w", "50", "-n", "100", "-d", "20", "--nojit")
 
 PYRO = (
     Example("pyro/infer/mcmc/hmc.py::HMC"),
@@ -118,7 +118,7 @@ PYRO = (
     Example("examples/sir_hmc.py", ("-w", "50", "-n", "100", "--sequential")),
     Example("examples/sir_hmc.py", ("-w", "50", "-n", "100", "-p", "6", "-d", "6", "--enum")),
     Example("examples/contrib/epidemiology/sir.py", _EPIDEMIC),
-    Example("examples/contrib/epidemiology/regional.py", _EPIDEMIC),
+    Example("examples/contrib/epidemiology/regional.py", ("-w", "50", "-n", "100", "-d", "10", "--nojit")),
     Example(
         "tutorial/source/epi_intro.ipynb",
         replaced=(("num_samples=4 if", "num_samples=100 if"),),

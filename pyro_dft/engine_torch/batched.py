@@ -28,7 +28,7 @@ from pyro_dft.recipe.memory import CPU_BYTES, LEAST_POINTS, MOST_POINTS
 Potential = Callable[[Tensor], Tensor]
 # A batch size is traced when it comes up for the first figure's time; for the second's where a potential has more tensor
 # operations than `TRACE_LIMIT`, as a trace takes seconds then, and never where it has more than the last figure.
-SOON, LATE = 4, 128
+SOON, LATE = 4, 48
 TRACE_LIMIT, MOST_OPERATIONS = 2000, 40_000
 # Number of points, between those of a probe, that a potential which asks for values is tried at: most must agree with others.
 _CROWD = 32

@@ -28,9 +28,12 @@ LEAST_ESS = 100
 # between all parts of the posterior: there are no separate modes.
 BLIND_MEMORY = 0.975
 CONNECTED_MEMORY = 0.85
-# Largest tail index and standard error with which weights of modes, estimated by importance sampling, are trusted.
-MODE_KHAT = 0.7
+# Largest tail index and standard error with which weights of modes, estimated by importance sampling, are trusted. Where a larger
+# share of the draws than the last figure is in no mode's Gaussian, by which the weights are estimated, the tail index must leave
+# them a finite variance: chains of a mixture with many labellings had gone on to modes that nobody had found.
+MODE_KHAT, FINITE_KHAT = 0.7, 0.5
 MODE_ERROR = 0.03
+MODE_OUTSIDE = 0.1
 # Share of diverging transitions with small steps, see `pyro_dft.recipe.measure.carefully`. With the usual steps, curved
 # posteriors whose draws are good diverge more often than this too, as they do with NUTS.
 DIVERGENCE_LIMIT = 0.015
@@ -209,16 +212,24 @@ def _wrong_mode(facts: Facts) -> str:
     )
 
 
+def _outside(facts: Facts) -> float:
+    return float((facts["optima"] or {}).get("outside", 0.0))
+
+
 def _doubtful_modes(facts: Facts) -> bool:
     modes = facts.get("modes")
-    return modes is not None and not (modes["k_hat"] <= MODE_KHAT and max(modes["errors"]) <= MODE_ERROR)
+    if modes is None:
+        return False
+    largest = FINITE_KHAT if _outside(facts) > MODE_OUTSIDE else MODE_KHAT
+    return not (modes["k_hat"] <= largest and max(modes["errors"]) <= MODE_ERROR)
 
 
 def _mode_weights(facts: Facts) -> str:
-    modes = facts["modes"]
+    modes, outside = facts["modes"], _outside(facts)
+    others = f", and {outside:.0%} of the draws are far from all of them" if outside > MODE_OUTSIDE else ""
     return (
         f"there are {len(modes['weights'])} separate modes, and their weights {short(modes['weights'])} are doubtful: "
-        f"importance weights with k-hat {modes['k_hat']:.2f}, standard errors up to {max(modes['errors']):.2f}."
+        f"importance weights with k-hat {modes['k_hat']:.2f}, standard errors up to {max(modes['errors']):.2f}{others}."
     )
 
 

@@ -145,12 +145,12 @@ def _(size: int, batched: list[bool], flag: Any) -> tuple[Any, bool]:
 
 def _is_on_host(tree: Any) -> bool:
     """Whether all leaves can be read by NumPy at no cost: each operation of jax alone is a program to compile."""
-    placed = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    return not is_traced(placed) and all(
-        {device.platform for device in leaf.sharding.device_set} == {"cpu"}
-        and len(leaf.sharding.device_set) == 1
-        for leaf in placed
-    )
+    if is_traced(tree):
+        return False
+    devices: list[Any] = [
+        set(leaf.devices()) for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)
+    ]
+    return all(len(own) == 1 and own.pop().platform == "cpu" for own in devices)
 
 
 def fingerprint(arguments: Any) -> Any:
