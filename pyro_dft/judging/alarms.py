@@ -28,9 +28,10 @@ LEAST_ESS = 100
 # between all parts of the posterior: there are no separate modes.
 BLIND_MEMORY = 0.975
 CONNECTED_MEMORY = 0.85
-# Largest tail index and standard error with which weights of modes, estimated by importance sampling, are trusted. Where a larger
-# share of the draws than the last figure is in no mode's Gaussian, by which the weights are estimated, the tail index must leave
-# them a finite variance: chains of a mixture with many labellings had gone on to modes that nobody had found.
+# Largest tail index and standard error with which weights of modes, estimated by importance sampling, are trusted. Where larger
+# shares of the draws than the last figure are in no mode's Gaussian, by which the weights are estimated, and in other modes than
+# the heaviest, the tail index must leave them a finite variance: chains of a mixture with many labellings had gone on to modes
+# that nobody had found.
 MODE_KHAT, FINITE_KHAT = 0.7, 0.5
 MODE_ERROR = 0.03
 MODE_OUTSIDE = 0.1
@@ -220,7 +221,8 @@ def _doubtful_modes(facts: Facts) -> bool:
     modes = facts.get("modes")
     if modes is None:
         return False
-    largest = FINITE_KHAT if _outside(facts) > MODE_OUTSIDE else MODE_KHAT
+    several = 1 - np.max(modes["weights"]) > MODE_OUTSIDE
+    largest = FINITE_KHAT if several and _outside(facts) > MODE_OUTSIDE else MODE_KHAT
     return not (modes["k_hat"] <= largest and max(modes["errors"]) <= MODE_ERROR)
 
 
