@@ -10,6 +10,7 @@ import numpy as np
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.result import with_kernel
 from pyro_dft.recipe.fit import Fit
+from pyro_dft.recipe.stragglers import highest_potential
 
 # A block of flat draws (chains, n, dim), and what is known of the transitions that each comes from: `Result.statistics`.
 Block = tuple[Any, dict[str, Any]]
@@ -81,8 +82,7 @@ def _refined(
 def _arrived(log_density: Any, kept: Any, backend: Backend, rng: Any) -> tuple[Any, Any] | None:
     """Index of draws (G, n) in which those that are still far out stand for others of the same sampler; None where none are.
 
-    A sampler has some where no step of the transitions is short enough, so that they hardly move. Far out is where the log
-    density is below the lowest of the kept draws by as much as that is below their median: twice as far down as any of thousands.
+    See `pyro_dft.recipe.stragglers.highest_potential`.
 
     Args:
         log_density: Of the draws, (G, n).
@@ -92,7 +92,7 @@ def _arrived(log_density: Any, kept: Any, backend: Backend, rng: Any) -> tuple[A
     """
     kept = kept.astype(float)  # twice a log density may be more than single precision holds
     with np.errstate(invalid="ignore"):
-        stranded = log_density < (2 * kept.min(1) - np.median(kept, 1))[:, None]
+        stranded = -log_density > highest_potential(-kept.min(1), -np.median(kept, 1))[:, None]
     if not stranded.any() or stranded.all(1).any():
         return None
     rows = np.tile(np.arange(stranded.shape[1]), (len(stranded), 1))

@@ -19,6 +19,7 @@ from pyro_dft.numpyro.fields import AdaptState, mass_matrices
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.trees import Tree, is_traced
 from pyro_dft.recipe.chains import STATISTICS
+from pyro_dft.recipe.stragglers import highest_potential
 
 _MIX = (0x9E3779B1, 0x85EBCA6B)
 
@@ -233,12 +234,9 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: Kept | None, wante
 
 
 def far_out(energies: Any) -> Any:
-    """The potential above which new draws are still far out: twice as far up as any of some good ones (..., rows).
-
-    The rule of `pyro_dft.interface.blocks`.
-    """
+    """The potential above which new draws are still far out, from those of some good ones (..., rows)."""
     numbers = jnp if is_traced(energies) else np
-    return 2 * energies.max(-1) - numbers.median(energies, axis=-1)
+    return highest_potential(energies.max(-1), numbers.median(energies, axis=-1))
 
 
 def _numbers(statistics: dict[str, Any], dtype: Any) -> dict[str, Any]:

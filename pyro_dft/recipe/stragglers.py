@@ -35,6 +35,18 @@ def left_behind(log_density: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarr
     return far, far & (now < middle - STRAGGLING * spread) & (now > before + RISING * spread)
 
 
+def highest_potential(highest: Any, median: Any) -> Any:
+    """Potential above which a new draw is still far out, from those of good draws: twice as far up as any of thousands.
+
+    A sampler has some such draws where no step of the transitions is short enough, so that they hardly move.
+
+    Args:
+        highest: The highest potential of good draws, of any library, one for each sampler.
+        median: Their median.
+    """
+    return 2 * highest - median
+
+
 def stranded(x: np.ndarray, log_density: np.ndarray) -> np.ndarray:
     """Particles that have stayed in a part of the space which holds next to nothing of the posterior, (G, P).
 
