@@ -151,13 +151,15 @@ def test_data_changed_in_place_after_the_run(backend, container):
     dft = backend.DFT(model, disable_progbar=True, **GAUSSIAN)
     backend.run(dft, *args)
     before = np.asarray(dft.get_samples(1500, refine_steps=10)["mu"])
-    lp = np.asarray(dft.to_inference_data().sample_stats["lp"])
+    dft.reseed(1)
+    lp = np.asarray(dft.to_inference_data(50).sample_stats["lp"])
     buffer += 100
     after = np.asarray(dft.get_samples(1500, refine_steps=10)["mu"])
     # Four standard errors of the difference of two means.
     assert abs(after.mean() - before.mean()) < 4 * before.std() * (2 / 1500) ** 0.5
     assert abs(np.log(after.std() / before.std())) < 4 / 1500**0.5
-    np.testing.assert_array_equal(np.asarray(dft.to_inference_data().sample_stats["lp"]), lp)
+    dft.reseed(1)
+    np.testing.assert_array_equal(np.asarray(dft.to_inference_data(50).sample_stats["lp"]), lp)
 
 
 def test_steps_see_a_buffer_that_was_filled_anew():
