@@ -229,7 +229,7 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("name", daily(TREES, "scalar", "nested"))
+@pytest.mark.parametrize("name", daily(TREES, "nested"))
 def test_potentials_of_any_pytree(name):
     start = TREES[name](jnp.zeros((2, 2)))
 
