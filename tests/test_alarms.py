@@ -68,10 +68,11 @@ def test_few_divergences_are_enough_where_chains_have_made_their_steps_small():
 
 
 @pytest.mark.parametrize(
-    ("k_hat", "outside", "doubtful"), [(0.6, 0.15, True), (0.6, 0.05, False), (0.3, 0.5, False)]
+    ("k_hat", "outside", "weight", "doubtful"),
+    [(0.6, 0.15, 0.5, True), (0.6, 0.05, 0.5, False), (0.3, 0.5, 0.5, False), (0.6, 0.15, 0.99, False)],
 )
-def test_weights_of_modes_say_little_where_draws_are_far_from_all_of_them(k_hat, outside, doubtful):
-    modes = {"k_hat": k_hat, "errors": [0.01, 0.01], "weights": [0.5, 0.5]}
+def test_weights_of_modes_say_little_where_draws_are_far_from_all_of_them(k_hat, outside, weight, doubtful):
+    modes = {"k_hat": k_hat, "errors": [0.01, 0.01], "weights": [weight, 1 - weight]}
     optima = {"count": 2, "missing": [], "outside": outside, **ENOUGH}
     report = judge(facts(modes=modes, optima=optima))
     assert report["alarms"] == ["mode weights"] * doubtful

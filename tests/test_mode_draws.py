@@ -56,6 +56,17 @@ def test_all_modes_are_found_with_their_weights(fit):
     assert shares(dft.get_samples()["a"]) == pytest.approx(WEIGHTS, abs=0.05)
 
 
+def test_log_densities_of_kept_draws_are_known_without_an_evaluation(fit):
+    """Each draw's own, though the draws of a chain are picked from those of its modes."""
+    _, dft, *_ = fit
+    before = dft.diagnostics()["gradient_evaluations"]
+    data = dft.to_inference_data()
+    distances = np.square(np.asarray(data.posterior["a"], float)[..., None, :] - corners()).sum(-1)
+    expected = np.log((WEIGHTS * np.exp(-0.5 * distances)).sum(-1))
+    np.testing.assert_allclose(np.asarray(data.sample_stats["lp"]), expected, atol=1e-3)
+    assert dft.diagnostics()["gradient_evaluations"] == before
+
+
 def test_chains_and_counts(fit):
     _, dft, *_ = fit
     assert np.asarray(dft.get_samples(501)["a"]).shape == (501, 8)

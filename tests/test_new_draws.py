@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from backends import BACKENDS
+from daily import daily
 from test_particles import chains
 
 from pyro_dft import FidelityWarning
@@ -14,7 +15,7 @@ from pyro_dft.judging.joint import Joint
 from pyro_dft.recipe.ensemble import Ensemble
 
 # What the recipe does in both alike is looked at in one every day.
-ONE_A_DAY = [pytest.param(BACKENDS[0], marks=pytest.mark.slow), BACKENDS[1]]
+ONE_A_DAY = daily(BACKENDS, BACKENDS[1])
 AMOUNT, DIM = 0.6, 20
 # Sd of the coordinates whose scale is exp(AMOUNT tanh(x_0)), by quadrature over x_0.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from backends import BACKENDS
+from daily import daily
 
 from pyro_dft.recipe import race
 from pyro_dft.recipe.fit import Problem
@@ -84,9 +85,7 @@ def exact_scale(y):
 
 
 # With Pyro it takes 20 seconds; the recipe is the same.
-@pytest.mark.parametrize(
-    "backend", [pytest.param(BACKENDS[0], marks=pytest.mark.slow), BACKENDS[1]], ids=repr
-)
+@pytest.mark.parametrize("backend", daily(BACKENDS, BACKENDS[1]), ids=repr)
 def test_groups_with_little_data_are_right_and_cheap(backend):
     dft = backend.dft(
         "hierarchy", reparam="auto", train="never", refine_steps=None, restarts=6, num_draws=4000
