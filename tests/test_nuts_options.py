@@ -73,7 +73,7 @@ def test_what_is_done_anyway_is_not_worth_a_word():
         ({"num_steps": 4, "experimental": SEVEN}, {"num_steps": 4, "experimental": SEVEN}),
         ({"num_steps": 4, "step_size": 0.1, "experimental": SEVEN}, {"experimental": SEVEN}),
         ({"num_steps": None, "experimental": SEVEN}, {"experimental": SEVEN}),
-        ({"num_steps": 200, "step_size": 0.01}, {}),  # more than a transition may have
+        ({"num_steps": 400, "step_size": 0.01}, {}),  # more than a transition may have
         ({"num_steps": None, "trajectory_length": 1.0}, {}),
         # The training's.
         ({"num_steps": 2000}, {"num_steps": 2000}),

@@ -9,13 +9,12 @@ from backends import BACKENDS
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.particles import (
     LARGE_BUDGET,
-    MOST_AT_FIRST,
-    MOST_LEAPFROGS,
     MOST_WARM_UPS,
     PARTICLES,
     TUNING,
     WARM_UP,
 )
+from pyro_dft.recipe.trajectories import MOST_AT_FIRST, MOST_LEAPFROGS
 
 D = FULL_RANK_LIMIT + 10
 DRAWS = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pyro_dft.judging.symmetry import is_copy
 from pyro_dft.judging.verdict import Restarts, Served, optima_entry
@@ -52,12 +53,12 @@ class TestIsCopy:
         assert not is_copy(MEAN, FACTOR, self.other, self.other_factor, log_density)
 
 
-def entry(log_density, ends=lambda _: None):
+def entry(log_density, ends=lambda _: None, passed=()):
     """Two optima, at (3, -1) and at (-1, 3), and draws of the first one."""
     means, scales = np.array([[3.0, -1.0], [-1.0, 3.0]]), np.tile(0.3 * np.eye(2), (2, 1, 1))
     draws = means[0] + 0.3 * np.random.default_rng(0).normal(size=(400, 2))
     served = Served(draws, draws, log_density(draws))
-    return optima_entry(Restarts(means, scales, np.zeros(2), np.zeros(2)), served, log_density, ends)
+    return optima_entry(Restarts(means, scales, np.zeros(2), np.zeros(2)), served, log_density, ends, passed)
 
 
 def test_a_missed_optimum_in_many_dimensions():
@@ -108,3 +109,9 @@ def test_an_optimum_that_transitions_leave_for_the_draws_is_not_missing():
     for ends in (there, elsewhere, np.full_like(here, np.nan)):
         report = entry(mixture(0.5, 0.49), lambda restart, ends=ends: ends)
         assert (report["missing"], report["left"]) == ([1], [])
+
+
+@pytest.mark.parametrize(("passed", "missing"), [([], [1]), ([0], [1]), ([1], []), ([0, 1], [])])
+def test_an_optimum_that_chains_started_at_and_pass_from_is_not_missing(passed, missing):
+    report = entry(mixture(0.5, 0.49), passed=passed)
+    assert (report["missing"], report["left"]) == (missing, [] if missing else [1])

@@ -30,7 +30,7 @@ class _Recorded(NamedTuple):
         moved: Whether the transition was accepted, (BLOCK_STEPS, G, P).
         diverged: Whether its energy error was beyond `MAX_ENERGY_ERROR`, (BLOCK_STEPS, G, P).
         kinetic: Kinetic energies that the states end with, (BLOCK_STEPS, G, P).
-        nonfinite: Evaluations that were not finite, a scalar.
+        nonfinite: Transitions that led where the log density is not finite, a scalar.
     """
 
     position: Position
@@ -84,7 +84,7 @@ def block(
             now.moved.at[k].set(take),
             now.diverged.at[k].set(error > MAX_ENERGY_ERROR),
             now.kinetic.at[k].set(kinetic),
-            now.nonfinite + jnp.isinf(reached.log_q).sum(dtype=jnp.int32),
+            now.nonfinite + jnp.isposinf(error).sum(dtype=jnp.int32),
         )
 
     return spec.whole(jax.lax.fori_loop(first, steps + 1, go, begin))

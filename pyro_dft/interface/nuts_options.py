@@ -11,8 +11,9 @@ from typing import Any
 from pyro_dft import links
 from pyro_dft.errors import SettingsError
 from pyro_dft.experimental import Experimental
+from pyro_dft.recipe.carefulness import CAREFUL_ACCEPTANCES
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, TARGET_ACCEPTANCE
-from pyro_dft.recipe.particles import CAREFUL_ACCEPTANCES, MOST_LEAPFROGS
+from pyro_dft.recipe.trajectories import MOST_LEAPFROGS
 from pyro_dft.settings import Settings
 
 # Parameters that follow `model` and `potential_fn`, in their order.

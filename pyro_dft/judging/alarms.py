@@ -41,6 +41,8 @@ DIVERGENCE_LIMIT = 0.015
 # The same share for chains, whose steps are made smaller until it is below this: chains that stay above hardly enter a neck. Of
 # 304 random posteriors with exact draws, no good fit was above it at the end, and all fits that had missed a neck were.
 CHAIN_DIVERGENCES = 0.0003
+# Share of the divergences from which on they are said to be those of a density that is not finite.
+MOSTLY = 0.9
 # A share of divergences that curvature does not explain.
 LOST_LIMIT = 0.1
 # A fit is suspect where small steps surely move its draws by more than this (sds).
@@ -190,6 +192,20 @@ def _divergence_limit(facts: Facts) -> float:
     return DIVERGENCE_LIMIT if facts.get("ensemble") is None else CHAIN_DIVERGENCES
 
 
+def _diverging(facts: Facts) -> str:
+    rate = f"{facts['careful_divergence_rate']:.2%} of the"
+    if (facts.get("ensemble") or {}).get("nonfinite", 0.0) > MOSTLY * facts["careful_divergence_rate"]:
+        return (
+            f"{rate} chains' transitions lead where the log density is not finite, with small steps too: draws leave out what "
+            "is there. Where it cannot be computed (a Cholesky factor, an overflow), use float64 or a larger jitter; where the "
+            "density ends in an edge, the draws are as they should be."
+        )
+    return (
+        f"{rate} refining transitions diverged, with small steps too: parts of the posterior are much narrower than the rest (a "
+        f"funnel?) and may be missed. {_against_necks(facts)}"
+    )
+
+
 def _lost_modes(facts: Facts) -> str:
     optima = facts["optima"]
     lost = sum(optima["weights"][i] for i in optima["missing"])
@@ -327,8 +343,7 @@ ALARMS: tuple[Alarm, ...] = (
     ),
     Alarm(
         "divergences", "suspect", lambda f: f["careful_divergence_rate"] > _divergence_limit(f),
-        lambda f: f"{f['careful_divergence_rate']:.2%} of the refining transitions diverged, with small steps too: parts of the "
-        f"posterior are much narrower than the rest (a funnel?) and may be missed. {_against_necks(f)}",
+        _diverging,
         unless=("divergences",), unrepaired=True,
     ),
     Alarm(

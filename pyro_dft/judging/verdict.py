@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -239,6 +239,7 @@ def optima_entry(
     served: Served,
     density: Callable[[np.ndarray], np.ndarray],
     ends: Callable[[int], np.ndarray | None],
+    passed: Collection[int] = (),
 ) -> dict[str, Any] | None:
     """Distinct optima of all restarts, and which of them the served draws cover; None without restarts.
 
@@ -248,6 +249,7 @@ def optima_entry(
         density: The log density at points (n, d), to tell missed modes from copies of others.
         ends: Index of a restart -> where draws of its Gaussian end after some of the transitions that refine draws, (m, d); None
             where they were not moved.
+        passed: Restarts at whose optima chains started that are known to pass between all of these.
     """
     means, elbos, draws = restarts.means, restarts.elbos, served.draws
     if not np.isfinite(elbos).any() or not np.isfinite(draws).all():
@@ -268,7 +270,12 @@ def optima_entry(
         if any(is_copy(means[j], tril[j], means[picked[i]], tril[picked[i]], density) for j in picked[held])
     ]
     rest = [int(i) for i in missing if i not in copies]
-    gone = [i for i in rest if _left(i, ends(int(picked[i])), draws, coverage, means[picked], tril[picked])]
+    gone = [
+        i
+        for i in rest
+        if not set(passed).isdisjoint(found.members[keep[i]])
+        or _left(i, ends(int(picked[i])), draws, coverage, means[picked], tril[picked])
+    ]
     return {
         "count": len(keep),
         "elbos": found.elbo[keep].tolist(),

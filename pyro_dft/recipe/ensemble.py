@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +100,12 @@ class Ensemble:
     def _settled(self, draws: Any, steps: int, most: int) -> int:
         """`steps`, doubled until after so many transitions log densities of a sampler's draws agree with those of the particles.
 
-        Some are moved, as new draws would be.
+        Some are moved, as new draws would be, for as long as the budget of the fit allows it.
         """
-        if 2 * steps > most:
-            return steps
         size, most_parts = self.particles.count, draws.shape[1] // self.particles.count
+        each = size * draws.shape[0] * self.window.leapfrog_steps
+        if 2 * steps > most or not self.particles.budget.affords(steps * each):
+            return steps
         large = self.particles.target.dim > FULL_RANK_LIMIT
         parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED if large else 1, most_parts))]
         first, others, made, made_by_others = parts[:1], parts[1:], 0, 0
@@ -115,7 +117,7 @@ class Ensemble:
                 others, more = self._all_moved(others, steps - made_by_others)
                 made_by_others = steps
                 agree = self._joint([*found, *more]).agrees(1.0)
-            if agree or 2 * steps > most:
+            if agree or 2 * steps > most or not self.particles.budget.affords(steps * each):
                 break
             steps *= 2
         return steps
@@ -143,12 +145,17 @@ class Ensemble:
             position = block.position
         return position, particles.engine.numpy(block.log_density[:, :, -1])
 
+    def passed(self, shares: Sequence[dict[int, float]]) -> list[int]:
+        """Of the restarts whose optima particles started at (see `Fit.shares`), those that they are known to pass between."""
+        return [restart for own in shares for restart in own] if self.particles.subject.across else []
+
     def entry(self) -> dict[str, Any]:
         """Plain numbers for `diagnostics()["ensemble"]`."""
         g, p, t, _ = self.window.x.shape
         return {
             "chains": g * p, "transitions": t, "leapfrog_steps": self.window.leapfrog_steps,
             "gradients_each": self.window.gradients_each, "ess": float(self.judged.effective),
+            "nonfinite": self.window.nonfinite if self.particles.carefulness.in_vain else 0.0,
         }  # fmt: skip
 
     def gaussian(self) -> Any:

@@ -112,4 +112,5 @@ def _optima(engine: Engine, fit: Fit, target: Any, used: Any, served: Any) -> di
         ),
         density=lambda x: engine.numpy(target.evaluate(engine.native(target, x[None]))[0][0]),
         ends=ended,
+        passed=() if measured.ensemble is None else measured.ensemble.passed(fit.shares),
     )

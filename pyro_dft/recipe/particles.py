@@ -14,54 +14,52 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.judging.alarms import CHAIN_DIVERGENCES
+from pyro_dft.judging.alarms import LOST_LIMIT
 from pyro_dft.judging.drift import drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
 from pyro_dft.recipe.bank import Bank
+from pyro_dft.recipe.carefulness import Carefulness
 from pyro_dft.recipe.chains import Block, Dynamics
-from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT, TARGET_ACCEPTANCE
+from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.enough import at_last, enough
 from pyro_dft.recipe.pace import Pace
-from pyro_dft.recipe.starts import starting_points
+from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
+from pyro_dft.recipe.trajectories import Trajectories
 from pyro_dft.recipe.window import Judged, Window, climb, joined
 
 # Particles of all chains together, and of each sampler at least.
 PARTICLES, LEAST_PARTICLES = 64, 16
 # Transitions of each of the two parts of the warm-up, and those before each window in which the step size is tuned anew.
 WARM_UP, TUNING = 16, 8
-# Length of a trajectory in whitened units: a quarter of the period of a unit Gaussian forgets all.
-LENGTH, MOST_LEAPFROGS = 1.6, 64
-# Gradient steps at most while the particles are on their way.
-MOST_AT_FIRST = 16
 # Where fewer effective draws than so many for each particle are in a window, some may be stranded.
 APART = 1.5
 # The warm-up ends when the acceptance is as near to its goal, and fewer transitions diverge, or after so many rounds.
 TUNED, LOST, MOST_WARM_UPS = 0.15, 0.05, 10
-# Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
-SLOW, MOST_STRETCH = 0.2, 4.0
 # Chains that agree are served, where going on is not worth its cost, from so many effective draws on: the slowest of all features
 # has an error of .07 sds by chance then, which its own standard error shows. A network would only be trained on the same states.
 LEAST_SERVED = 200
-# Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
-CAREFUL_ACCEPTANCES = (0.95, 0.99)
-# But not where a window could be served and so many gradients for each draw are spent: with smaller steps all of it begins anew.
-DEAR = 100
+# Steps are not made smaller where a window could be served, of whose transitions no larger share diverges, and so many gradients
+# for each draw are spent: all of it would begin anew.
+DEAR, RARE_DIVERGENCES = 100, 0.005
 # They cost about so many times as much.
 SMALL_STEPS = 2.0
 # Steps are made smaller by about as much before they are tuned: acceptance is so near to one there that a few transitions of
 # tuning hardly move them.
 SMALLER = 0.6
-# With the smallest steps more of them are no hindrance: where a density cannot be computed, steps of any size end.
-LAST_DIVERGENCES = 0.005
 # Gradients for each draw that is asked for, at most: a window that would pass it, or that would have to go on for so long before
 # it has enough draws, is not begun. A network, and the refinement of its draws, would cost as much; above `FULL_RANK_LIMIT`
 # dimensions, where none would help, chains have both.
 BUDGET, LARGE_BUDGET = 300, 600
 # The same with separate modes, for each of which as many draws are asked for.
 MODES_BUDGET = 100
+# Where no window could be served yet, but particles mix, and where they have to pass between modes: nothing else is of use there.
+LAST_BUDGET = 1200
+# They mix where a longer window has more effective draws, by such a share of what is to be expected at least; with smaller steps,
+# where each of them is worth so many draws.
+GROWTH, WORTH = 0.25, 0.75
 
 
 class Particles:
@@ -86,10 +84,12 @@ class Particles:
         self.chains = sampler.chains if modes is None else modes.chains
         self.count = max(LEAST_PARTICLES, PARTICLES // self.chains)  # P
         self.each = -(-subject.draws // sampler.chains)
-        self.acceptance, self.stretch = TARGET_ACCEPTANCE, 1.0
+        self.carefulness = Carefulness()
+        self.trajectories = Trajectories(self.settings.experimental.leapfrog_steps)
         self.bank = Bank()
         self._agreed: tuple[Window, Judged] | None = None
-        self.spent = self._turn = 0
+        self._shorter, self._mixes = (0, 0.0), True
+        self.spent = 0
         self._pace = Pace()
         self._going = self._windows()
         self._first: tuple[Window, Judged] | None = None
@@ -133,12 +133,16 @@ class Particles:
         length = max(TUNING, BLOCK_STEPS * math.ceil(self.each / self.count / BLOCK_STEPS))
         while True:
             part = self._blocks(start, scale, step_size, TUNING, tune=0.7)
-            start, step_size = self._revived(part[-1], warming=False), self._whole(part[-1].step_size)
+            start = self._revived(part[-1], warming=False)
+            sizes = self.trajectories.whole(self.engine.numpy(part[-1].step_size))
+            step_size = self.engine.native(self.target, sizes)
             length = self._within_budget(length, step_size)
             window, start = self._window(start, scale, step_size, length)
             judged = self._judged(window)
             self._note(window, judged)
             yield window, judged
+            if self._given_up:
+                return
             while not self._careless(window) and not judged.restless and self._short(judged):
                 more = self._further(window, judged)
                 if not more:
@@ -148,14 +152,13 @@ class Particles:
                 window = joined(self.engine, window, following)
                 judged = self._judged(window)
                 self._note(window, judged)
-            careful = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
             if judged.climbing:
                 pass  # what diverges on the way says nothing of the steps that are needed there
-            elif self._careless(window) and self._agreed is not None and self.spent >= DEAR * self._asked:
+            elif self._careless(window) and self._too_dear:
                 yield window, judged  # the verdict says what diverged
                 return
-            elif self._careless(window) and careful:
-                self.acceptance = careful[0]
+            elif self._careless(window) and self.carefulness.next:
+                self.carefulness.go_on()
                 step_size = SMALLER * step_size
             elif judged.restless:
                 self._stretched(window, judged)
@@ -171,6 +174,8 @@ class Particles:
 
     def _note(self, window: Window, judged: Judged) -> None:
         """Keeps the last window that could be served; none where particles move again, with smaller steps."""
+        self.carefulness.saw(window.diverged)
+        self._compare(window, judged)
         short = self._enough / max(judged.effective, 1.0) - 1
         given_up = judged.restless or self._careless(window)
         ahead = math.inf if given_up else max(short, 0.0) * self._cost(window, window.x.shape[2])
@@ -178,17 +183,30 @@ class Particles:
         self.subject.note(self._pace.words(self.spent))
         if judged.restless:
             self._agreed = None
-        elif judged.effective >= LEAST_SERVED and window.diverged <= LAST_DIVERGENCES:
+        elif judged.effective >= LEAST_SERVED and window.diverged <= LOST_LIMIT:
             self._agreed = window, judged
+
+    def _compare(self, window: Window, judged: Judged) -> None:
+        """Whether particles mix, which one window does not tell: a longer one has more effective draws then."""
+        (before, had), now = self._shorter, window.x.shape[2]
+        self._shorter = now, judged.of_means
+        if before and now <= before:  # with smaller steps
+            self._mixes = judged.of_means >= WORTH * self.count * self.sampler.chains
+        elif before:
+            self._mixes = judged.of_means > had * (1 + GROWTH * (now / before - 1))
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether particles that have to pass between optima are seen not to."""
+        return self.subject.across and not self._mixes
 
     def _stretched(self, window: Window, judged: Judged) -> None:
         """Trajectories get longer where states of the window are far from independent."""
-        if judged.of_means < SLOW * window.x.shape[2] * self.count * self.sampler.chains:
-            self.stretch = min(2 * self.stretch, MOST_STRETCH)
+        self.trajectories.stretch(judged.of_means, window.x.shape[2] * self.count * self.sampler.chains)
 
     def _further(self, window: Window, judged: Judged) -> int:
         """Transitions by which a window goes on: as many as seem to be missing, and at most as many again; zero to end here."""
-        worthwhile = self._worthwhile(window, judged)
+        worthwhile = self._worthwhile(window, judged) and not self._given_up
         self._stretched(window, judged)  # longer trajectories are expected to pay for themselves
         length = window.x.shape[2]
         missing = 1.1 * length * (self._enough / max(judged.effective, 1.0) - 1)
@@ -199,7 +217,7 @@ class Particles:
 
     def _cost(self, window: Window, length: int) -> int:
         """Gradients of so many transitions of a window's kernel."""
-        each = self._mean_leapfrogs(window.step_size, length)
+        each = self.trajectories.mean(self.engine.numpy(window.step_size), length)
         return math.ceil(self.count * self.sampler.chains * length * each)
 
     def _worthwhile(self, window: Window, judged: Judged) -> bool:
@@ -211,11 +229,13 @@ class Particles:
     @property
     def _budget(self) -> float:
         alone = LARGE_BUDGET if self.target.dim > FULL_RANK_LIMIT else BUDGET
+        if self.subject.across or (self._agreed is None and self._mixes):
+            alone = max(alone, LAST_BUDGET)
         return self._asked * (alone if self.modes is None else MODES_BUDGET)
 
     def _within_budget(self, length: int, step_size: Any) -> int:
         """As many transitions as may still be made, at least a block of them."""
-        each = self.count * self.sampler.chains * max(self._lengths(step_size))
+        each = self.count * self.sampler.chains * max(self.trajectories.lengths(self.engine.numpy(step_size)))
         within = self.budget.most(length, each, BLOCK_STEPS)
         return within if within == length else BLOCK_STEPS * (within // BLOCK_STEPS)
 
@@ -232,7 +252,7 @@ class Particles:
             scale = self.metric(self._joined(part, "x"), self._joined(part, "score"), scale)
             last = self.engine.numpy(part[-1].acceptance)[:, :, -TUNING:].mean((1, 2))
             lost = self.engine.numpy(part[-1].diverged)[:, :, -TUNING:].mean()
-            if turn > 0 and lost < LOST and np.abs(last - self.acceptance).max() < TUNED:
+            if turn > 0 and lost < LOST and np.abs(last - self.carefulness.acceptance).max() < TUNED:
                 break
         return start, scale, step_size
 
@@ -257,8 +277,13 @@ class Particles:
 
     def _careless(self, window: Window) -> bool:
         """Whether smaller steps are due, or would be."""
-        last = self.acceptance >= CAREFUL_ACCEPTANCES[-1]
-        return window.diverged > (LAST_DIVERGENCES if last else CHAIN_DIVERGENCES)
+        return self.carefulness.due(window.diverged)
+
+    @property
+    def _too_dear(self) -> bool:
+        """Whether smaller steps are not worth what they cost."""
+        good = self._agreed is not None and self._agreed[0].diverged <= RARE_DIVERGENCES
+        return good and self.spent >= DEAR * self._asked
 
     def _short(self, judged: Judged) -> bool:
         return judged.effective < self._enough
@@ -283,35 +308,12 @@ class Particles:
 
     # Transitions
 
-    def _leapfrogs(self, step_size: Any, most: int = MOST_LEAPFROGS, stretch: float | None = None) -> int:
-        if self.settings.experimental.leapfrog_steps is not None:
-            return self.settings.experimental.leapfrog_steps
-        smallest = float(np.min(self.engine.numpy(step_size)))
-        return int(np.clip(round((stretch or self.stretch) * LENGTH / max(smallest, 1e-6)), 1, most))
-
-    def _mean_leapfrogs(self, step_size: Any, steps: int) -> float:
-        """Of the next so many transitions."""
-        lengths, blocks = self._lengths(step_size), -(-steps // BLOCK_STEPS)
-        return float(np.mean([lengths[(self._turn + i) % len(lengths)] for i in range(blocks)]))
-
-    def _whole(self, step_size: Any) -> Any:
-        """Step sizes with which one number of leapfrogs makes the length for all samplers, where the given ones are longer.
-
-        Trajectories of twice the length would end where they began, with the opposite sign.
-        """
-        if self.settings.experimental.leapfrog_steps is not None:
-            return step_size
-        sizes = self.engine.numpy(step_size)
-        count = np.clip(np.ceil(LENGTH / max(sizes.min(), 1e-6) - 0.1), 1, MOST_LEAPFROGS)
-        return self.engine.native(self.target, np.minimum(sizes, LENGTH / count))
-
     def _blocks(self, start: Any, scale: Any, step_size: Any, steps: int, tune: float = 0.0) -> list[Block]:
-        lengths = self._lengths(step_size, tune)
         blocks: list[Block] = []
+        sizes = self.engine.numpy(step_size)
         for first in range(0, steps, BLOCK_STEPS):
-            leapfrogs = lengths[self._turn % len(lengths)]
-            self._turn += not tune
-            dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.acceptance)
+            leapfrogs = self.trajectories.next(sizes, tune)
+            dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.carefulness.acceptance)
             block = self.engine.run_block(
                 self.target, start, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=self.rng
             )
@@ -322,17 +324,6 @@ class Particles:
             self.subject.note(self._pace.words(self.spent))
         return blocks
 
-    def _lengths(self, step_size: Any, tune: float = 0.0) -> list[int]:
-        """Leapfrogs of blocks in turn, over all windows: long ones, where they are stretched, are followed by short ones.
-
-        A trajectory that is stretched for slow directions takes others half around their period, to minus where they were: their
-        squares, and tails, would hardly move.
-        """
-        longest = self._leapfrogs(step_size, MOST_LEAPFROGS if tune < 1.0 else MOST_AT_FIRST)
-        if tune or self.stretch == 1.0:
-            return [longest]
-        return [longest, self._leapfrogs(step_size, stretch=1.0)]
-
     def _remember(self, block: Block) -> None:
         g, _, _, d = block.x.shape
         self.bank.add(*(self.engine.numpy(v).reshape(g, -1, d) for v in (block.x, block.score)))
@@ -341,9 +332,11 @@ class Particles:
         return self.engine.concatenate([getattr(block, name) for block in blocks], 2)
 
     def _window(self, start: Any, scale: Any, step_size: Any, length: int) -> tuple[Window, Any]:
-        each = self._mean_leapfrogs(step_size, length)
+        sizes = self.engine.numpy(step_size)
+        each = self.trajectories.mean(sizes, length)
+        engine, before = self.engine, self.target.nonfinite_evaluations
         blocks = self._blocks(start, scale, step_size, length)
-        engine = self.engine
+        lost = self.target.nonfinite_evaluations - before
         moved = engine.numpy(self._joined(blocks, "moved"))
         divergent, probability = self._joined(blocks, "diverged"), self._joined(blocks, "acceptance")
         statistics = {"acceptance_rate": probability, "kinetic": self._joined(blocks, "kinetic")}
@@ -351,7 +344,7 @@ class Particles:
             self._joined(blocks, "x"), self._joined(blocks, "log_density"), self._joined(blocks, "score"),
             engine.numpy(probability).mean((1, 2)),
             self._share(engine.numpy(divergent)), self._share(moved.max(2) == 0), scale, step_size,
-            self._lengths(step_size)[-1], divergent, statistics, each,
+            self.trajectories.lengths(sizes)[-1], divergent, statistics, each, min(lost / moved.size, 1.0),
         )  # fmt: skip
         return window, blocks[-1].position
 
@@ -383,10 +376,15 @@ class Particles:
             drifts.append(drift(first, second, np.repeat(modes, half), half))
         drifts = drifts if self.chains > 1 else 2 * drifts
         least = np.min([effective_draws(flat[rows], mode) for rows, mode in chosen], 0) * self.chains
+        effective = float(least.min())
+        if self.subject.across and staying(
+            self.engine.numpy(window.x).reshape(-1, t, d), self.subject.origins
+        ):
+            effective = min(effective, float(p * g))  # each particle is worth one draw
         alone = np.zeros((g, p), bool)
         if least.min() < APART * p * g:
             alone = stranded(self.engine.numpy(window.x), log_density)
-        return Judged(points, drifts, float(least.min()), float(least[0]), climb(log_density), alone)
+        return Judged(points, drifts, effective, float(least[0]), climb(log_density), alone)
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""

@@ -1,15 +1,29 @@
-"""Which coordinates the chains run in, where the bounds of the Gaussians do not tell."""
+"""Which chains are run: across modes whose weights are doubtful, or in the coordinates that they do best in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyro_dft.recipe import across
 from pyro_dft.recipe.fit import Fit
+from pyro_dft.recipe.measure import Measurement
+from pyro_dft.recipe.measure_chains import measure_by_chains
 from pyro_dft.recipe.particles import Particles
 from pyro_dft.recipe.subject import Subject
 
 # How much of the gradients that a limit leaves the others may take.
 SHARE = 0.25
+
+
+def measured_by_chains(
+    fit: Fit, rival: Callable[[], Fit | None], subject: Callable[[Fit], Subject]
+) -> tuple[Measurement, Fit]:
+    """What chains show of a sampler, and the fit that they belong to: see `begun` for the arguments."""
+    found = across.measured(fit, subject)
+    if found is not None:
+        return found
+    particles, fit = begun(fit, rival, subject)
+    return measure_by_chains(particles), fit
 
 
 def begun(

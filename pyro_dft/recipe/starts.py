@@ -1,16 +1,24 @@
-"""Where the particles of an ensemble start: at draws of its sampler, or at all optima of its modes."""
+"""Where the particles of an ensemble start, at draws of its sampler or at all optima of its modes; who stays there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_dft import roots
+from pyro_dft.judging.optima import triangular
+from pyro_dft.recipe.mode_weights import log_gaussians
 from pyro_dft.recipe.subject import Origin, Subject
+
+Array = NDArray[np.floating[Any]]
 
 # Half of the particles start so many times as far from the mean as the sampler's draws.
 DISPERSION = 3.0
+# A particle stays at an optimum where it is nearest to it in more than this share of its states.
+STAYING = 0.9
 
 
 def starting_points(subject: Subject, count: int) -> Any:
@@ -46,3 +54,19 @@ def _at_optima(origin: Origin, count: int, rng: np.random.Generator) -> tuple[np
     for k in range(len(shares)):
         draws[which == k] = means[k] + roots.coloured(np.asarray(optima.scale[k], float), noise[which == k])
     return draws, means[which]
+
+
+def staying(points: Array, origins: Sequence[Origin]) -> int:
+    """How many particles are nearest to one optimum nearly all the time, but for an optimum that holds more than half of all.
+
+    Args:
+        points: States (P, T, d).
+        origins: The optima that they start at.
+    """
+    means, scales = (
+        np.concatenate([np.asarray(getattr(own.optima, name), float) for own in origins])
+        for name in ("mean", "scale")
+    )
+    nearest = log_gaussians(points.reshape(-1, points.shape[-1]), means, triangular(scales)).argmax(1)
+    shares = np.eye(len(means))[nearest].reshape(*points.shape[:2], -1).mean(1)
+    return int((shares > STAYING)[:, shares.mean(0) <= 0.5].sum())

@@ -44,6 +44,7 @@ class Subject:
         modes: Which of several samplers serve each chain, or None.
         budget: What the fit may cost; None for no limit, which is for draws that are refined one by one only.
         note: Takes words about how far the chains have come.
+        across: Whether particles have to pass between all optima that they start at: see `pyro_dft.recipe.across`.
         origins: Where the particles of each mode start; none where that is at draws of its sampler.
     """
 
@@ -58,6 +59,7 @@ class Subject:
     budget: Budget | None = None
     origins: Sequence[Origin] = ()
     note: Callable[[str], None] = told_nobody
+    across: bool = False
 
     @property
     def leapfrogs(self) -> int:

@@ -27,9 +27,9 @@ from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.history import taking_up
 from pyro_dft.recipe.ledger import Ledger
 from pyro_dft.recipe.measure import Measurement, measure
-from pyro_dft.recipe.measure_chains import by_chains, measure_by_chains, measured_again, with_steps
+from pyro_dft.recipe.measure_chains import by_chains, measured_again, with_steps
 from pyro_dft.recipe.network_phase import NetworkPhase
-from pyro_dft.recipe.race import begun
+from pyro_dft.recipe.race import measured_by_chains
 from pyro_dft.recipe.selection import Selection
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.settings import Settings
@@ -359,8 +359,7 @@ class Trainer:
             most = None if self.gaussian_measured is None else max(FIRST_STEPS, GIVEN_UP_STEPS // apart)
             measured = measure(self._subject(self.fit), most)
         else:
-            particles, self.fit = begun(self.fit, self._rival, self._subject)
-            measured = measure_by_chains(particles)
+            measured, self.fit = measured_by_chains(self.fit, self._rival, self._subject)
         self.fit.measurement = measured
         self.budget.reserved = 0.0
         return measured

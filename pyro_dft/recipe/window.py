@@ -32,6 +32,7 @@ class Window:
         divergent: Particles' transitions that diverged, (G, P, T).
         statistics: Numbers of each transition, (G, P, T) each; see `pyro_dft.recipe.chains.STATISTICS`.
         gradients_each: Gradient steps of a transition in the mean.
+        nonfinite: Share of transitions that led where the log density is not finite, as far as the engine counts it.
     """
 
     x: Any
@@ -46,6 +47,7 @@ class Window:
     divergent: Any
     statistics: dict[str, Any]
     gradients_each: float
+    nonfinite: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def joined(engine: Engine, window: Window, following: Window) -> Window:
         acceptance=share * window.acceptance + (1 - share) * following.acceptance,
         diverged=share * window.diverged + (1 - share) * following.diverged, stuck=min(window.stuck, following.stuck),
         gradients_each=share * window.gradients_each + (1 - share) * following.gradients_each,
+        nonfinite=share * window.nonfinite + (1 - share) * following.nonfinite,
         divergent=join([window.divergent, following.divergent], 2),
         statistics={name: join([own, following.statistics[name]], 2) for name, own in window.statistics.items()},
     )  # fmt: skip

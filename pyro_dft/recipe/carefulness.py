@@ -1,0 +1,53 @@
+"""How small the steps of chains get where transitions diverge."""
+
+from __future__ import annotations
+
+from pyro_dft.judging.alarms import CHAIN_DIVERGENCES, LOST_LIMIT
+from pyro_dft.recipe.constants import TARGET_ACCEPTANCE
+
+# Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
+CAREFUL_ACCEPTANCES = (0.95, 0.99)
+# Smaller steps are in vain where they leave so much of the share: steps of any size meet a density that cannot be computed, or an
+# edge of it.
+IN_VAIN = 0.9
+# A smaller share is no more than chance.
+SOME = 0.005
+
+
+class Carefulness:
+    """What windows say of the size of steps.
+
+    With the smallest ones, what still diverges is no hindrance to the chains, which are exact, but the verdict tells of it.
+
+    Attributes:
+        acceptance: Acceptance probability that steps are tuned to.
+    """
+
+    def __init__(self) -> None:
+        self.acceptance = TARGET_ACCEPTANCE
+        self._before: float | None = None
+        self._now = 0.0
+
+    def saw(self, diverged: float) -> None:
+        """Takes note of the share of a window's transitions that diverged."""
+        self._now = diverged
+
+    @property
+    def next(self) -> float | None:
+        """The acceptance of smaller steps; None where these are the smallest, or smaller ones would be in vain."""
+        smaller = [a for a in CAREFUL_ACCEPTANCES if a > self.acceptance]
+        return smaller[0] if smaller and not self.in_vain else None
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether smaller steps have left the share as it was."""
+        return self._before is not None and self._now > max(IN_VAIN * self._before, SOME)
+
+    def due(self, diverged: float) -> bool:
+        """Whether a window calls for smaller steps, or would: chains are of no use where so much diverges."""
+        return diverged > (LOST_LIMIT if self.next is None else CHAIN_DIVERGENCES)
+
+    def go_on(self) -> None:
+        """From now on steps are smaller."""
+        if (following := self.next) is not None:
+            self._before, self._now, self.acceptance = self._now, 0.0, following
