@@ -79,6 +79,30 @@ def counts_on_a_line(points: int) -> Arguments:
     )
 
 
+def wave(rows: int) -> Arguments:
+    """Places (rows,) and a sine with noise (rows,)."""
+    rng = np.random.default_rng(15)
+    x = rng.uniform(-2.0, 2.0, rows).astype(np.float32)
+    return x, (np.sin(2 * x) + 0.2 * rng.normal(size=rows)).astype(np.float32)
+
+
+def ratings(persons: int, items: int) -> Arguments:
+    """Which ratings there are (persons, items), three in five, and their values, of rank two."""
+    rng = np.random.default_rng(14)
+    u, v = rng.normal(size=(persons, 2)), rng.normal(size=(items, 2))
+    there = rng.random((persons, items)) < 0.6
+    values = u @ v.T + 0.3 * rng.normal(size=(persons, items))
+    return there, np.where(there, values, 0.0).astype(np.float32)
+
+
+def bump(rows: int) -> Arguments:
+    """Places (rows,) and a curve (rows,) whose noise begins with its bump."""
+    rng = np.random.default_rng(8)
+    x = np.sort(rng.uniform(-1.5, 1.5, rows))
+    y = 2 * np.sin(3 * x) * np.exp(-(x**2)) + rng.normal(size=rows) * (0.1 + 0.5 * (x > -0.3))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
 def regression(rows: int) -> Arguments:
     """Predictor (rows,) and response (rows,)."""
     rng = np.random.default_rng(0)

@@ -77,6 +77,44 @@ def gp_latent(x: Array, y: Array) -> None:
     numpyro.sample("y", dist.Poisson(jnp.exp(log_rate)), obs=y)
 
 
+def network(x: Array, y: Array) -> None:
+    """A network with eight hidden units, whose signs and places change nothing."""
+    first, bias, last = (
+        numpyro.sample(name, dist.Normal(0.0, 1.0).expand([8]).to_event(1))
+        for name in ("first", "bias", "last")
+    )
+    noise = numpyro.sample("noise", dist.HalfNormal(1.0))
+    curve = jnp.tanh(x[:, None] * first + bias) @ last
+    numpyro.sample("y", dist.Normal(curve, noise).to_event(1), obs=y)
+
+
+def factors(there: Array, values: Array) -> None:
+    """A matrix of rank two, some of whose entries are seen: turns and signs of its factors change nothing."""
+    persons, items = values.shape
+    u = numpyro.sample("u", dist.Normal(0.0, 1.0).expand([persons, 2]).to_event(2))
+    v = numpyro.sample("v", dist.Normal(0.0, 1.0).expand([items, 2]).to_event(2))
+    noise = numpyro.sample("noise", dist.HalfNormal(1.0))
+    numpyro.sample("values", dist.Normal(u @ v.T, noise).mask(there).to_event(2), obs=values)
+
+
+def noise_curve(x: Array, y: Array) -> None:
+    """A curve and the log of its noise, two Gaussian processes by twenty basis functions each (as brms has it)."""
+    edge, count = 2.2, 20
+    frequency = jnp.arange(1, count + 1) * jnp.pi / (2 * edge)
+    basis = jnp.sin(frequency * (x[:, None] + edge)) / edge**0.5
+    terms = []
+    for name in ("curve", "noise"):
+        length = numpyro.sample(f"{name}_length", dist.InverseGamma(3.0, 1.0))
+        amplitude = numpyro.sample(f"{name}_amplitude", dist.HalfNormal(2.0))
+        offset = numpyro.sample(f"{name}_offset", dist.Normal(0.0, 2.0))
+        z = numpyro.sample(f"{name}_z", dist.Normal(0.0, 1.0).expand([count]).to_event(1))
+        weight = (
+            amplitude * jnp.sqrt(jnp.sqrt(2 * jnp.pi) * length) * jnp.exp(-0.25 * (length * frequency) ** 2)
+        )
+        terms.append(offset + basis @ (weight * z))
+    numpyro.sample("y", dist.Normal(terms[0], jnp.exp(terms[1])).to_event(1), obs=y)
+
+
 def regression(x: Array, y: Array) -> None:
     """Linear regression with an intercept, a slope and a scale."""
     a = numpyro.sample("a", dist.Normal(0.0, 10.0))

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.cost import data, exact
 
 BOTH = ("numpyro", "pyro")
-HIGH, ROWS, DEAR = "high dimension", "rows", "expensive"
+HIGH, ROWS, DEAR, BENT = "high dimension", "rows", "expensive", "joined modes and bends"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,9 @@ def _all() -> tuple[Target, ...]:
         high("random_walk", model="random_walk", make=partial(data.random_walk, 20, 50), reference=(1_000, 5_000)),
         high("gp_latent", model="gp_latent", make=partial(data.counts_on_a_line, 200), reference=(1_000, 2_500)),
         *(regression_of(rows) for rows in (1_000, 10_000, 100_000, 1_000_000)),
+        Target("network", BENT, "network", partial(data.wave, 100)),
+        Target("factors", BENT, "factors", partial(data.ratings, 20, 15)),
+        Target("noise_curve", BENT, "noise_curve", partial(data.bump, 133)),
         Target("flips", ROWS, "flips", partial(data.flips, 1_000), BOTH, exact.flips),
         dear("hmm", model="hmm", make=partial(data.hmm, 100, 500), reference=(1_000, 5_000)),
         dear("hmm_enumerated", model="hmm_enumerated", make=partial(data.short_chains, 60, 20, 10), frameworks=BOTH),
