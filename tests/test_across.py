@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,10 @@ from backends import BACKENDS
 from scipy import stats
 
 import pyro_dft.numpyro
+from pyro_dft.recipe import across
+from pyro_dft.recipe.gaussians import Gaussians
+from pyro_dft.recipe.starts import staying
+from pyro_dft.recipe.subject import Origin
 
 WEIGHT = 0.7
 LIBRARIES = {"pyro": torch, "numpyro": jnp}
@@ -51,6 +57,47 @@ def test_chains_that_pass_between_modes_need_no_weights(backend, apart, monkeypa
     error = 4 * np.sqrt(WEIGHT * (1 - WEIGHT) / min(report["ensemble"]["ess"], 1000))
     assert abs((draws[:, 0] < 0).mean() - WEIGHT) < error
     assert abs(draws[:, 1].std() - 1) < 4 / np.sqrt(2 * 500)
+
+
+MEANS = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+OPTIMA = Gaussians(MEANS, np.tile(np.eye(2), (3, 1, 1)), np.zeros(3), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("light", "count"),
+    [
+        ([], 0),  # all are at the heavy one, or pass
+        ([1], 1),  # a single one, which hardly moves any mean
+        ([1, 2, 2], 3),
+    ],
+)
+def test_particles_that_stay_at_a_light_optimum_are_seen(light, count):
+    rng = np.random.default_rng(0)
+    where = np.zeros((64, 100), int)
+    where[40:, :20] = 1 + rng.integers(2, size=(24, 1))  # these were elsewhere for a fifth of the time
+    for row, optimum in enumerate(light):
+        where[row, 5:] = optimum
+    points = MEANS[where] + rng.normal(size=(64, 100, 2))
+    assert staying(points, [Origin(OPTIMA, np.full(3, 1 / 3))]) == count
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_gaussian_across_modes_has_their_moments(full):
+    scales = (
+        np.array([[[1.0, 0.0], [0.5, 2.0]], np.eye(2), 3 * np.eye(2)])
+        if full
+        else np.array([[1.0, 2.0], [1.0, 1.0], [3.0, 3.0]])
+    )
+    weights, rng = np.array([0.5, 0.2, 0.3]), np.random.default_rng(1)
+    optima = SimpleNamespace(mean=MEANS, scale=scales)
+    mean, root = across._moments(SimpleNamespace(optima=optima), np.arange(3), weights)
+    which, noise = rng.choice(3, size=200_000, p=weights), rng.normal(size=(200_000, 2))
+    draws = MEANS[which] + (np.einsum("nij,nj->ni", scales[which], noise) if full else scales[which] * noise)
+    covariance = root @ root.T if full else np.square(root)
+    expected = np.cov(draws.T) if full else draws.var(0)
+    # Four standard errors of a mean and of a variance of these sizes.
+    np.testing.assert_allclose(mean, draws.mean(0), atol=4 * 5 / np.sqrt(len(draws)))
+    np.testing.assert_allclose(covariance, expected, atol=4 * 35 / np.sqrt(len(draws)))
 
 
 def test_where_a_density_cannot_be_computed(backend):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_dft.judging.alarms import CHAIN_DIVERGENCES, LOST_LIMIT
+from pyro_dft.judging.alarms import CHAIN_DIVERGENCES
 from pyro_dft.recipe.constants import TARGET_ACCEPTANCE
 
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
@@ -44,8 +44,8 @@ class Carefulness:
         return self._before is not None and self._now > max(IN_VAIN * self._before, SOME)
 
     def due(self, diverged: float) -> bool:
-        """Whether a window calls for smaller steps, or would: chains are of no use where so much diverges."""
-        return diverged > (LOST_LIMIT if self.next is None else CHAIN_DIVERGENCES)
+        """Whether a window calls for smaller steps."""
+        return self.next is not None and diverged > CHAIN_DIVERGENCES
 
     def go_on(self) -> None:
         """From now on steps are smaller."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from pyro_dft.judging.alarms import LOST_LIMIT
 from pyro_dft.judging.drift import drift
 from pyro_dft.judging.mixing import effective_draws
 from pyro_dft.recipe import metric
@@ -157,14 +156,14 @@ class Particles:
             elif self._careless(window) and self._too_dear:
                 yield window, judged  # the verdict says what diverged
                 return
-            elif self._careless(window) and self.carefulness.next:
+            elif self._careless(window):
                 self.carefulness.go_on()
                 step_size = SMALLER * step_size
             elif judged.restless:
                 self._stretched(window, judged)
                 length *= 2
             else:
-                yield window, replace(judged, complete=not self._careless(window))
+                yield window, replace(judged, complete=True)
                 return
             if not self._affords(window, length + TUNING):
                 yield window, judged
@@ -183,7 +182,7 @@ class Particles:
         self.subject.note(self._pace.words(self.spent))
         if judged.restless:
             self._agreed = None
-        elif judged.effective >= LEAST_SERVED and window.diverged <= LOST_LIMIT:
+        elif judged.effective >= LEAST_SERVED:
             self._agreed = window, judged
 
     def _compare(self, window: Window, judged: Judged) -> None:
@@ -276,7 +275,7 @@ class Particles:
         return replaced(window.x[:, :, -1], judged.stranded, self.engine.host_rng(self.rng))
 
     def _careless(self, window: Window) -> bool:
-        """Whether smaller steps are due, or would be."""
+        """Whether smaller steps are due."""
         return self.carefulness.due(window.diverged)
 
     @property
