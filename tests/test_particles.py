@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from pyro_dft import DFT, FidelityWarning
 from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
-from pyro_dft.recipe import enough, particles
+from pyro_dft.recipe import budget, enough, particles
 from pyro_dft.recipe.bank import Bank, Substitute, usable
+from pyro_dft.recipe.constants import BLOCK_STEPS
+from pyro_dft.recipe.trajectories import calls
 
 SHAPE = 3.0
 
@@ -113,6 +117,39 @@ def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):
     assert "cut" in report["alarms"]
     # The least is a warm-up and one block of transitions: 48 of 64 particles, with a few gradients each.
     assert report["gradient_evaluations"] < 15_000 + 48 * 64 * 6
+
+
+@pytest.mark.filterwarnings("ignore::pyro_dft.FidelityWarning")
+def test_a_limit_of_time_ends_the_fit_within_a_window(backend, monkeypatch):
+    """A window may take minutes; it ends at the next block. The clock here goes on by a second with each call of the engine."""
+    added, calls_made = Bank.add, []
+
+    def count(bank, *states):
+        calls_made.append(1)
+        return added(bank, *states)
+
+    def transitions(**limit):
+        calls_made.clear()
+        fit = backend.potential(gamma_and_line, initial_params={"x": backend.array(np.zeros(3))}, train="never",
+                                refine_steps=None, num_draws=4000, **limit)  # fmt: skip
+        backend.run(fit)
+        report = fit.diagnostics()
+        return report["cut"], report["ensemble"]["transitions"], len(calls_made)
+
+    monkeypatch.setattr(Bank, "add", count)
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: float(len(calls_made))))
+    cut, whole, calls_of_all = transitions()
+    assert cut is None
+    assert whole > 2 * BLOCK_STEPS
+    cut, taken, _ = transitions(max_seconds=calls_of_all - 1.5)
+    assert cut == "max_seconds"
+    assert taken == whole - BLOCK_STEPS
+
+
+@pytest.mark.parametrize(("steps", "each", "expected"), [(16, 64, [16]), (16, 64 * 256, [4] * 4), (5, 1e9, [1] * 5),
+                                                         (16, 13_000, [5, 5, 5, 1])])  # fmt: skip
+def test_long_trajectories_are_made_in_several_calls(steps, each, expected):
+    assert calls(steps, int(each)) == expected
 
 
 def test_several_chains_share_the_particles_and_agree(backend):

@@ -33,22 +33,25 @@ class Budget:
 
     def over(self) -> bool:
         """Whether the phase that is running must end now."""
-        most, seconds = self._settings.max_gradients, self._settings.max_seconds
+        most = self._settings.max_gradients
         if most is not None and self._spent >= (1 - self.reserved) * most:
             self.met = "max_gradients"
-        elif seconds is not None and self._elapsed >= seconds:
-            self.met = "max_seconds"
-        return self.met is not None
+        return self.late or self.met is not None
 
     def affords(self, gradients: float) -> bool:
         """Whether this many further gradients stay within the limits."""
         if gradients > self.left:
             self.met = "max_gradients"
             return False
+        return not self.late
+
+    @property
+    def late(self) -> bool:
+        """Whether the time that is allowed is over."""
         seconds = self._settings.max_seconds
-        if seconds is not None and self._elapsed >= seconds:
-            self.met = "max_seconds"
+        if seconds is None or self._elapsed < seconds:
             return False
+        self.met = self.met or "max_seconds"
         return True
 
     def most(self, count: int, each: float, least: int) -> int:

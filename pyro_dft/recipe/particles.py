@@ -26,7 +26,7 @@ from pyro_dft.recipe.pace import Pace
 from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
-from pyro_dft.recipe.trajectories import Trajectories
+from pyro_dft.recipe.trajectories import Trajectories, calls
 from pyro_dft.recipe.window import Judged, Window, climb, joined
 
 # Particles of all chains together, and of each sampler at least.
@@ -240,7 +240,7 @@ class Particles:
 
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
-        scale = self.sampler.scale
+        scale = metric.with_room(self.engine, self.target, self.sampler.scale, self.count * WARM_UP)
         start = starting_points(self.subject, self.count)
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
@@ -313,14 +313,17 @@ class Particles:
         for first in range(0, steps, BLOCK_STEPS):
             leapfrogs = self.trajectories.next(sizes, tune)
             dynamics = Dynamics(scale, step_size, leapfrogs, tune, self.carefulness.acceptance)
-            block = self.engine.run_block(
-                self.target, start, dynamics, steps=min(BLOCK_STEPS, steps - first), rng=self.rng
-            )
-            start, step_size = block.position, block.step_size
-            blocks.append(block)
-            self._remember(block)
-            self.spent += self.count * self.sampler.chains * block.x.shape[2] * leapfrogs
-            self.subject.note(self._pace.words(self.spent))
+            whole = min(BLOCK_STEPS, steps - first)
+            each = self.count * self.sampler.chains * leapfrogs
+            for length in [whole] if tune else calls(whole, each):  # it is tuned as a whole
+                block = self.engine.run_block(self.target, start, dynamics, steps=length, rng=self.rng)
+                start, step_size = block.position, block.step_size
+                blocks.append(block)
+                self._remember(block)
+                self.spent += length * each
+                self.subject.note(self._pace.words(self.spent))
+            if not tune and self.budget.late:
+                break
         return blocks
 
     def _remember(self, block: Block) -> None:
@@ -331,12 +334,12 @@ class Particles:
         return self.engine.concatenate([getattr(block, name) for block in blocks], 2)
 
     def _window(self, start: Any, scale: Any, step_size: Any, length: int) -> tuple[Window, Any]:
-        sizes = self.engine.numpy(step_size)
-        each = self.trajectories.mean(sizes, length)
-        engine, before = self.engine, self.target.nonfinite_evaluations
+        engine, sizes = self.engine, self.engine.numpy(step_size)
+        before, spent = self.target.nonfinite_evaluations, self.spent
         blocks = self._blocks(start, scale, step_size, length)
         lost = self.target.nonfinite_evaluations - before
         moved = engine.numpy(self._joined(blocks, "moved"))
+        each = (self.spent - spent) / moved.size
         divergent, probability = self._joined(blocks, "diverged"), self._joined(blocks, "acceptance")
         statistics = {"acceptance_rate": probability, "kinetic": self._joined(blocks, "kinetic")}
         window = Window(

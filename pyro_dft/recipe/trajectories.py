@@ -19,6 +19,20 @@ MOST_AT_FIRST = 16
 # Where fewer effective draws than this share of the states are in a window, trajectories get twice as long, up to a factor.
 SLOW, MOST_STRETCH = 0.2, 4.0
 
+# Gradients at most in one call of an engine of more than one transition: it cannot be stopped, and shows nothing on the way.
+CALL_GRADIENTS = 65_536
+
+
+def calls(steps: int, each: int) -> list[int]:
+    """Transitions of each of the calls that make a block.
+
+    Args:
+        steps: Transitions of the block.
+        each: Gradients of a transition, of all particles.
+    """
+    at_once = min(max(CALL_GRADIENTS // each, 1), steps)
+    return [min(at_once, steps - first) for first in range(0, steps, at_once)]
+
 
 class Trajectories:
     """Lengths of the trajectories of all blocks in turn. Step sizes are in whitened units, (G,) for G samplers.
