@@ -150,11 +150,6 @@ def adapted(states: Array, root: Array, count: float) -> Array:
         return root
 
 
-def most_directions(states: int, dim: int) -> int:
-    """How many directions so many states may tell, at most: half of these measure what the other half found."""
-    return min(MOST_DIRECTIONS, states // 8, dim // 4)
-
-
 def directions(states: Array, scores: Array, sd: Array) -> Array:
     """The directions in which a density is much narrower or wider than its standard deviations say, (d, k) columns.
 
@@ -173,7 +168,7 @@ def directions(states: Array, scores: Array, sd: Array) -> Array:
     """
     thin = max(1, states.shape[0] * states.shape[1] // MOST_STATES)
     values = [_standard(v[:, ::thin], sd, power) for v, power in ((scores, 1), (states, -1))]
-    most = most_directions(values[0][..., 0].size, len(sd))
+    most = min(MOST_DIRECTIONS, values[0][::2, :, 0].size // 4, len(sd) // 4)
     unit, stretch = np.empty((len(sd), 0), np.float32), np.empty(0)
     for value, power in zip(values, (-0.5, 0.5), strict=True):  # precisions, then variances
         first, second, whole = (

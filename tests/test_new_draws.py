@@ -116,20 +116,30 @@ def transitions(made, effect, wrong_jointly=0.0):
 
 def test_more_transitions_where_more_is_remembered_or_more_is_wrong():
     """With .8 from one to the next, .3 is remembered after 5.4 of them; of an error of .5 sds .05 is left after 10.3."""
-    assert transitions(ensemble(0.0), 0.02) == 2
-    assert transitions(ensemble(0.8), 0.02) == 8
-    assert transitions(ensemble(0.8), 0.5) == 16
+    assert transitions(ensemble(0.0), 0.02) == (2, False)
+    assert transitions(ensemble(0.8), 0.02) == (8, False)
+    assert transitions(ensemble(0.8), 0.5) == (16, False)
 
 
 def test_transitions_that_are_shorter_than_the_ensembles_are_more():
     """A window whose trajectories are twice as long on average forgets as much with half as many transitions."""
-    assert transitions(ensemble(0.8, gradients_each=20.0), 0.02) == 16
-    assert transitions(ensemble(0.8, gradients_each=20.0), 0.5) == 32
+    assert transitions(ensemble(0.8, gradients_each=20.0), 0.02) == (16, False)
+    assert transitions(ensemble(0.8, gradients_each=20.0), 0.5) == (32, False)
 
 
 def test_what_is_wrong_jointly_counts_as_an_error_of_each_coordinate(monkeypatch):
     monkeypatch.setattr(Ensemble, "_settled", lambda self, draws, steps, most: steps)
-    assert transitions(ensemble(0.8), 0.02, wrong_jointly=5.0) == 16
+    assert transitions(ensemble(0.8), 0.02, wrong_jointly=5.0) == (16, False)
+
+
+def test_new_draws_start_at_kept_ones_where_those_of_the_sampler_are_dear_or_stay_wrong(monkeypatch):
+    """Kept draws have nothing to mend: 8 transitions forget them, where an error of a draw of the sampler takes 16."""
+    monkeypatch.setattr("pyro_dft.recipe.ensemble.DEAR_DRAW", 100)
+    assert transitions(ensemble(0.8), 0.02) == (8, False)
+    assert transitions(ensemble(0.8), 0.5) == (8, True)
+    monkeypatch.setattr(Ensemble, "_settled", lambda self, draws, steps, most: None)
+    monkeypatch.setattr("pyro_dft.recipe.ensemble.DEAR_DRAW", 1000)
+    assert transitions(ensemble(0.8), 0.02, wrong_jointly=5.0) == (8, True)
 
 
 def test_log_densities_count_by_the_coordinate_and_by_how_often_a_sampler_serves():

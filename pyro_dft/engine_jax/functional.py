@@ -341,6 +341,7 @@ class Trained(NamedTuple):
         coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
         steps: Transitions that a draw gets.
         leapfrogs: Gradient steps of each.
+        starts: Kept draws that new ones start at, (K, m, d); None where they start at draws of the samplers.
     """
 
     mean: Any
@@ -353,6 +354,7 @@ class Trained(NamedTuple):
     coordinates: Any
     steps: Any
     leapfrogs: Any
+    starts: Any = None
 
 
 def refined(
@@ -362,13 +364,24 @@ def refined(
 
     Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
     """
-    z, eps = random.normal(random.fold(words, 0), (2, t.mean.shape[0], n, t.mean.shape[1]), t.mean.dtype)
-    with_network = sampling.transport(t.mean, t.scale, t.generator, z, eps)
-    raw = jnp.where(t.network, with_network, sampling.transport(t.mean, t.scale, None, z, eps))
+    raw = _raw(t, random.fold(words, 0), n) if t.starts is None else _kept(t.starts, random.fold(words, 0), n)
     dynamics = Dynamics(t.kernel_scale, t.step_size, t.leapfrogs, tune=False)
     moves = hmc.run(schedule.spec, data, raw, dynamics, random.fold(words, 1), jnp.maximum(t.steps, 1))
     x, diverged = jnp.where(t.steps > 0, moves.position.x, raw), (t.steps > 0) & (moves.divergences > 0)
     return x, diverged, _statistics(moves)
+
+
+def _raw(t: Trained, words: Array, n: int) -> Array:
+    """Draws (K, n, d) of the samplers."""
+    z, eps = random.normal(words, (2, t.mean.shape[0], n, t.mean.shape[1]), t.mean.dtype)
+    with_network = sampling.transport(t.mean, t.scale, t.generator, z, eps)
+    return jnp.where(t.network, with_network, sampling.transport(t.mean, t.scale, None, z, eps))
+
+
+def _kept(starts: Array, words: Array, n: int) -> Array:
+    """Kept draws (K, n, d) in random order, each once where there are so many."""
+    order = jnp.argsort(random.uniform(words, (starts.shape[1],), jnp.float32))
+    return starts[:, order[jnp.arange(n) % starts.shape[1]]]
 
 
 compiled_start = partial(jax.jit, static_argnums=0)(start)

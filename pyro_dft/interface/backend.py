@@ -315,6 +315,7 @@ class Backend(ABC):
             "sampler_layout": self.posteriors[fit.problem].layout.to_json(),
             "objective": fit.objective,
             "measured_steps": measured.steps,
+            "measured_renewed": measured.renewed,
             "measured_leapfrogs": measured.leapfrog_steps,
             "measured_gradients_each": measured.gradients_each,
         }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_dft.interface.backend import Backend
-from pyro_dft.interface.result import with_kernel
+from pyro_dft.interface.result import Making, with_kernel
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.stragglers import highest_potential
 
@@ -17,7 +17,7 @@ Block = tuple[Any, dict[str, Any]]
 
 
 def new_blocks(
-    backend: Backend, fit: Fit, each: int, refine_steps: int, *, rng: Any, chains: slice = slice(None)
+    backend: Backend, fit: Fit, each: int, making: Making, *, rng: Any, chains: slice = slice(None)
 ) -> Iterator[Block]:
     """New draws in blocks that together have `each` for each chain.
 
@@ -27,7 +27,7 @@ def new_blocks(
         backend: The framework, with the model read.
         fit: The trained sampler; measured, where draws are refined.
         each: Draws for each chain.
-        refine_steps: HMC transitions for each draw.
+        making: How each of them is made.
         rng: The framework's random number generator.
         chains: Which chains draw.
     """
@@ -37,20 +37,44 @@ def new_blocks(
         own = range(modes.chains)[chains]
         modes, samplers = modes[own], range(own.start * modes.count, own.stop * modes.count)
     some = slice(samplers.start, samplers.stop)
-    if modes is None:
-        for block in backend.engine.blocks(fit.sampler, each, rng):
-            yield _refined(backend, fit, block[some], refine_steps, some, rng)
-        return
     size = max(1, backend.engine.BLOCK_ROWS // fit.sampler.chains)
-    for start in range(0, each, size):
-        needed, rows = modes.rows(min(size, each - start), backend.host_rng(rng))
-        block, statistics = _refined(
-            backend, fit, fit.sampler.draw(needed, rng)[some], refine_steps, some, rng
-        )
+    sizes = [min(size, each - start) for start in range(0, each, size)]
+    kept = None
+    if making.renewed:
+        assert fit.measurement is not None
+        kept = _Kept(fit.measurement.refined, backend.host_rng(rng))
+    if modes is None:
+        raw = backend.engine.blocks(fit.sampler, each, rng)
+        for block in raw if kept is None else map(kept.draw, sizes):
+            yield _refined(backend, fit, block[some], making.transitions, some, rng)
+        return
+    for count in sizes:
+        needed, rows = modes.rows(count, backend.host_rng(rng))
+        begun = fit.sampler.draw(needed, rng) if kept is None else kept.draw(needed)
+        block, statistics = _refined(backend, fit, begun[some], making.transitions, some, rng)
         yield (
             modes.combine(block, rows),
             {name: modes.combine(value, rows) for name, value in statistics.items()},
         )
+
+
+class _Kept:
+    """Kept draws of all samplers in random order, over and over: each comes once before any comes again.
+
+    Args:
+        draws: Native (G, n, d).
+        rng: For the order.
+    """
+
+    def __init__(self, draws: Any, rng: np.random.Generator):
+        self._draws, self._rng, self._order = draws, rng, np.zeros(0, int)
+
+    def draw(self, count: int) -> Any:
+        """The next ones, (G, count, d)."""
+        while len(self._order) < count:
+            self._order = np.append(self._order, self._rng.permutation(self._draws.shape[1]))
+        now, self._order = self._order[:count], self._order[count:]
+        return self._draws[:, now]
 
 
 def _refined(

@@ -184,8 +184,9 @@ class Inference(Reporting, Copying):
                 draws that the fit kept (`num_draws` in the settings, refined): the same at each call. A
                 number gives new draws.
             group_by_chain: Whether to keep the chains apart.
-            refine_steps: HMC transitions for each draw; 0 gives the one-step sampler's raw draws. None takes
-                what the drift test found necessary, and raw draws above `refine_limit` of them.
+            refine_steps: HMC transitions for each draw of the one-step sampler; 0 gives its raw draws. None takes
+                what was found necessary, from kept draws where those of the sampler would need many (`renewed`
+                in `diagnostics()`), and raw draws above `refine_limit` of them.
 
         Returns:
             Site name -> array of shape (num_samples, *site), or (num_chains, num_samples, *site).

@@ -13,6 +13,7 @@ from pyro_dft.evidence import importance
 from pyro_dft.evidence.psis import khat_threshold
 from pyro_dft.interface import memory_check
 from pyro_dft.interface.blocks import new_blocks
+from pyro_dft.interface.result import Making
 from pyro_dft.interface.training import Training
 from pyro_dft.judging import alarms, verdict
 from pyro_dft.judging.summary import Summary, summary_table
@@ -45,10 +46,10 @@ class Drawing:
             self.check_room(num_samples * (chains if group_by_chain else 1))
             each = num_samples if group_by_chain else -(-num_samples // chains)
             few = each * chains <= settings.experimental.refine_limit
-            steps = self.transitions(refine_steps if few or refine_steps is not None else 0)
-            if steps == 0:
+            making = self.making(refine_steps if few or refine_steps is not None else 0)
+            if making.transitions == 0:
                 self._warn_of_raw_draws()
-            samples = self._new(each, steps)
+            samples = self._new(each, making)
         if group_by_chain:
             return samples
         if num_samples is None or num_samples % chains == 0:
@@ -69,19 +70,20 @@ class Drawing:
         with backend.session():
             return backend.constrain(result.fit.problem, [backend.arrays.copied(result.kept)])
 
-    def _new(self, each: int, refine_steps: int) -> dict[str, Any]:
+    def _new(self, each: int, making: Making) -> dict[str, Any]:
         fit, backend = self._training.trained().fit, self._backend
         with backend.session():
-            blocks = new_blocks(backend, fit, each, refine_steps, rng=backend.rng)
+            blocks = new_blocks(backend, fit, each, making, rng=backend.rng)
             return backend.constrain(fit.problem, (draws for draws, _ in blocks))
 
-    def transitions(self, refine_steps: int | None) -> int:
-        """HMC transitions of new draws, None for the default; trains networks that were put off where these draws need them."""
-        by_default = self._training.trained().refine_steps
+    def making(self, refine_steps: int | None) -> Making:
+        """How new draws are made, None for the default; trains networks that were put off where these draws need them."""
+        by_default = self._training.trained().making
         # Many transitions from draws of the Gaussian cost more than training a network from whose draws few are enough.
-        if refine_steps == 0 or (refine_steps is None and by_default > FEW_TRANSITIONS):
-            by_default = self._training.complete().refine_steps
-        return by_default if refine_steps is None else refine_steps
+        many = by_default.transitions > FEW_TRANSITIONS and not by_default.renewed
+        if refine_steps == 0 or (refine_steps is None and many):
+            by_default = self._training.complete().making
+        return by_default if refine_steps is None else Making(refine_steps)
 
     def _warn_of_raw_draws(self) -> None:
         """Once for each result; where the fit is judged by its raw draws, its own verdict has said it."""

@@ -13,6 +13,7 @@ from pyro_dft.errors import ModelError
 from pyro_dft.export.arviz import sample_stats, to_inference_data
 from pyro_dft.interface.backend import Backend
 from pyro_dft.interface.blocks import new_blocks, together
+from pyro_dft.interface.result import Making
 from pyro_dft.interface.training import Training
 
 # Pointwise log-likelihoods with more numbers than this (draws x data) are computed on request only.
@@ -31,12 +32,12 @@ class Wanted:
     dims: Mapping[str, Sequence[str]]
 
 
-def inference_data(training: Training, fresh: tuple[int, int] | None, wanted: Wanted) -> Any:
+def inference_data(training: Training, fresh: tuple[int, Making] | None, wanted: Wanted) -> Any:
     """All of `DFT.to_inference_data`.
 
     Args:
         training: Whose result it is.
-        fresh: New draws for each chain, and their transitions; None takes the kept draws.
+        fresh: New draws for each chain, and how they are made; None takes the kept draws.
         wanted: What is asked for.
     """
     report = training.report()

@@ -145,7 +145,7 @@ class Reporting:
             check_count("num_samples", num_samples, 1)
             training.trained()
             drawing.check_room(num_samples * self.parts.options.num_chains)
-            fresh = num_samples, drawing.transitions(None)
+            fresh = num_samples, drawing.making(None)
         wanted = inference_data.Wanted(
             log_likelihood, posterior_predictive, prior, constant_data or {}, coords, dims or {}
         )

@@ -59,6 +59,7 @@ def check_sampler(
             else settings.fixed_leapfrog_steps
         )
         gradients = _count(header, "measured_gradients_each") if "measured_gradients_each" in header else 0
+        renewed = header.get("measured_renewed", False) is True
         objective = [str(name) for name in header["objective"]]
         if steps > most:
             raise ValueError(f"measured_steps is {steps}, above {most}")
@@ -91,7 +92,7 @@ def check_sampler(
     if numbers or len(objective) != chains or not count:
         raise StorageError(f"{path}: its arrays do not make a sampler ({', '.join(numbers) or 'objective'})")
     return Restored(
-        index, steps, leapfrogs, gradients, objective, modes,
+        index, steps, renewed, leapfrogs, gradients, objective, modes,
         {name: value for name, value in arrays.items() if not name.startswith(("measured.", "modes."))},
         part(arrays, "measured."),
     )  # fmt: skip

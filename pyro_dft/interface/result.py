@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,19 @@ from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.recipe.fit import Fit
 from pyro_dft.recipe.measure import Measurement
 from pyro_dft.settings import Settings
+
+
+@dataclass(frozen=True)
+class Making:
+    """How new draws are made.
+
+    Attributes:
+        transitions: HMC transitions of each; 0 for raw ones.
+        renewed: Whether they start at draws that are kept, and not at draws of the sampler.
+    """
+
+    transitions: int
+    renewed: bool = False
 
 
 class Result:
@@ -48,6 +62,11 @@ class Result:
         if self._settings.refine_steps is not None:
             return self._settings.refine_steps
         return 0 if self._settings.objective == "dft-paper" else self.measurement.steps
+
+    @property
+    def making(self) -> Making:
+        """How a new draw is made by default."""
+        return Making(self.refine_steps, self._settings.refine_steps is None and self.measurement.renewed)
 
     def served(self, draws: Any) -> Any:
         """Draws (chains, n, dim) of the chains from those of the measured samplers, of which a chain can have several."""

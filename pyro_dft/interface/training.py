@@ -20,7 +20,7 @@ from pyro_dft.interface.checkpoint import Checkpoint, check_folder
 from pyro_dft.interface.exclusive import exclusive
 from pyro_dft.interface.progress import ProgressBar
 from pyro_dft.interface.recognition import CHECK_POINTS
-from pyro_dft.interface.result import Result
+from pyro_dft.interface.result import Making, Result
 from pyro_dft.judging import verdict
 from pyro_dft.models.validity import DRAWS
 from pyro_dft.recipe.facts import facts
@@ -207,7 +207,7 @@ class Training:
         """Raw draws of the sampler in training, new ones at each call, from a random number generator of their own."""
         check_count("num_samples", num_samples, 1)
         backend, fit, each = self.backend, self.trainer.so_far(), -(-num_samples // self.options.num_chains)
-        blocks = (draws for draws, _ in new_blocks(backend, fit, each, 0, rng=backend.callback_rng))
+        blocks = (draws for draws, _ in new_blocks(backend, fit, each, Making(0), rng=backend.callback_rng))
         return {
             name: value.reshape((value.shape[0] * value.shape[1], *value.shape[2:]))[:num_samples]
             for name, value in backend.constrain(fit.problem, blocks).items()

@@ -43,7 +43,8 @@ class Diagnostics(dict[str, Any]):
         alarms: The same in short: names of the tests that fired, in the order of `warnings`.
         objective: What the returned sampler ended with: "gaussian", "kl", "dft", ... (one for each chain where they differ).
         coordinates: Sites that were non-centred for training; empty for the model's own coordinates.
-        refine_steps: HMC transitions that served draws get by default.
+        refine_steps: HMC transitions that new draws get by default.
+        renewed: Whether these start at kept draws, as transitions from draws of the sampler would cost more, or leave an error.
         drift_raw, drift_refined: The drift test: how far the raw draws are from the ensemble's states, and the first half of
             these from the second. Without an ensemble: how far transitions of exact HMC move the raw draws, and as many again the
             refined ones; the surest effect over coordinates on means, log sds, 5 % and 95 % points (`worst`, in sds, with

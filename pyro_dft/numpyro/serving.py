@@ -214,7 +214,9 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: Kept | None, wante
         of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
         of_chains(measured.scale), of_chains(measured.step_size), np.asarray(sampler.generator is not None),
-        *(np.asarray(count, np.int32) for count in (fit.problem, result.refine_steps, measured.leapfrog_steps)),
+        np.asarray(fit.problem, np.int32), np.asarray(result.refine_steps, np.int32),
+        np.asarray(measured.leapfrog_steps, np.int32),
+        of_chains(measured.refined) if result.making.renewed else None,
     )  # fmt: skip
     block = pick(original)
     energies = pick(potential.astype(own.dtype))

@@ -117,7 +117,7 @@ class Served:
                 block = next(blocks, None)
                 if block is None:
                     blocks = new_blocks(
-                        backend, result.fit, BLOCK, result.refine_steps, rng=backend.rng, chains=chain
+                        backend, result.fit, BLOCK, result.making, rng=backend.rng, chains=chain
                     )
                     block = next(blocks)
                 values = self._values(

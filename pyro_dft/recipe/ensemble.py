@@ -27,6 +27,9 @@ JOINTLY = 0.7
 # Draws of a sampler that are moved to compare log densities, in units of the number of particles: the first of them alone, for as
 # long as their mean is so many standard errors away, and above `FULL_RANK_LIMIT` dimensions then the others, up to one.
 MOVED, SURELY = 4, 2.5
+# A new draw of the sampler is not worth more gradients than so many: a state that is served, moved until it has forgotten most of
+# itself, is as good a draw, and there is nothing to mend in it.
+DEAR_DRAW = 512
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Ensemble:
         values = particles.target.evaluate(draws[:, : particles.count])[0]
         return self._joint([particles.engine.numpy(values)])
 
-    def transitions(self, raw: Drift, joint: Joint, draws: Any, most: int) -> int:
-        """How many transitions of the ensemble's kernel a new draw of a sampler needs: 2, 4, 8, and so on.
+    def transitions(self, raw: Drift, joint: Joint, draws: Any, most: int) -> tuple[int, bool]:
+        """How many transitions of the ensemble's kernel a new draw needs: 2, 4, 8, and so on.
 
         Draws can be right in each coordinate and wrong jointly: a Gaussian's, say, where scales depend on other coordinates. The
         first transitions then make each coordinate worse, before they mend it.
@@ -75,6 +78,10 @@ class Ensemble:
             joint: Of these draws, see `jointly`.
             draws: The sampler's draws, native (G, n, d).
             most: The largest number to return.
+
+        Returns:
+            The number, and whether it is for draws that start at states which are served, not at a sampler's draws: see
+            `DEAR_DRAW`.
         """
         # Transitions are cheap beside a draw that is wrong: what may be more than chance counts in full.
         size = np.where(np.abs(raw.significance) > LIKELY, np.abs(raw.effects), 0.0)
@@ -87,40 +94,44 @@ class Ensemble:
             points = points - points.mean((1, 2), keepdims=True)
         chains = points.reshape(-1, *points.shape[2:])
         # Some of the ensemble's trajectories may be longer than those of new draws; a transition of it is worth more of theirs.
-        worth = max(1.0, self.window.gradients_each / self.window.leapfrog_steps)
+        leapfrogs = self.window.leapfrog_steps
+        worth, renewal = max(1.0, self.window.gradients_each / leapfrogs), None
         while 2 * steps <= most:
             lag = int(steps / worth)
             memory = memory_at(chains, lag) if 0 < lag < chains.shape[1] // 2 else np.ones(chains.shape[-1])
-            if memory.max() <= FORGOTTEN and (size * memory).max() <= LEFT:
+            if renewal is None and memory.max() <= FORGOTTEN:
+                renewal = steps
+            if renewal is not None and (size * memory).max() <= LEFT:
                 break
             steps *= 2
-        large = self.particles.target.dim > FULL_RANK_LIMIT
-        return steps if jointly and not large else self._settled(draws, steps, most)
+        renewed = renewal or steps, True
+        if steps * leapfrogs > DEAR_DRAW:
+            return renewed
+        if jointly and self.particles.target.dim <= FULL_RANK_LIMIT:
+            return steps, False
+        settled = self._settled(draws, steps, min(most, DEAR_DRAW // leapfrogs))
+        return renewed if settled is None else (settled, False)
 
-    def _settled(self, draws: Any, steps: int, most: int) -> int:
+    def _settled(self, draws: Any, steps: int, most: int) -> int | None:
         """`steps`, doubled until after so many transitions log densities of a sampler's draws agree with those of the particles.
 
-        Some are moved, as new draws would be, for as long as the budget of the fit allows it.
+        Some are moved, as new draws would be, for as long as the budget of the fit allows it. None where they do not agree.
         """
         size, most_parts = self.particles.count, draws.shape[1] // self.particles.count
         each = size * draws.shape[0] * self.window.leapfrog_steps
-        if 2 * steps > most or not self.particles.budget.affords(steps * each):
-            return steps
         large = self.particles.target.dim > FULL_RANK_LIMIT
         parts = [draws[:, k * size : (k + 1) * size] for k in range(min(MOVED if large else 1, most_parts))]
         first, others, made, made_by_others = parts[:1], parts[1:], 0, 0
-        while first:
+        while first and steps <= most and self.particles.budget.affords((steps - made) * each):
             first, found = self._all_moved(first, steps - made)
             made = steps
-            agree = self._joint(found).agrees(SURELY)
-            if agree:  # as far as a few can tell
+            if self._joint(found).agrees(SURELY):  # as far as a few can tell
                 others, more = self._all_moved(others, steps - made_by_others)
                 made_by_others = steps
-                agree = self._joint([*found, *more]).agrees(1.0)
-            if agree or 2 * steps > most or not self.particles.budget.affords(steps * each):
-                break
+                if self._joint([*found, *more]).agrees(1.0):
+                    return steps
             steps *= 2
-        return steps
+        return None
 
     def _all_moved(self, parts: list[Any], steps: int) -> tuple[list[Any], list[np.ndarray]]:
         """Points after so many transitions, and the log densities there."""

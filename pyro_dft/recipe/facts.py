@@ -57,6 +57,7 @@ def facts(
         "objective": fit.objective[0] if same else list(fit.objective),
         "coordinates": [site.name for site in used.layout.sites if site != own.layout[site.name]],
         "refine_steps": refine_steps,
+        "renewed": measured.renewed,
         **verdict.drift_facts(
             measured.drift_raw,
             measured.drift_refined,

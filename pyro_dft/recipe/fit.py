@@ -116,7 +116,8 @@ class Restored:
 
     Attributes:
         index: Which of the sets of coordinates it was trained in.
-        steps: Transitions that its draws need.
+        steps: Transitions that new draws need.
+        renewed: Whether these start at draws that are kept.
         leapfrog_steps: Gradient steps of each.
         gradients_each: Gradient steps that made each of the kept draws; 0 where the file does not say.
         objective: What it ended with, for each sampler.
@@ -128,6 +129,7 @@ class Restored:
 
     index: int
     steps: int
+    renewed: bool
     leapfrog_steps: int
     gradients_each: int
     objective: list[str]
@@ -158,6 +160,7 @@ class FittedTrainer:
             content.steps, kept["raw"], kept["halfway"], kept["refined"], log_density, nothing[0], nothing[0], nothing[1:],
             kept["scale"], kept["step_size"], np.ones(sampler.chains), 0.0, 0.0, kept["diverged"], content.leapfrog_steps,
             statistics={name: kept[name] for name in STATISTICS if name in kept}, gradients_each=content.gradients_each,
+            renewed=content.renewed,
         )  # fmt: skip
         none = np.zeros(0)
         self.fit = Fit(

@@ -41,7 +41,7 @@ class Measurement:
     """Draws before and after refinement, and what moved (drifts in the model's own unconstrained coordinates).
 
     Attributes:
-        steps: Transitions S that the draws need.
+        steps: Transitions S that new draws need.
         raw: (C, n, d) draws of the sampler.
         halfway: (C, n, d) the same after S transitions.
         refined: (C, n, d) the same after 2 S transitions. Where there is an ensemble, these are states of its chains, and
@@ -67,6 +67,7 @@ class Measurement:
         statistics: Numbers of the transitions that each of `refined` comes from, (C, n) each; see
             `pyro_dft.recipe.chains.STATISTICS`. None of a file.
         gradients_each: Gradient steps between `raw`, or the state before, and a draw of `refined`.
+        renewed: Whether new draws start at states of `refined`, and not at draws of the sampler.
     """
 
     steps: int
@@ -92,6 +93,7 @@ class Measurement:
     at_limit: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
     gradients_each: int = 0
+    renewed: bool = False
 
     @property
     def trusted(self) -> bool:

@@ -63,7 +63,9 @@ def measured_again(measurement: Measurement, sampler: Any, rng: Any) -> Measurem
     raw = sampler.draw(measurement.raw.shape[1], rng)
     first, *each = ensemble.against(raw)
     joint = ensemble.jointly(raw)
-    return replace(measurement, steps=0, raw=raw, drift_raw=first, drift_raw_by_chain=each, joint=joint)
+    return replace(
+        measurement, steps=0, renewed=False, raw=raw, drift_raw=first, drift_raw_by_chain=each, joint=joint
+    )
 
 
 def with_steps(measurement: Measurement, settings: Settings) -> Measurement:
@@ -72,5 +74,5 @@ def with_steps(measurement: Measurement, settings: Settings) -> Measurement:
     if ensemble is None or joint is None:
         return measurement
     most = settings.experimental.max_refine_steps
-    steps = ensemble.transitions(measurement.drift_raw, joint, measurement.raw, most)
-    return replace(measurement, steps=steps)
+    steps, renewed = ensemble.transitions(measurement.drift_raw, joint, measurement.raw, most)
+    return replace(measurement, steps=steps, renewed=renewed)

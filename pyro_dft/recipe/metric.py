@@ -35,25 +35,6 @@ def adapted(engine: Engine, target: Any, x: Any, score: Any, scale: Any, share: 
     return engine.native(target, found)
 
 
-def with_room(engine: Engine, target: Any, scale: Any, states: int) -> Any:
-    """Roots as they are, but standard deviations with as many directions, of unit scale, as `adapted` is expected to find.
-
-    They change nothing, but that compiled programs need not be made again once it has found some.
-
-    Args:
-        engine: Of the target.
-        target: The posterior.
-        scale: Roots of the kernels, native.
-        states: How many of each `adapted` will see first.
-    """
-    sd = engine.numpy(scale)
-    if sd.ndim == 3:
-        return scale
-    g, d = sd.shape
-    unit = np.eye(d, roots.most_directions(states, d), dtype=sd.dtype)
-    return engine.native(target, _with_directions(sd, [unit] * g))
-
-
 def _covariances(states: np.ndarray, scale: np.ndarray, share: float) -> np.ndarray:
     """Shrunk roots for a present scale of matrices (G, d, d), or of standard deviations (G, d)."""
     found = np.array(scale)

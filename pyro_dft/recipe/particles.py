@@ -240,7 +240,7 @@ class Particles:
 
     def _warmed_up(self) -> tuple[Any, Any, Any]:
         """Position, scale and step size of particles that move as they should."""
-        scale = metric.with_room(self.engine, self.target, self.sampler.scale, self.count * WARM_UP)
+        scale = self.sampler.scale
         start = starting_points(self.subject, self.count)
         step_size = self.engine.native(self.target, np.full(self.sampler.chains, self.target.dim**-0.25))
         for turn in range(MOST_WARM_UPS):
