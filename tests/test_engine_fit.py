@@ -324,7 +324,9 @@ def test_a_stored_fit_is_complete(banana_fit, dtype, device):
         "scale": measured.scale, "step_size": measured.step_size, "diverged": measured.diverged,
     }  # fmt: skip
     problem = Problem(Target(banana, 2, dtype=dtype, device=device), starts(3, 2, 2, dtype, device))
-    content = Restored(0, measured.steps, measured.renewed, measured.leapfrog_steps, 0, banana_fit.objective, None, {}, kept)
+    content = Restored(
+        0, measured.steps, measured.renewed, measured.leapfrog_steps, 0, banana_fit.objective, None, {}, kept
+    )
     t = FittedTrainer(ENGINE, [problem], banana_fit.sampler, content)
     assert t.done
     assert t.phase == "done"
