@@ -18,9 +18,6 @@ from pyro_dft.interface.training import Training
 from pyro_dft.judging import alarms, verdict
 from pyro_dft.judging.summary import Summary, summary_table
 
-# Where a new draw needs more transitions than this, a network that was put off is trained.
-FEW_TRANSITIONS = 16
-
 
 class Drawing:
     """Draws by site, in the form of `DFT.get_samples`.
@@ -77,13 +74,10 @@ class Drawing:
             return backend.constrain(fit.problem, (draws for draws, _ in blocks))
 
     def making(self, refine_steps: int | None) -> Making:
-        """How new draws are made, None for the default; trains networks that were put off where these draws need them."""
-        by_default = self._training.trained().making
-        # Many transitions from draws of the Gaussian cost more than training a network from whose draws few are enough.
-        many = by_default.transitions > FEW_TRANSITIONS and not by_default.renewed
-        if refine_steps == 0 or (refine_steps is None and many):
-            by_default = self._training.complete().making
-        return by_default if refine_steps is None else Making(refine_steps)
+        """How new draws are made, None for the default; trains networks that were put off where raw draws are asked for."""
+        if refine_steps == 0:
+            self._training.complete()
+        return self._training.trained().making if refine_steps is None else Making(refine_steps)
 
     def _warn_of_raw_draws(self) -> None:
         """Once for each result; where the fit is judged by its raw draws, its own verdict has said it."""

@@ -27,9 +27,9 @@ JOINTLY = 0.7
 # Draws of a sampler that are moved to compare log densities, in units of the number of particles: the first of them alone, for as
 # long as their mean is so many standard errors away, and above `FULL_RANK_LIMIT` dimensions then the others, up to one.
 MOVED, SURELY = 4, 2.5
-# A new draw of the sampler is not worth more gradients than so many: a state that is served, moved until it has forgotten most of
-# itself, is as good a draw, and there is nothing to mend in it.
-DEAR_DRAW = 512
+# A new draw of the sampler is not worth more transitions, or gradients, than so many: a state that is served, moved until it has
+# forgotten most of itself, is as good a draw, and there is nothing to mend in it.
+MANY_TRANSITIONS, DEAR_DRAW = 16, 512
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ class Ensemble:
                 break
             steps *= 2
         renewed = renewal or steps, True
-        if steps * leapfrogs > DEAR_DRAW:
+        worthwhile = min(most, MANY_TRANSITIONS, DEAR_DRAW // leapfrogs)
+        if steps > worthwhile:
             return renewed
         if jointly and self.particles.target.dim <= FULL_RANK_LIMIT:
             return steps, False
-        settled = self._settled(draws, steps, min(most, DEAR_DRAW // leapfrogs))
+        settled = self._settled(draws, steps, worthwhile)
         return renewed if settled is None else (settled, False)
 
     def _settled(self, draws: Any, steps: int, most: int) -> int | None:
