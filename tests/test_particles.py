@@ -146,6 +146,15 @@ def test_a_limit_of_time_ends_the_fit_within_a_window(backend, monkeypatch):
     assert taken == whole - BLOCK_STEPS
 
 
+@pytest.mark.parametrize(("before", "now", "expected"), [
+    ((64, 1.0), (128, 1.9), True), ((64, 1.0), (128, 1.1), False),
+    ((128, 2.0), (256, 2.4), True),  # fewer than twice as many by chance
+    ((64, 2.0), (64, 0.9), True), ((64, 0.9), (64, 0.6), False),  # with smaller steps
+])  # fmt: skip
+def test_particles_mix_where_longer_windows_are_worth_more(before, now, expected):
+    assert enough.mixes(before, now) == expected
+
+
 @pytest.mark.parametrize(("steps", "each", "expected"), [(16, 64, [16]), (16, 64 * 256, [4] * 4), (5, 1e9, [1] * 5),
                                                          (16, 13_000, [5, 5, 5, 1])])  # fmt: skip
 def test_long_trajectories_are_made_in_several_calls(steps, each, expected):

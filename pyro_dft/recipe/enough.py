@@ -1,4 +1,4 @@
-"""How many effective draws of an ensemble are enough, by what they have cost so far."""
+"""How many effective draws of an ensemble are enough, by what they have cost so far, and whether more are to be had."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 # chains (Vehtari et al., Rank-normalization, folding, and localization, 2021). With separate modes these are enough from the
 # second on: which part of a mode a particle is in it remembers for long, but all parts have their shares.
 OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
+
+# Particles mix where a longer window has more effective draws, by such a share of what is to be expected at least, or each of
+# them is worth as many as none that stays where it is ever is; with smaller steps, where each is worth nearly one.
+GROWTH, MIXED, WORTH = 0.25, 2.0, 0.75
 
 
 def enough(asked: int, each: float, *, large: bool, apart: bool) -> float:
@@ -32,3 +36,16 @@ def enough(asked: int, each: float, *, large: bool, apart: bool) -> float:
 def at_last(asked: int) -> float:
     """Effective draws that are enough whatever they have cost."""
     return ENOUGH_DRAWS[-1][1] * asked
+
+
+def mixes(before: tuple[int, float], now: tuple[int, float]) -> bool:
+    """Whether particles mix, which one window does not tell.
+
+    Args:
+        before: Transitions of a window, and the effective draws that each particle was worth in it.
+        now: The same of a later one: it is longer, or its steps are smaller.
+    """
+    (length, worth), (longer, more) = before, now
+    if longer <= length:
+        return more >= WORTH
+    return more >= MIXED or more > worth * (1 + GROWTH * (longer / length - 1))

@@ -21,7 +21,7 @@ from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.carefulness import Carefulness
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT
-from pyro_dft.recipe.enough import at_last, enough
+from pyro_dft.recipe.enough import at_last, enough, mixes
 from pyro_dft.recipe.pace import Pace
 from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
@@ -56,9 +56,6 @@ BUDGET, LARGE_BUDGET = 300, 600
 MODES_BUDGET = 100
 # Where no window could be served yet, but particles mix, and where they have to pass between modes: nothing else is of use there.
 LAST_BUDGET = 1200
-# They mix where a longer window has more effective draws, by such a share of what is to be expected at least; with smaller steps,
-# where each of them is worth so many draws.
-GROWTH, WORTH = 0.25, 0.75
 
 
 class Particles:
@@ -187,12 +184,10 @@ class Particles:
 
     def _compare(self, window: Window, judged: Judged) -> None:
         """Whether particles mix, which one window does not tell: a longer one has more effective draws then."""
-        (before, had), now = self._shorter, window.x.shape[2]
-        self._shorter = now, judged.of_means
-        if before and now <= before:  # with smaller steps
-            self._mixes = judged.of_means >= WORTH * self.count * self.sampler.chains
-        elif before:
-            self._mixes = judged.of_means > had * (1 + GROWTH * (now / before - 1))
+        before, now = self._shorter, (window.x.shape[2], judged.of_means / (self.count * self.sampler.chains))
+        self._shorter = now
+        if before[0]:
+            self._mixes = mixes(before, now)
 
     @property
     def _given_up(self) -> bool:
