@@ -152,7 +152,11 @@ def test_a_limit_of_time_ends_the_fit_within_a_window(backend, monkeypatch):
     ((64, 2.0), (64, 0.9), True), ((64, 0.9), (64, 0.6), False),  # with smaller steps
 ])  # fmt: skip
 def test_particles_mix_where_longer_windows_are_worth_more(before, now, expected):
-    assert enough.mixes(before, now) == expected
+    assert enough.mixes(before, now, now[1]) == expected
+
+
+def test_particles_that_stay_in_a_neck_do_not_mix_though_their_means_do():
+    assert not enough.mixes((128, 4.4), (256, 4.0), 1.6)
 
 
 @pytest.mark.parametrize(("steps", "each", "expected"), [(16, 64, [16]), (16, 64 * 256, [4] * 4), (5, 1e9, [1] * 5),

@@ -12,7 +12,8 @@ ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
 OF_MANY, LEAST_OF_MANY = 0.2, (800, 400)
 
 # Particles mix where a longer window has more effective draws, by such a share of what is to be expected at least, or each of
-# them is worth as many as none that stays where it is ever is; with smaller steps, where each is worth nearly one.
+# them is worth as many, by squares and tails too, as none that stays where it is ever is; with smaller steps, where each is worth
+# nearly one.
 GROWTH, MIXED, WORTH = 0.25, 2.0, 0.75
 
 
@@ -38,14 +39,15 @@ def at_last(asked: int) -> float:
     return ENOUGH_DRAWS[-1][1] * asked
 
 
-def mixes(before: tuple[int, float], now: tuple[int, float]) -> bool:
+def mixes(before: tuple[int, float], now: tuple[int, float], least: float) -> bool:
     """Whether particles mix, which one window does not tell.
 
     Args:
-        before: Transitions of a window, and the effective draws that each particle was worth in it.
+        before: Transitions of a window, and the effective draws that each particle was worth in it, by coordinates alone.
         now: The same of a later one: it is longer, or its steps are smaller.
+        least: Effective draws that a particle is worth there, the least over coordinates, their squares and tails.
     """
     (length, worth), (longer, more) = before, now
     if longer <= length:
         return more >= WORTH
-    return more >= MIXED or more > worth * (1 + GROWTH * (longer / length - 1))
+    return least >= MIXED or more > worth * (1 + GROWTH * (longer / length - 1))

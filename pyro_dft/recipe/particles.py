@@ -184,10 +184,11 @@ class Particles:
 
     def _compare(self, window: Window, judged: Judged) -> None:
         """Whether particles mix, which one window does not tell: a longer one has more effective draws then."""
-        before, now = self._shorter, (window.x.shape[2], judged.of_means / (self.count * self.sampler.chains))
+        particles = self.count * self.sampler.chains
+        before, now = self._shorter, (window.x.shape[2], judged.of_means / particles)
         self._shorter = now
         if before[0]:
-            self._mixes = mixes(before, now)
+            self._mixes = mixes(before, now, judged.effective / particles)
 
     @property
     def _given_up(self) -> bool:
