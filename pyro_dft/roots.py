@@ -187,6 +187,16 @@ def directions(states: Array, scores: Array, sd: Array) -> Array:
     return np.concatenate([unit * stretch, filled], 1)
 
 
+def unstretched(columns: Array, k: int) -> Array:
+    """K columns (d, k) of length one that are orthogonal to the given ones (d, j), behind these; j at most k."""
+    d, j = columns.shape
+    if j == k:
+        return columns
+    units = np.eye(d, k - j)
+    along = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
+    return np.concatenate([columns, np.linalg.qr(units - along @ (along.T @ units))[0]], 1)
+
+
 def _standard(values: Array, sd: Array, power: int) -> Array:
     """Centred values (P, T, d) in units of the standard deviations, or of their inverses."""
     return np.asarray((values - values.mean((0, 1))) * sd**power, np.float32)

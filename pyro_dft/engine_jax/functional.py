@@ -341,7 +341,8 @@ class Trained(NamedTuple):
         coordinates: Index of the coordinates that it was trained in: the model's own, or non-centred ones.
         steps: Transitions that a draw gets.
         leapfrogs: Gradient steps of each.
-        starts: Kept draws that new ones start at, (K, m, d); None where they start at draws of the samplers.
+        starts: Kept draws, (K, m, d).
+        renewed: Whether new draws start at these, and not at draws of the samplers.
     """
 
     mean: Any
@@ -354,7 +355,8 @@ class Trained(NamedTuple):
     coordinates: Any
     steps: Any
     leapfrogs: Any
-    starts: Any = None
+    starts: Any
+    renewed: Any
 
 
 def refined(
@@ -364,7 +366,8 @@ def refined(
 
     Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
     """
-    raw = _raw(t, random.fold(words, 0), n) if t.starts is None else _kept(t.starts, random.fold(words, 0), n)
+    first = random.fold(words, 0)
+    raw = jnp.where(t.renewed, _kept(t.starts, first, n), _raw(t, first, n))
     dynamics = Dynamics(t.kernel_scale, t.step_size, t.leapfrogs, tune=False)
     moves = hmc.run(schedule.spec, data, raw, dynamics, random.fold(words, 1), jnp.maximum(t.steps, 1))
     x, diverged = jnp.where(t.steps > 0, moves.position.x, raw), (t.steps > 0) & (moves.divergences > 0)

@@ -26,6 +26,7 @@ from pyro_dft.numpyro.fields import check_fields
 from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import Beyond, DFTState, Kept, Wanted, advance, fingerprint, states
+from pyro_dft.numpyro.stacking import stackable
 from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state, traced_states
@@ -110,6 +111,7 @@ class DFTKernel(MCMCKernel):
             self._new_dft(1, self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
         self._draws: int | None = None  # of the present run, where that is known
+        self._alone = False  # whether each of its chains is trained alone
         self._diagnostics: list[Diagnostics | None] = []
         self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training
         self._template: Mapping[str, Any] | None = None
@@ -132,7 +134,9 @@ class DFTKernel(MCMCKernel):
         self._wanted = replace(self._wanted, tree=tree)
         return tree.sites(values)
 
-    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int) -> None:
+    def prepare_run(
+        self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int, alone: bool
+    ) -> None:
         """What `MCMC.run` is asked for, before it begins.
 
         Args:
@@ -140,6 +144,7 @@ class DFTKernel(MCMCKernel):
             progress_bar: Whether MCMC shows a bar; without it the training shows none either.
             warmed_up: The state that is gone on from, or None.
             draws: For each chain, those of the warm-up not counted.
+            alone: Whether each of several chains is run alone, and their last states are stacked.
 
         Raises:
             SettingsError: a state has no such field.
@@ -150,11 +155,11 @@ class DFTKernel(MCMCKernel):
         check_fields(extra_fields, refined=refined, known=has)
         asked = any(name.split(".")[0] == "z_grad" for name in extra_fields)
         self._wanted, self._silent = replace(self._wanted, gradients=asked), not progress_bar
-        self._draws = draws
+        self._draws, self._alone = draws, alone
 
     def run_ended(self, state: DFTState | None) -> DFTState | None:
         """The last state of `MCMC.run`, from which any number of draws may follow; None where there is none."""
-        self._draws = None
+        self._draws, self._alone = None, False
         return None if state is None else state._replace(beyond=Beyond())
 
     @property
@@ -213,7 +218,8 @@ class DFTKernel(MCMCKernel):
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
         kept = Kept(num_warmup, self._draws) if self._kept(rng_key) else None
-        return states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
+        found = states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
+        return stackable(found) if self._alone and self._fitted is None else found
 
     def _train(
         self, rng_key: Any, chains: int, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

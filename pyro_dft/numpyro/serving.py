@@ -129,7 +129,7 @@ class Wanted:
 def chain_axes(state: DFTState) -> DFTState:
     """Which leaves of a state of several chains, trained together, have a leading axis for them."""
     axes = jax.tree.map(lambda _: 0, state)
-    trained = axes.trained._replace(network=None, coordinates=None, steps=None, leapfrogs=None)
+    trained = axes.trained._replace(network=None, coordinates=None, steps=None, leapfrogs=None, renewed=None)
     return axes._replace(i=None, position=None, data=None, trained=trained)
 
 
@@ -216,7 +216,7 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: Kept | None, wante
         of_chains(measured.scale), of_chains(measured.step_size), np.asarray(sampler.generator is not None),
         np.asarray(fit.problem, np.int32), np.asarray(result.refine_steps, np.int32),
         np.asarray(measured.leapfrog_steps, np.int32),
-        of_chains(measured.refined) if result.making.renewed else None,
+        of_chains(measured.refined), np.asarray(result.making.renewed),
     )  # fmt: skip
     block = pick(original)
     energies = pick(potential.astype(own.dtype))

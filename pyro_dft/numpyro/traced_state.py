@@ -43,7 +43,7 @@ def traced_state(
     diverged = jnp.zeros(len(block), bool) if raw else found.diverged[0]
     trained = Trained(
         last.mean, last.scale, last.network.trained, jnp.ones(1), found.scale, found.step_size, jnp.array(True),
-        jnp.zeros((), jnp.int32), steps, jnp.asarray(schedule.leapfrog_steps, jnp.int32),
+        jnp.zeros((), jnp.int32), steps, jnp.asarray(schedule.leapfrog_steps, jnp.int32), block[None], jnp.array(False),
     )  # fmt: skip
     log_density, score = target.spec.evaluate(block, target.data)
     numbers, adapted = {}, None
@@ -84,6 +84,6 @@ def traced_states(
     state = jax.vmap(one)(keys, next_keys)
     own = state.trained
     assert own is not None
-    common = {name: getattr(own, name)[0] for name in ("network", "coordinates", "leapfrogs")}
+    common = {name: getattr(own, name)[0] for name in ("network", "coordinates", "leapfrogs", "renewed")}
     trained = own._replace(steps=own.steps.max(), **common)
     return state._replace(i=state.i[0], position=state.position[0], data=state.data[0], trained=trained)

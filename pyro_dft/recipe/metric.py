@@ -50,13 +50,5 @@ def _with_directions(sd: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
     k = max(own.shape[1] for own in columns)
     if k == 0:
         return sd
-    padded = [own if own.shape[1] == k else _unstretched(own, k) for own in columns]
+    padded = [roots.unstretched(own, k) for own in columns]
     return np.concatenate([sd[..., None], np.stack(padded)], 2)
-
-
-def _unstretched(columns: np.ndarray, k: int) -> np.ndarray:
-    """K columns (d, k) of length one that are orthogonal to the given ones (d, j)."""
-    d, j = columns.shape
-    units = np.eye(d, k - j)
-    along = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
-    return np.concatenate([columns, np.linalg.qr(units - along @ (along.T @ units))[0]], 1)
