@@ -142,7 +142,7 @@ def test_states_of_chains_that_are_trained_alone_have_scales_of_one_form(directi
         )
     one = np.ones(1)
     own = Trained(
-        np.zeros((1, d)), scale, {"w": one}, one, scale, one, False, 0, 2, 3, np.zeros((1, 5, d)), False
+        np.zeros((1, d)), scale, {"w": one}, one, scale, one, False, 0, 2, 3, np.zeros((1, 50, d)), False
     )
     state = DFTState(*[None] * 13)._replace(trained=own, beyond=Beyond(False))
     made = stackable(state).trained
@@ -152,6 +152,7 @@ def test_states_of_chains_that_are_trained_alone_have_scales_of_one_form(directi
         roots.coloured(made.scale[:1], z), roots.coloured(scale, z), rtol=1e-9, atol=1e-9
     )
     np.testing.assert_array_equal(made.weights, [1] + 7 * [0])
+    assert made.starts.size <= own.starts.size
     assert stackable(state._replace(beyond=Beyond())).trained.scale.shape == (1, d, 65)
 
 

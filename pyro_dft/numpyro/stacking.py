@@ -17,8 +17,8 @@ def stackable(state: DFTState) -> DFTState:
     """The state of one chain with samplers whose shapes do not hang on what its training found.
 
     Trainings may find other numbers of separate modes, and directions in the scales of many dimensions or none. Modes are filled
-    up to the largest number with some that never serve. A run that makes new draws makes them of these as well, so that a single
-    mode is left as it is there.
+    up to the largest number with some that never serve, and each has so many fewer of the kept draws that new ones may start at,
+    so that they take no more memory. A run that makes new draws makes them of all modes: a single one is left as it is there.
 
     Args:
         state: Of one chain.
@@ -33,12 +33,14 @@ def stackable(state: DFTState) -> DFTState:
     def filled(value: Any) -> Any:
         return np.asarray(value)[index]
 
+    starts = np.asarray(own.starts)
+    some = np.linspace(0, starts.shape[1] - 1, max(1, starts.shape[1] // count)).round().astype(int)
     scales = {name: _in_one_form(np.asarray(getattr(own, name))) for name in ("scale", "kernel_scale")}
     weights = np.where(np.arange(count) < modes, filled(own.weights), 0).astype(np.float32)
     return state._replace(
         trained=own._replace(
             mean=filled(own.mean), generator=jax.tree.map(filled, own.generator), weights=weights,
-            step_size=filled(own.step_size), starts=filled(own.starts),
+            step_size=filled(own.step_size), starts=filled(starts[:, some]),
             **{name: filled(value) for name, value in scales.items()},
         )
     )  # fmt: skip
