@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS
+from daily import daily
 from scipy import stats
 from test_particles import MEAN, VARIANCE, gamma_and_line
 
+# What the recipe does in both alike is looked at in one every day.
+ONE_A_DAY = daily(BACKENDS, BACKENDS[1])
 LOGADDEXP = {"pyro": torch.logaddexp, "numpyro": jnp.logaddexp}
 # Of the mode at 6, where the second coordinate has an sd of 1/2; the other one is at -6.
 SHARE = 0.7
@@ -77,6 +80,7 @@ def test_new_draws_are_right_and_none_is_a_kept_one(fit):
     assert abs(np.corrcoef(x[:4000, 0], x[4000:8000, 0])[0, 1]) < 4 / 4000**0.5
 
 
+@pytest.mark.parametrize("backend", ONE_A_DAY, ids=repr, indirect=True)
 def test_given_transitions_start_at_draws_of_the_sampler(fit):
     """A single one from there leaves a Gaussian's wrong tails as good as they were: the skewness tells."""
     skew = stats.skew(np.asarray(fit.get_samples(8000, refine_steps=0)["x"], float)[:, 0])
@@ -87,6 +91,7 @@ def test_given_transitions_start_at_draws_of_the_sampler(fit):
     assert abs(skew - few) < abs(skew - right)
 
 
+@pytest.mark.parametrize("backend", ONE_A_DAY, ids=repr, indirect=True)
 def test_a_file_goes_on_with_them(backend, fit, tmp_path):
     fit.save(tmp_path / "fit.safetensors")
     start = {"x": backend.array(np.zeros(3))}

@@ -364,10 +364,9 @@ def refined(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """New draws (K, n, d), refined by transitions, which of them had one that diverged, (K, n), and their statistics.
 
-    Without the network they are those of the Gaussian alone. Streams 0 and 1 of `words` are used.
+    Without the network they are those of the Gaussian alone. Streams 0, 1 and 3 of `words` are used.
     """
-    first = random.fold(words, 0)
-    raw = jnp.where(t.renewed, _kept(t.starts, first, n), _raw(t, first, n))
+    raw = jnp.where(t.renewed, _kept(t.starts, random.fold(words, 3), n), _raw(t, random.fold(words, 0), n))
     dynamics = Dynamics(t.kernel_scale, t.step_size, t.leapfrogs, tune=False)
     moves = hmc.run(schedule.spec, data, raw, dynamics, random.fold(words, 1), jnp.maximum(t.steps, 1))
     x, diverged = jnp.where(t.steps > 0, moves.position.x, raw), (t.steps > 0) & (moves.divergences > 0)
