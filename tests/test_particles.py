@@ -342,6 +342,7 @@ def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, mon
     """What they are asked for here is beyond their budget. Without the rule a network's draws would be served."""
     monkeypatch.setattr(enough, "ENOUGH_DRAWS", ((0, 20.0),))
     monkeypatch.setattr(particles, "BUDGET", 10)
+    monkeypatch.setattr(particles, "LAST_BUDGET", 10)
     monkeypatch.setattr(particles, "LEAST_SERVED", least)
     start = {"x": backend.array(np.zeros(3))}
     dft = backend.potential(gamma_and_line, initial_params=start, train="auto", refine_steps=None, restarts=6,
