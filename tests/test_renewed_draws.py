@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ from backends import BACKENDS
 from daily import daily
 from scipy import stats
 from test_particles import MEAN, VARIANCE, gamma_and_line
+
+from pyro_dft.interface.blocks import new_blocks
+from pyro_dft.interface.result import Making
 
 # What the recipe does in both alike is looked at in one every day.
 ONE_A_DAY = daily(BACKENDS, BACKENDS[1])
@@ -41,16 +47,14 @@ def fitted(backend, potential, dim):
     return fit
 
 
-@pytest.fixture(scope="module")
-def fits():
-    return {}
+@functools.cache
+def line(backend):
+    return fitted(backend, gamma_and_line, 3)
 
 
 @pytest.fixture
-def fit(backend, fits):
-    if backend not in fits:
-        fits[backend] = fitted(backend, gamma_and_line, 3)
-    return fits[backend]
+def fit(backend):
+    return line(backend)
 
 
 def is_right(draws):
@@ -78,6 +82,27 @@ def test_new_draws_are_right_and_none_is_a_kept_one(fit):
     assert np.isin(x[:, 2], known[:, 2]).mean() < 2 * 0.2**steps
     # A third of what a kept draw is away from the mean may be left in the new one, and draws that share a start share a ninth.
     assert abs(np.corrcoef(x[:4000, 0], x[4000:8000, 0])[0, 1]) < 4 / 4000**0.5
+
+
+def test_they_start_at_each_kept_draw_once(fit):
+    """Without transitions they are the starts themselves."""
+    parts = fit.parts
+    with parts.backend.session():
+        blocks = new_blocks(parts.backend, parts.fit, 4000, Making(0, renewed=True), rng=parts.backend.rng)
+        begun = np.concatenate([np.asarray(draws)[0] for draws, _ in blocks])
+    assert not np.array_equal(begun, parts.fit.measurement.refined[0])
+    np.testing.assert_array_equal(np.sort(begun, 0), np.sort(np.asarray(parts.fit.measurement.refined)[0], 0))
+
+
+def test_so_do_those_of_numpyros_compiled_loop():
+    fit = line(BACKENDS[1])
+    kernel = BACKENDS[1].DFTKernel(fit)
+    state = kernel.init(jax.random.key(0), 0, None, (), {})
+    state = state._replace(trained=state.trained._replace(steps=np.asarray(0, np.int32)))
+    begun = np.asarray(kernel.sample(state, (), {}).block)
+    kept = np.asarray(fit.get_samples()["x"])
+    assert not np.array_equal(begun, kept)
+    np.testing.assert_array_equal(np.sort(begun, 0), np.sort(kept, 0))
 
 
 @pytest.mark.parametrize("backend", ONE_A_DAY, ids=repr, indirect=True)
