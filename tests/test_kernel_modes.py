@@ -18,12 +18,7 @@ from daily import daily
 from numpyro.infer import MCMC as NumPyroMCMC
 from pyro.infer import MCMC as PyroMCMC
 
-from pyro_dft import roots
-from pyro_dft.engine_jax.functional import Trained
 from pyro_dft.experimental import grouped
-from pyro_dft.numpyro.serving import Beyond, DFTState
-from pyro_dft.numpyro.stacking import stackable
-from pyro_dft.recipe import find_modes
 
 PYRO, NUMPYRO = BACKENDS
 SHARE, CENTRE, BLOCK = 0.3, 5.0, 400
@@ -107,53 +102,6 @@ def test_mcmc_of_numpyro_draws_both_modes_by_their_weights(method, own, fitted):
     assert len(np.intersect1d(draws[0, :, 0], draws[1, :, 0])) < 0.02 * BLOCK
     # Each of them has a verdict.
     assert {report["status"] for report in kernel.diagnostics} == {"converged"}
-
-
-@pytest.mark.filterwarnings("ignore::pyro_dft.FidelityWarning")
-def test_chains_that_are_trained_alone_may_find_other_numbers_of_modes(monkeypatch):
-    """MCMC stacks the last states of all chains, from which it goes on as well: here the second chain finds one of two modes."""
-    found, calls = find_modes.find, []
-
-    def every_other_time(*args, **kwargs):
-        gaussians, index, modes, shares = found(*args, **kwargs)
-        calls.append(modes)
-        return (gaussians, index, modes, shares) if len(calls) % 2 else (gaussians, index[:1], None, [])
-
-    monkeypatch.setattr("pyro_dft.recipe.find_modes.find", every_other_time)
-    kernel = kernel_of(NUMPYRO, True, None)
-    options = {"num_warmup": 0, "num_samples": BLOCK, "num_chains": 2, "progress_bar": False}
-    mcmc = NumPyroMCMC(kernel, chain_method="sequential", **options)
-    mcmc.run(jax.random.key(1))
-    for _ in range(2):
-        first, second = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
-        check(first[None])
-        assert len(np.unique(np.sign(second[:, 0]))) == 1
-        mcmc.post_warmup_state = mcmc.last_state
-        mcmc.run(mcmc.last_state.rng_key)  # new draws
-
-
-@pytest.mark.parametrize("directions", [0, 3])
-def test_states_of_chains_that_are_trained_alone_have_scales_of_one_form(directions):
-    rng, d = np.random.default_rng(0), 400
-    scale = rng.uniform(0.5, 2.0, (1, d))
-    if directions:
-        scale = np.concatenate(
-            [scale[..., None], 3 * np.linalg.qr(rng.normal(size=(d, directions)))[0][None]], 2
-        )
-    one = np.ones(1)
-    own = Trained(
-        np.zeros((1, d)), scale, {"w": one}, one, scale, one, False, 0, 2, 3, np.zeros((1, 50, d)), False
-    )
-    state = DFTState(*[None] * 13)._replace(trained=own, beyond=Beyond(False))
-    made = stackable(state).trained
-    z = rng.normal(size=(1, 7, d))
-    assert made.scale.shape == made.kernel_scale.shape == (8, d, 65)
-    np.testing.assert_allclose(
-        roots.coloured(made.scale[:1], z), roots.coloured(scale, z), rtol=1e-9, atol=1e-9
-    )
-    np.testing.assert_array_equal(made.weights, [1] + 7 * [0])
-    assert made.starts.size <= own.starts.size
-    assert stackable(state._replace(beyond=Beyond())).trained.scale.shape == (1, d, 65)
 
 
 PARALLEL = """

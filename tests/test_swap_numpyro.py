@@ -176,10 +176,10 @@ def test_fields_of_several_chains(method):
 
 @pytest.mark.parametrize("method", daily(["vectorized", "sequential"], "vectorized"))
 def test_kept_draws_follow_the_warm_up_each_once_and_new_ones_follow_them(method):
-    """Two chains of 100 kept draws each, from one training or from two, whatever the warm-up was."""
+    """Two chains of 100 kept draws each, from one training, whatever the warm-up was."""
 
     def run(warm_up, count):
-        kernel = DFTKernel(model, **QUICK | {"num_draws": 200 if method == "vectorized" else 100})
+        kernel = DFTKernel(model, **QUICK | {"num_draws": 200})
         mcmc = MCMC(
             kernel, num_warmup=warm_up, num_samples=count, num_chains=2, chain_method=method, progress_bar=False
         )  # fmt: skip
@@ -191,8 +191,9 @@ def test_kept_draws_follow_the_warm_up_each_once_and_new_ones_follow_them(method
     np.testing.assert_array_equal(kept, more[:, :100])
     assert np.isfinite(more).all()
     assert len(np.unique(more.reshape(-1, 2), axis=0)) == 2 * 120
-    if method == "sequential":
-        return
+    if method == "sequential":  # each state alone is tried below
+        last = jax.tree.map(lambda leaf: leaf[0], last)
+        kept = kept[:1]
     # A run that needs no new draws has no program for them. Who goes on from its last state gets some.
     after = jax.jit(lambda state: kernel.sample(state, (Y,), {}).z["x"])
     assert bool(jnp.isnan(after(last._replace(beyond=Beyond(False)))).all())

@@ -19,6 +19,7 @@ from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.sharding import pieces
 from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.interface import mcmc_verdict
+from pyro_dft.interface.mcmc_run import Asked, kept_draws
 from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.numpyro.dft import DFT
@@ -26,7 +27,6 @@ from pyro_dft.numpyro.fields import check_fields
 from pyro_dft.numpyro.mcmc_run import tell_kernel
 from pyro_dft.numpyro.problem import Problem
 from pyro_dft.numpyro.serving import Beyond, DFTState, Kept, Wanted, advance, fingerprint, states
-from pyro_dft.numpyro.stacking import stackable
 from pyro_dft.numpyro.still import postprocess, still_state
 from pyro_dft.numpyro.surroundings import lenient
 from pyro_dft.numpyro.traced_state import traced_state, traced_states
@@ -39,15 +39,16 @@ SERVING, CHOICE = 0x5E41, 3
 class DFTKernel(MCMCKernel):
     """Serves independent draws of a trained sampler to `numpyro.infer.MCMC`.
 
-    Each chain trains a sampler of its own, exactly once, before its first iteration, so R-hat between chains compares
-    independent fits. How long depends on the settings (`num_steps`, `precondition_steps`), not on `num_warmup`, whose
-    iterations have nothing left to do. Behind them the draws that the fit keeps are served, `num_draws` over all chains, each
-    once, and then new ones, refined as `DFT.get_samples` does by default.
+    One training, before the first iteration, serves all chains. How long it takes depends on the settings and on how many draws
+    are asked for, not on `num_warmup`, whose iterations have nothing left to do. Behind them the draws that the fit keeps are
+    served, each once: states of an ensemble of exact chains, of which each chain of `MCMC` has others, so that R-hat between them
+    compares chains that have run apart. Those of a run are all kept, up to 16,000 (`num_draws` of the settings, where given);
+    behind them new draws follow, refined as `DFT.get_samples` does by default.
 
-    With `chain_method="parallel"` on several devices, or a mapped chain method such as `jax.vmap`, all chains share one
-    training: R-hat between them says nothing about it, and `diagnostics` does. Where the data are traced as well, as within
-    `jax.jit`, the training is traced: it follows the plan of the settings without looking at its progress, in the model's own
-    coordinates, and has no verdict.
+    With `chain_method="parallel"` on several devices, or a mapped chain method such as `jax.vmap`, chains are served new draws
+    of their own keys: R-hat between them says nothing about the training, and `diagnostics` does. Where the data are traced as
+    well, as within `jax.jit`, the training is traced: it follows the plan of the settings without looking at its progress, in
+    the model's own coordinates, and has no verdict.
 
     New data need a new training: `MCMC.run` on other data than those of `MCMC.warmup` is an error.
 
@@ -108,23 +109,26 @@ class DFTKernel(MCMCKernel):
         self._given = self._by_site(initial_params)
         if self._fitted is None:
             # A wrong option must fail here. Initial values may still come from MCMC.
-            self._new_dft(1, self._given or {"any": np.zeros(())})
+            self._new_dft(self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
-        self._draws: int | None = None  # of the present run, where that is known
-        self._alone = False  # whether each of its chains is trained alone
+        self._asked = Asked()  # by the present run
+        self._shared: DFT | None = (
+            None  # the fit of the present run, and how many chains are served from it so far
+        )
+        self._sharing = 0
         self._diagnostics: list[Diagnostics | None] = []
         self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training
         self._template: Mapping[str, Any] | None = None
         # MCMC calls `init` again, and so trains again, in each run of a kernel whose `_sample_fn` is None.
         self._sample_fn: str | None = None
 
-    def _new_dft(self, chains: int, initial_params: Mapping[str, Any] | None) -> DFT:
-        options, potential = dict(self._options), self._options["potential_fn"]
+    def _new_dft(self, initial_params: Mapping[str, Any] | None, **changed: Any) -> DFT:
+        options, potential = {**self._options, **changed}, self._options["potential_fn"]
         if self._wanted.tree is not None and potential is not None:
             options["potential_fn"] = self._wanted.tree.potential(potential)
         if self._silent:
             options = {**options, "progress_bar": False, "disable_progbar": False}
-        return DFT(self._model, num_chains=chains, initial_params=initial_params, **options)
+        return DFT(self._model, initial_params=initial_params, **options)
 
     def _by_site(self, values: Any) -> Any:
         """Initial values as a dict by site, whatever the potential takes."""
@@ -134,32 +138,29 @@ class DFTKernel(MCMCKernel):
         self._wanted = replace(self._wanted, tree=tree)
         return tree.sites(values)
 
-    def prepare_run(
-        self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int, alone: bool
-    ) -> None:
+    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any, asked: Asked) -> None:
         """What `MCMC.run` is asked for, before it begins.
 
         Args:
             extra_fields: Fields of the state that are to be collected.
             progress_bar: Whether MCMC shows a bar; without it the training shows none either.
             warmed_up: The state that is gone on from, or None.
-            draws: For each chain, those of the warm-up not counted.
-            alone: Whether each of several chains is run alone, and their last states are stacked.
+            asked: Chains that share a training, and how many draws of each.
 
         Raises:
             SettingsError: a state has no such field.
         """
-        settings = (self._fitted or self._new_dft(1, self._given or {"any": np.zeros(())})).settings
+        settings = (self._fitted or self._new_dft(self._given or {"any": np.zeros(())})).settings
         refined = settings.refine_steps != 0 and settings.objective != "dft-paper"
         has = None if warmed_up is None else ("z_grad",) * (getattr(warmed_up, "z_grad", None) is not None)
         check_fields(extra_fields, refined=refined, known=has)
-        asked = any(name.split(".")[0] == "z_grad" for name in extra_fields)
-        self._wanted, self._silent = replace(self._wanted, gradients=asked), not progress_bar
-        self._draws, self._alone = draws, alone
+        gradients = any(name.split(".")[0] == "z_grad" for name in extra_fields)
+        self._wanted, self._silent = replace(self._wanted, gradients=gradients), not progress_bar
+        self._asked, self._shared, self._sharing = asked, None, 0
 
     def run_ended(self, state: DFTState | None) -> DFTState | None:
         """The last state of `MCMC.run`, from which any number of draws may follow; None where there is none."""
-        self._draws, self._alone = None, False
+        self._asked, self._shared, self._sharing = Asked(), None, 0
         return None if state is None else state._replace(beyond=Beyond())
 
     @property
@@ -178,7 +179,9 @@ class DFTKernel(MCMCKernel):
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
     ) -> DFTState:
-        """Trains one chain, or all of them where `rng_key` is a batch of keys.
+        """Trains, and prepares one chain, or all of them where `rng_key` is a batch of keys.
+
+        A further chain of the same run of `MCMC` gets its draws from the training of the first.
 
         Raises:
             ModelError: the model or its data cannot be used, or they are not those of the fitted DFT.
@@ -204,32 +207,44 @@ class DFTKernel(MCMCKernel):
             return self._traced_init(rng_key, args, kwargs)
         with eval_context():  # what is computed in here is computed now, whatever is being traced around it
             data = fingerprint((args, kwargs))
-            if self._fitted is not None:
-                dft = self._checked_fit(args, kwargs)
-            else:
-                given = None if is_traced(init_params) else init_params
-                if batch and given is not None:
-                    given = {name: np.asarray(value)[0] for name, value in given.items()}
-                # A batch of keys trains all chains together: one of them stands for all.
-                key = rng_key[0] if batch else rng_key
-                dft = self._train(key, len(rng_key) if batch else 1, given, args, kwargs)
-            self._diagnostics.append(dft.diagnostics())
-            self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
+            dft = self._fit_of_run(rng_key, init_params, args, kwargs)
         # Training has drawn from the key itself.
         keys = rng_key if self._fitted is not None else _next(rng_key)
-        kept = Kept(num_warmup, self._draws) if self._kept(rng_key) else None
-        found = states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
-        return stackable(found) if self._alone and self._fitted is None else found
+        count = 1 if _is_single(rng_key) else len(rng_key)
+        kept = None
+        if self._kept(rng_key):
+            kept = Kept(num_warmup, self._asked.draws, self._sharing, max(self._asked.chains, count))
+            self._sharing += count
+        return states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
 
-    def _train(
-        self, rng_key: Any, chains: int, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _fit_of_run(
+        self, rng_key: Any, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DFT:
+        """The fit that serves these chains: the given one, that of earlier chains of the same run, or a new one."""
+        if self._shared is not None:
+            return self._shared
+        if self._fitted is not None:
+            dft = self._checked_fit(args, kwargs)
+        else:
+            several, given = not _is_single(rng_key), None if is_traced(init_params) else init_params
+            if several and given is not None:
+                given = {name: np.asarray(value)[0] for name, value in given.items()}
+            # The first chain stands for all.
+            dft = self._train(rng_key[0] if several else rng_key, given, args, kwargs)
+            self._shared = dft if self._asked.chains > 1 else None
+        self._diagnostics.append(dft.diagnostics())
+        self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
+        return dft
+
+    def _train(self, rng_key: Any, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFT:
         if is_traced(rng_key):
             # Its numbers are not known yet: mapped chains share one training, which follows from the settings alone.
-            seeds = np.random.SeedSequence([self._trainings, 0 if chains == 1 else chains])
-            rng_key = seeds.generate_state(2)
+            rng_key = np.random.SeedSequence([self._trainings, 0]).generate_state(2)
         self._trainings += 1
-        dft = self._new_dft(chains, self._start() if given is None else given)
+        start = self._start() if given is None else given
+        dft = self._new_dft(start)
+        changed = kept_draws(self._options, dft.settings, dft.parts.backend, self._asked, (args, kwargs))
+        dft = self._new_dft(start, **changed) if changed else dft
         dft.run(rng_key, *args, **kwargs)
         return dft
 
@@ -259,8 +274,7 @@ class DFTKernel(MCMCKernel):
             unit = random.uniform(random.fold(random.words(rng_key), CHOICE), (), np.float32)
             return (unit * dft.num_chains).astype(jnp.int32)
         chosen = np.arange(1 if _is_single(rng_key) else len(rng_key))
-        if self._fitted is not None:
-            chosen = (self._chains_set_up + chosen) % dft.num_chains
+        chosen = (self._chains_set_up + chosen) % dft.num_chains
         self._chains_set_up += len(chosen)
         return chosen[0] if _is_single(rng_key) else chosen
 
@@ -270,7 +284,7 @@ class DFTKernel(MCMCKernel):
             raise messages.fitted_for_traced_data()
         self._diagnostics.clear()
         warn(messages.no_verdict_under_a_trace(), FidelityWarning)
-        dft = self._new_dft(1, self._start())
+        dft = self._new_dft(self._start())
         made = traced_state if _is_single(rng_key) else traced_states
         return made(dft, self._wanted, rng_key, _next(rng_key), args, kwargs)
 
@@ -321,7 +335,7 @@ class DFTKernel(MCMCKernel):
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[DFT, list[Problem]]:
         """The model with these arguments, in all coordinates."""
-        dft = self._fitted or self._new_dft(1, self._start())
+        dft = self._fitted or self._new_dft(self._start())
         posteriors = dft.parts.backend.posteriors_of(args, kwargs)
         if self._known and not is_traced((args, kwargs)):
             with eval_context():
@@ -372,8 +386,7 @@ def _kernel_of(mcmc: Any) -> DFTKernel | None:
 
 
 def _reports_of(mcmc: Any) -> list[Diagnostics | None]:
-    own = mcmc.sampler.diagnostics
-    return own[-mcmc.num_chains :] if mcmc.chain_method == "sequential" else own[-1:]
+    return mcmc.sampler.diagnostics[-1:]
 
 
 tell_kernel(MCMC, DFTKernel)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 from typing import Any, Protocol
 
+from pyro_dft.interface.mcmc_run import Asked
+
+# Chains that run in one process and one program after the other, or as one batch, can share what one of them has trained.
+TOGETHER = ("sequential", "vectorized")
+
 
 class Prepared(Protocol):
     """A kernel that wants to know."""
 
-    def prepare_run(
-        self, extra_fields: Any, progress_bar: bool, warmed_up: Any, draws: int, alone: bool
-    ) -> None:
+    def prepare_run(self, extra_fields: Any, progress_bar: bool, warmed_up: Any, asked: Asked) -> None:
         """Called before each run.
 
         Args:
             extra_fields: Fields of the state that are to be collected.
             progress_bar: Whether MCMC shows a bar.
             warmed_up: The state that a warm-up left, or None.
-            draws: For each chain, those of the warm-up not counted.
-            alone: Whether each of several chains is run alone, one after the other, and their last states are stacked.
+            asked: Chains that can share a training, and their draws.
         """
 
     def run_ended(self, state: Any) -> Any:
@@ -40,8 +42,9 @@ def tell_kernel(mcmc: type, kernel: type[Prepared]) -> None:
         if not isinstance(self.sampler, kernel):
             return plain(self, *args, **kwargs)
         fields = kwargs.get("extra_fields", ())
-        alone = self.num_chains > 1 and self.chain_method == "sequential"
-        self.sampler.prepare_run(fields, self.progress_bar, self._warmup_state, self.num_samples, alone)
+        chains = self.num_chains if self.chain_method in TOGETHER else 1
+        asked = Asked(chains, self.num_samples)
+        self.sampler.prepare_run(fields, self.progress_bar, self._warmup_state, asked)
         try:
             return plain(self, *args, **kwargs)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from jax.core import eval_context
 from pyro_dft.engine_jax import functional, random
 from pyro_dft.engine_jax.functional import Trained
 from pyro_dft.engine_jax.networks import Weights, init_generator
+from pyro_dft.interface.mcmc_run import Part
 from pyro_dft.numpyro.dft import DFT
 from pyro_dft.numpyro.fields import AdaptState, mass_matrices
 from pyro_dft.numpyro.problem import Problem
@@ -100,10 +101,22 @@ class Kept:
     Attributes:
         warm_up: Calls before the first of them, which get some of them as well.
         draws: Calls behind these, at most; None where that is not known.
+        first: Number of the chain, of the first of several, among those that share the fit.
+        of: How many these are.
     """
 
     warm_up: int = 0
     draws: int | None = None
+    first: int = 0
+    of: int = 1
+
+    def shared(self, value: Any, several: bool, axis: int = 0) -> Any:
+        """The rows of each chain, of (..., rows, ...); with a leading axis for chains where there are several."""
+        if not several:
+            rows = Part(self.first, self.of).rows(value.shape[axis])
+            return value[(slice(None),) * axis + (rows,)]
+        each = [replace(self, first=self.first + i) for i in range(len(value))]
+        return np.stack([chain.shared(own, False, axis) for chain, own in zip(each, value, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -210,22 +223,25 @@ def states(dft: DFT, chosen: Any, keys: Any, data: Any, kept: Kept | None, wante
         value = np.asarray(value)
         return pick(value.reshape(chains, modes, *value.shape[1:]))
 
+    def of_rows(value: Any, axis: int = 0) -> Any:
+        return value if kept is None else kept.shared(value, np.ndim(chosen) == 1, axis)
+
     trained = Trained(
         of_chains(sampler.mean), of_chains(sampler.scale), jax.tree.map(of_chains, generator),
         pick((weights / weights.sum(1, keepdims=True)).astype(np.float32)),
         of_chains(measured.scale), of_chains(measured.step_size), np.asarray(sampler.generator is not None),
         np.asarray(fit.problem, np.int32), np.asarray(result.refine_steps, np.int32),
         np.asarray(measured.leapfrog_steps, np.int32),
-        of_chains(measured.refined), np.asarray(result.making.renewed),
+        of_rows(of_chains(measured.refined), 1), np.asarray(result.making.renewed),
     )  # fmt: skip
-    block = pick(original)
-    energies = pick(potential.astype(own.dtype))
-    diverged = pick(statistics["diverging"])
-    rows = original.shape[1]
+    block = of_rows(pick(original))
+    energies = of_rows(pick(potential.astype(own.dtype)))
+    diverged = of_rows(pick(statistics["diverging"]))
+    rows = block.shape[-2]
     beyond = Beyond(kept is None or kept.draws is None or kept.draws > rows)
     position = np.asarray(rows if kept is None else -kept.warm_up, np.int32)
-    gradients = None if score is None else pick(-score)
-    numbers = {name: pick(value) for name, value in numbers.items()}
+    gradients = None if score is None else of_rows(pick(-score))
+    numbers = {name: of_rows(pick(value)) for name, value in numbers.items()}
     adapted = AdaptState(energies[..., 0], *jax.tree.map(pick, mass)) if numbers else None
     state = DFTState(
         np.zeros((), np.int32), wanted.values(own, block[..., 0, :]), energies[..., 0], diverged[..., 0], keys,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.mcmc.api import MCMC
+from pyro.infer.mcmc.api import MCMC, StreamingMCMC
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions.transforms import Transform
@@ -17,8 +17,10 @@ from torch.distributions.transforms import Transform
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.mass_matrix import inverse_mass_matrix
+from pyro_dft.interface.mcmc_run import Asked, Part, kept_draws
 from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.pyro.dft import DFT
+from pyro_dft.pyro.mcmc_run import tell_kernel
 from pyro_dft.pyro.serving import Served, Still
 
 # Chains get seeds this far apart.
@@ -28,12 +30,12 @@ SEED_STEP = 7919
 class DFTKernel(MCMCKernel):
     """Serves independent draws of a trained sampler to `pyro.infer.MCMC`.
 
-    The warm-up iterations are the training: each of the `warmup_steps` makes its share of the training
-    budget. Their number does not change the budget, which is `num_steps` and `precondition_steps` of the
-    settings; `warmup_steps=0` trains at the first draw. Each chain trains a sampler of its own, exactly once
-    in each `MCMC.run`, so R-hat between chains compares independent fits. Draws are refined as
-    `DFT.get_samples` does by default: first the kept ones of the fit (`num_draws` in the settings), then new
-    ones.
+    The warm-up iterations of the first chain are the training: each of the `warmup_steps` makes its share of it. Their number
+    does not change its length; `warmup_steps=0` trains at the first draw. One training in each `MCMC.run` serves all chains that
+    run one after the other; chains in worker processes train one each. The draws that the fit keeps are served first, each once:
+    states of an ensemble of exact chains, of which each chain of `MCMC` has others, so that R-hat between them compares chains
+    that have run apart. Those of a run are all kept, up to 16,000 (`num_draws` of the settings, where given); behind them new
+    draws follow, refined as `DFT.get_samples` does by default.
 
     Args:
         model: A Pyro model; one without continuous latent sites runs as under NUTS.
@@ -106,6 +108,11 @@ class DFTKernel(MCMCKernel):
         self._accepted: list[float] = []  # acceptance probabilities on the way to these draws
         self._loss: float | None = None
         self._served: Served | Still | None = None
+        self._asked = Asked()  # by the present run
+        self._shared: DFT | None = (
+            None  # the fit of the present run, and how many chains are served from it so far
+        )
+        self._sharing = 0
         self._last: dict[str, Tensor] | None = None
 
     def _new_dft(self, initial_params: Mapping[str, Tensor] | None, **changed: Any) -> DFT:
@@ -113,6 +120,18 @@ class DFTKernel(MCMCKernel):
         return DFT(self.model, disable_progbar=True, **options)
 
     # What MCMC calls, in its order.
+
+    def prepare_run(self, asked: Asked) -> None:
+        """What `MCMC.run` is asked for, before it begins.
+
+        Args:
+            asked: Chains that share a training, and how many draws of each.
+        """
+        self._asked, self._shared, self._sharing = asked, None, 0
+
+    def run_ended(self) -> None:
+        """Chains of another run have another training."""
+        self._asked, self._shared, self._sharing = Asked(), None, 0
 
     @property
     def save_params(self) -> list[str]:
@@ -155,7 +174,7 @@ class DFTKernel(MCMCKernel):
         else:
             dft = self._fitted
             dft.parts.training.trained()
-            self._served = Served(dft, chain % dft.num_chains, kept=False)
+            self._served = Served(dft, chain % dft.num_chains, kept=None)
             if args or kwargs:
                 self._served.check_data(args, kwargs)
             if in_worker:
@@ -173,14 +192,21 @@ class DFTKernel(MCMCKernel):
         potential = self._options["potential_fn"]
         if potential is not None and self._given is not None and not self._given:
             return Still(None, (), {}, potential, **options)
+        part = Part(self._sharing, self._asked.chains)
+        self._sharing += 1
+        if self._shared is not None:
+            return Served(self._shared, 0, kept=part)
         dft = self._new_dft(self._given, **seed)
         try:
+            changed = kept_draws(self._options, dft.settings, dft.parts.backend, self._asked, (args, kwargs))
+            dft = self._new_dft(self._given, **seed, **changed) if changed else dft
             dft.parts.training.begin(args, kwargs)
         except ModelError as error:
             if not error.nothing_to_infer or self.model is None:
                 raise
             return Still(self.model, args, kwargs, None, **options)
-        return Served(dft, 0, kept=True)
+        self._shared = dft if self._asked.chains > 1 else None
+        return Served(dft, 0, kept=part)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -296,7 +322,7 @@ class DFTKernel(MCMCKernel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes and files get the kernel without its training; a fitted DFT goes with it."""
-        return {**self.__dict__, "_served": None, "_last": None}
+        return {**self.__dict__, "_served": None, "_shared": None, "_last": None}
 
 
 def _kernel_of(mcmc: Any) -> DFTKernel | None:
@@ -307,4 +333,6 @@ def _reports_of(mcmc: Any) -> list[dict[str, Any] | None]:
     return [own.get("dft") for own in mcmc._diagnostics if own is not None]
 
 
+for _mcmc in (MCMC, StreamingMCMC):
+    tell_kernel(_mcmc, DFTKernel)
 mcmc_verdict.show_verdict(MCMC, "summary", _kernel_of, _reports_of)

@@ -13,6 +13,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft import messages
 from pyro_dft.interface.arguments import other_numbers
 from pyro_dft.interface.blocks import new_blocks
+from pyro_dft.interface.mcmc_run import Part
 from pyro_dft.interface.result import Result
 
 if TYPE_CHECKING:
@@ -66,13 +67,13 @@ class Served:
     Args:
         dft: A `DFT` that is fitted, or whose training has begun.
         chain: Which of its samplers to serve.
-        kept: Whether to serve the draws that the fit keeps before new ones.
+        kept: Which of the draws that the fit keeps are served before new ones; None where none are.
     """
 
-    def __init__(self, dft: DFT, chain: int, *, kept: bool):
+    def __init__(self, dft: DFT, chain: int, *, kept: Part | None):
         self.dft, self.chain = dft, chain
         self.training, self.backend = dft.parts.training, dft.parts.backend
-        self._draws = self._all(kept)
+        self._part, self._draws = kept, self._all()
 
     @property
     def result(self) -> Result:
@@ -98,7 +99,8 @@ class Served:
             point = backend.problems[0].starts[0, :1]
         else:
             used = backend.posteriors[result.fit.problem]
-            point = used.original_coordinates(result.kept[self.chain, :1])
+            first = 0 if self._part is None else self._part.rows(result.kept.shape[1]).start
+            point = used.original_coordinates(result.kept[self.chain, first : first + 1])
         # Copies here and below: a hook of MCMC may change what it is given.
         return {name: value[0].clone() for name, value in self._values(point).items()}
 
@@ -106,10 +108,13 @@ class Served:
         """One more draw, refined as by default, and what is known of the transitions on its way."""
         return next(self._draws)
 
-    def _all(self, kept: bool) -> Iterator[tuple[dict[str, Tensor], Mapping[str, Any]]]:
+    def _all(self) -> Iterator[tuple[dict[str, Tensor], Mapping[str, Any]]]:
         backend, result, chain = self.backend, self.result, slice(self.chain, self.chain + 1)
-        own = {name: value[chain] for name, value in result.statistics().items()} if kept else {}
-        blocks = iter([(result.kept[chain], own)] if kept else [])
+        blocks: Iterator[tuple[Any, Mapping[str, Any]]] = iter([])
+        if self._part is not None:
+            rows = self._part.rows(result.kept.shape[1])
+            own = {name: value[chain, rows] for name, value in result.statistics().items()}
+            blocks = iter([(result.kept[chain, rows], own)])
         while True:
             # The training may have been completed since: a file or a copy needs its networks.
             result = self.result
