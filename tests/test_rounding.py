@@ -69,10 +69,32 @@ def test_the_density_is_that_of_the_coordinates(backend, family, scale, amount):
         assert found == pytest.approx(expected, rel=2e-5, abs=2e-2 if amount == 1.0 or scale == 0.5 else 2.0)
 
 
-def test_a_neck_is_a_neck_down_to_the_smallest_scale(backend):
-    """Without the correction the density at log tau = -17 is 35 nats too high, and the scores of z are zero."""
-    y = np.linspace(-12.0, -6.0, 9).astype(np.float32)
-    dft = backend.dft("hierarchy")
+def groups_of(ppl, shape):
+    """A hierarchy of six groups, whose effects are by themselves, one vector, or vectors in a plate."""
+
+    def model(y):
+        dist = ppl.distributions
+        mu = ppl.sample("mu", dist.Normal(0.0, 5.0))
+        tau = ppl.sample("tau", dist.HalfNormal(3.0))
+        plate, event = shape
+        fn = dist.Normal(mu, tau)
+        if event:
+            fn = fn.expand([event]).to_event(1)
+        if plate:
+            with ppl.plate("group", plate):
+                theta = ppl.sample("theta", fn)
+        else:
+            theta = ppl.sample("theta", fn)
+        ppl.sample("y", dist.Normal(theta.reshape(-1), 1.0).to_event(1), obs=y)
+
+    return model
+
+
+@pytest.mark.parametrize("shape", [(6, 0), (0, 6), (2, 3), (3, 2), (6, 1), (1, 6)], ids=str)
+def test_a_neck_is_a_neck_down_to_the_smallest_scale(backend, shape):
+    """Without the correction the density at log tau = -17 is 25 nats too high, and the scores of z are zero."""
+    y = np.linspace(-12.0, -6.0, 6).astype(np.float32)
+    dft = backend.DFT(groups_of(backend.ppl, shape))
     dft.parts.backend.read((backend.array(y),), {}, 0)
     own, standard = (dft.parts.backend.problems[i].target for i in (0, 1))
     names = dft.parts.backend.posteriors[0].layout.coordinate_names()

@@ -70,7 +70,7 @@ def forward(fn: Any, y: Array, amount: Any = 1.0) -> tuple[Array, Array, Array]:
     transform = _bijection(fn, found)
     value = transform(x)
     part = jnp.asarray(transform.log_abs_det_jacobian(x, value))
-    return value, x, _over_events(log_jacobian, jnp.ndim(part)) + part
+    return value, x, over_events(log_jacobian, jnp.ndim(part)) + part
 
 
 def inverse(fn: Any, value: Array, amount: Any = 1.0) -> Array:
@@ -85,7 +85,7 @@ def inverse(fn: Any, value: Array, amount: Any = 1.0) -> Array:
 
 
 def unrounded(fn: Any, y: Array, value: Array, amount: Any = 1.0) -> Array | float:
-    """Log density at the exact value less that at the rounded one, summed over events or not; zero in exact arithmetic.
+    """Log density at the exact value less that at the rounded one, summed over events; zero in exact arithmetic.
 
     A value loc + scale y is rounded to the digits of its location. Where the scale is below these, the site's own density would
     see nothing of y: the neck of a funnel would have a false density, and no scores. Only for the usual families on
@@ -106,7 +106,13 @@ def unrounded(fn: Any, y: Array, value: Array, amount: Any = 1.0) -> Array | flo
     whole = isinstance(amount, float) and amount == 1
     exact = y if whole else scale ** (amount - 1) * (y - (1 - amount) * loc)
     difference = standard.log_prob(exact) - standard.log_prob((value - loc) / scale)
-    return _over_events(jnp.where(jnp.isfinite(difference), difference, 0.0), len(fn.batch_shape))
+    return over_events(jnp.where(jnp.isfinite(difference), difference, 0.0), len(fn.batch_shape))
+
+
+def over_events(log_jacobian: Array, batch_dims: int) -> Array:
+    """A log density or log Jacobian with at most so many dimensions; the others, those of events, are summed."""
+    extra = jnp.ndim(log_jacobian) - batch_dims
+    return log_jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else log_jacobian
 
 
 def _masked(fn: Any) -> bool:
@@ -161,14 +167,8 @@ def _through(fn: Any, y: Array, amount: Any) -> tuple[Array, Array, Array]:
     inner = unwrap(fn)
     value, _, log_jacobian = forward(inner.base_dist, y, amount)
     batch_dims = jnp.ndim(y) - len(inner.base_dist.event_shape)
-    total = _over_events(log_jacobian, batch_dims)
+    total = over_events(log_jacobian, batch_dims)
     for transform in inner.transforms:
         x, value = value, transform(value)
-        total = total + _over_events(jnp.asarray(transform.log_abs_det_jacobian(x, value)), batch_dims)
+        total = total + over_events(jnp.asarray(transform.log_abs_det_jacobian(x, value)), batch_dims)
     return value, biject_to(fn.support).inv(value), total
-
-
-def _over_events(log_jacobian: Array, batch_dims: int) -> Array:
-    """A log Jacobian with at most so many dimensions; the others are summed."""
-    extra = jnp.ndim(log_jacobian) - batch_dims
-    return log_jacobian.sum(tuple(range(-extra, 0))) if extra > 0 else log_jacobian

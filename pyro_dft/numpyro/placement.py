@@ -128,8 +128,10 @@ class Point:
                 self.original[name] = original
             # The density that it belongs to may be scaled; a log Jacobian is not.
             if site["scale"] is None:
-                amount = self.noncentered[name]
-                log_jacobian = log_jacobian + noncentering.unrounded(site["fn"], y, value, amount)
+                difference = noncentering.unrounded(site["fn"], y, value, self.noncentered[name])
+                log_jacobian = (
+                    noncentering.over_events(log_jacobian, len(site["fn"].batch_shape)) + difference
+                )
             _add_jacobian(name, log_jacobian, site["fn"])
             return value
         if is_identity(transform):
@@ -142,9 +144,7 @@ class Point:
 
 def _add_jacobian(name: str, log_jacobian: Array, fn: Any) -> None:
     # Over event dimensions only: a plate around the site would repeat what is summed already.
-    extra = jnp.ndim(log_jacobian) - len(fn.batch_shape)
-    if extra > 0:
-        log_jacobian = log_jacobian.sum(tuple(range(-extra, 0)))
+    log_jacobian = noncentering.over_events(log_jacobian, len(fn.batch_shape))
     unit = dist.Unit(log_jacobian)
     infer = {"is_auxiliary": True, _JACOBIAN: True}
     numpyro.sample(f"_{name}_log_det", unit, obs=unit.sample(None), infer=infer)
