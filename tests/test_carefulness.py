@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from pyro_dft.judging.divergences import CHAIN_DIVERGENCES, CHANCE, too_many
 from pyro_dft.recipe.carefulness import Carefulness
 from pyro_dft.recipe.constants import BLOCK_STEPS
 from pyro_dft.recipe.trajectories import LENGTH, MOST_AT_FIRST, MOST_LEAPFROGS, Trajectories
+
+# Transitions of a window.
+MANY = 8192
 
 
 def after(*rates):
@@ -15,7 +20,7 @@ def after(*rates):
     found = Carefulness()
     for rate in rates:
         found.saw(rate)
-        if found.due(rate):
+        if found.due(rate, MANY):
             found.go_on()
     return found
 
@@ -28,7 +33,7 @@ def after(*rates):
         ((0.02, 0.01), 0.99, False),
         ((0.02, 0.01, 0.005), 0.99, False),
         ((0.05, 0.0001), 0.95, False),
-        ((0.0004, 0.0015), 0.99, False),  # by chance
+        ((0.001, 0.0015), 0.99, False),  # by chance
         ((0.05, 0.05), 0.95, True),
         ((0.05, 0.046), 0.95, True),
         ((0.05, 0.044), 0.99, False),
@@ -44,8 +49,17 @@ def test_what_diverges_with_the_smallest_steps_is_no_hindrance():
     for rates in ((0.02, 0.01, 0.005), (0.05, 0.05)):
         found = after(*rates)
         assert found.next is None
-        assert not found.due(0.5)  # exact chains go on, and the verdict tells of it
-    assert after(0.02).due(0.001)
+        assert not found.due(0.5, MANY)  # exact chains go on, and the verdict tells of it
+    assert after(0.02).due(0.001, MANY)
+
+
+@pytest.mark.parametrize("transitions", [4096, 8192, 16_384, 100_000])
+def test_as_many_divergences_count_as_chance_does_not_explain(transitions):
+    expected = CHAIN_DIVERGENCES * transitions
+    counts = np.arange(int(10 * expected) + 5)
+    found = [too_many(count / transitions, transitions) for count in counts]
+    np.testing.assert_array_equal(found, stats.poisson.sf(counts - 1, expected) < CHANCE)
+    assert not too_many(CHAIN_DIVERGENCES, transitions)
 
 
 def test_lengths_of_trajectories():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pyro_dft import messages
+from pyro_dft.judging.divergences import too_many
 from pyro_dft.judging.drift import LIMITS
 from pyro_dft.judging.joint import LIMIT as JOINT_LIMIT
 
@@ -38,9 +39,6 @@ MODE_OUTSIDE = 0.1
 # Share of diverging transitions with small steps, see `pyro_dft.recipe.measure.carefully`. With the usual steps, curved
 # posteriors whose draws are good diverge more often than this too, as they do with NUTS.
 DIVERGENCE_LIMIT = 0.015
-# The same share for chains, whose steps are made smaller until it is below this: chains that stay above hardly enter a neck. Of
-# 304 random posteriors with exact draws, no good fit was above it at the end, and all fits that had missed a neck were.
-CHAIN_DIVERGENCES = 0.0003
 # Share of the divergences from which on they are said to be those of a density that is not finite.
 MOSTLY = 0.9
 # A share of divergences that curvature does not explain.
@@ -188,8 +186,11 @@ def _too_few(facts: Facts) -> str:
     )
 
 
-def _divergence_limit(facts: Facts) -> float:
-    return DIVERGENCE_LIMIT if facts.get("ensemble") is None else CHAIN_DIVERGENCES
+def _diverges(facts: Facts) -> bool:
+    share, ensemble = facts["careful_divergence_rate"], facts.get("ensemble")
+    if ensemble is None:
+        return bool(share > DIVERGENCE_LIMIT)
+    return too_many(share, ensemble["chains"] * ensemble["transitions"])
 
 
 def _diverging(facts: Facts) -> str:
@@ -342,7 +343,7 @@ ALARMS: tuple[Alarm, ...] = (
         "computed where much of the posterior is, or changes by jumps. Try float64, or a reparametrised model.",
     ),
     Alarm(
-        "divergences", "suspect", lambda f: f["careful_divergence_rate"] > _divergence_limit(f),
+        "divergences", "suspect", _diverges,
         _diverging,
         unless=("divergences",), unrepaired=True,
     ),

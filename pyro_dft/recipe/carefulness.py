@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_dft.judging.alarms import CHAIN_DIVERGENCES
+from pyro_dft.judging.divergences import too_many
 from pyro_dft.recipe.constants import TARGET_ACCEPTANCE
 
 # Where a larger share of transitions diverges than the verdict takes, the next window has smaller steps.
@@ -43,9 +43,9 @@ class Carefulness:
         """Whether smaller steps have left the share as it was."""
         return self._before is not None and self._now > max(IN_VAIN * self._before, SOME)
 
-    def due(self, diverged: float) -> bool:
-        """Whether a window calls for smaller steps."""
-        return self.next is not None and diverged > CHAIN_DIVERGENCES
+    def due(self, diverged: float, transitions: int) -> bool:
+        """Whether a window of so many transitions, of which a share diverged, calls for smaller steps."""
+        return self.next is not None and too_many(diverged, transitions)
 
     def go_on(self) -> None:
         """From now on steps are smaller."""

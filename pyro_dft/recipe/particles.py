@@ -272,7 +272,7 @@ class Particles:
 
     def _careless(self, window: Window) -> bool:
         """Whether smaller steps are due."""
-        return self.carefulness.due(window.diverged)
+        return self.carefulness.due(window.diverged, math.prod(window.x.shape[:3]))
 
     @property
     def _too_dear(self) -> bool:
