@@ -73,7 +73,7 @@ def test_parts_are_all_draws_once():
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=repr)
-def test_as_many_draws_are_kept_as_a_run_asks_for(backend):
+def test_as_many_draws_are_kept_as_a_run_asks_for(backend, monkeypatch):
     def kept(chains, draws, data=Y, **options):
         fit = backend.DFT(backend.models.known_mean, **options)
         arguments = ((backend.array(data),), {})
@@ -82,7 +82,12 @@ def test_as_many_draws_are_kept_as_a_run_asks_for(backend):
     assert kept(4, 1000) == {}  # what is kept anyway
     assert kept(4, 2000) == {"num_draws": 8000}
     assert kept(1, MOST_KEPT) == {"num_draws": MOST_KEPT}
-    assert kept(2, MOST_KEPT) == {}
+    assert kept(2, MOST_KEPT) == {"num_draws": MOST_KEPT}
+    monkeypatch.setattr("pyro_dft.interface.mcmc_run.MOST_NUMBERS", 5000)
+    assert kept(4, 2000) == {"num_draws": 5000}
+    monkeypatch.setattr("pyro_dft.interface.mcmc_run.MOST_NUMBERS", 3000)
+    assert kept(4, 2000) == {}
+    monkeypatch.undo()
     assert kept(4, None) == {}
     assert kept(4, 2000, num_draws=500) == {}
     assert kept(4, 2000, settings=Settings()) == {}

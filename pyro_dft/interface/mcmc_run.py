@@ -69,6 +69,7 @@ def kept_draws(
     """
     total = asked.chains * (asked.draws or 0)
     chosen = "num_draws" in options or options.get("settings") is not None
-    if chosen or not settings.num_draws < total <= MOST_KEPT:
+    if chosen or total <= settings.num_draws:
         return {}
-    return {"num_draws": total} if total * backend.own_posterior(*arguments).dim <= MOST_NUMBERS else {}
+    kept = min(total, MOST_KEPT, MOST_NUMBERS // backend.own_posterior(*arguments).dim)
+    return {"num_draws": kept} if kept > settings.num_draws else {}
