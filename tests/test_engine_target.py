@@ -11,6 +11,7 @@ from potentials import D, curved, one_by_one
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyro_dft.engine_torch import batched, garbage, graphs
+from pyro_dft.engine_torch.agreement import FEW, agree, differing
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.errors import ModelError, PerformanceWarning
 from pyro_dft.recipe.memory import CPU_BYTES
@@ -256,6 +257,52 @@ def test_an_infinite_potential_with_a_finite_gradient_counts_as_bad(make, points
     assert (score[1] == 0).all()
     assert torch.isfinite(log_density).sum() == 5
     assert target.nonfinite_evaluations == 1
+
+
+def nearly_sure(x):
+    """Answers that are guessed or known, at probabilities within some units of the last place of one."""
+    able, hard, steep, guess = x[:30, None], x[30:35], x[35:40].exp(), torch.sigmoid(x[40:] - 1.4)
+    right = guess + (1 - guess) * torch.sigmoid(steep * (8.0 + able - hard))
+    answers = torch.distributions.Bernoulli(probs=right, validate_args=False)
+    return x.square().sum() - answers.log_prob(torch.zeros_like(right)).sum()
+
+
+def test_where_a_few_scores_have_no_digits_all_are_batched_all_the_same():
+    target = Target(nearly_sure, 45, dtype=torch.float32, device=torch.device("cpu"))
+    x = 0.5 * torch.randn(4, 45, generator=torch.Generator().manual_seed(0))
+    log_density, score = target.evaluate(x)
+    single = [torch.autograd.grad(nearly_sure(row), row)[0] for row in x.clone().requires_grad_().unbind()]
+    assert 0 < differing((score, log_density), (-torch.stack(single), log_density)) <= FEW
+    target.probe(x)  # a warning would be an error
+    assert target.vectorised
+
+
+def test_ways_agree_where_a_few_scores_differ_and_none_at_points_that_are_closer_together(points):
+    x = points(4, 100)
+    looked = []
+
+    def exact(x):
+        looked.append(x)
+        return -x, 0.5 * x.square().sum(-1)
+
+    def off(share, scale=1.0, everywhere=False):
+        def way(y):
+            score, value = exact(y)
+            wrong = everywhere or torch.equal(x, y)
+            score[:, : round(100 * share)] += 0.5 * wrong
+            return score, scale * value
+
+        return way
+
+    def found(way):
+        return agree(x, way(x), exact(x), way, exact)
+
+    assert found(exact)
+    assert found(off(0.02))
+    torch.testing.assert_close(looked[-1] - looked[-1].mean(0), 0.25 * (x - x.mean(0)))
+    assert not found(off(0.03))
+    assert not found(off(0.02, everywhere=True))
+    assert not found(off(0.0, scale=1.01))
 
 
 # Potentials that vmap cannot batch.

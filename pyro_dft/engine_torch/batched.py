@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_dft import messages
+from pyro_dft.engine_torch.agreement import ALIKE, FEW, Found, agree, differing
 from pyro_dft.engine_torch.branches import Disagreement, Vmapped, joined
 from pyro_dft.engine_torch.cost import Cost, cost_of
 from pyro_dft.engine_torch.failures import CHECKS, ERRORS, Failures, culprit
@@ -93,7 +94,7 @@ class BatchedPotential:
             ModelError: the potential fails at single points too, or does not return one number.
         """
         start = time.perf_counter()
-        expected_g, expected_u = self._rows(x, errors=True)
+        expected = self._rows(x, errors=True)
         seconds = (time.perf_counter() - start) / len(x)
         reason, given = "", self._vmapped.randomness
         own_draws = False  # as of a latent site that Pyro integrates out, and that is drawn all the same
@@ -108,13 +109,11 @@ class BatchedPotential:
                     self.measure(x)
                     if self.asks and self._is_alone(x):
                         break
-                    parts = [self._eager(chunk) for chunk in x.split(self.chunk)]
+                    same = agree(x, self._in_chunks(x), expected, self._in_chunks, self._rows)
             except Exception as error:  # whatever the model does that vmap does not support
                 reason, own_draws = culprit(error), own_draws or _OWN_DRAWS in str(error)
                 continue
-            g, u = (torch.cat(part) for part in zip(*parts, strict=True))
-            same = torch.allclose(u, expected_u, rtol=1e-3, atol=1e-3, equal_nan=True)
-            if same and torch.allclose(g, expected_g, rtol=1e-2, atol=1e-2, equal_nan=True):
+            if same:
                 self._find_second(x)
                 return
             reason = "batched values differ from single ones"
@@ -122,6 +121,10 @@ class BatchedPotential:
         self._vmapped.randomness = given
         self._vmapped.asks = self.vectorised = False
         warnings.warn(messages.point_by_point(reason, seconds), PerformanceWarning, stacklevel=2)
+
+    def _in_chunks(self, x: Tensor) -> Found:
+        g, u = zip(*(self._eager(chunk) for chunk in x.split(self.chunk)), strict=True)
+        return torch.cat(g), torch.cat(u)
 
     def _find_second(self, x: Tensor) -> None:
         """Finds out how batched scores can be differentiated: as they are, without writing in place, or row by row."""
@@ -301,10 +304,7 @@ class BatchedPotential:
                     found = graphs(x.flip(0) if turned else x)
                 found = (found[0].flip(0), found[1].flip(0)) if turned else found
             graphs.missed = 0
-            same = all(
-                torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
-                for a, b in zip(expected, found, strict=True)
-            )
+            same = differing(found, expected, ALIKE) <= FEW
         except Exception:  # tracing is an optimisation: after a failure, evaluation goes on without
             same = False
         finally:
