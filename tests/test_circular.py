@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from backends import BACKENDS
 from numpyro.handlers import reparam
+from numpyro.infer import MCMC
 from numpyro.infer.reparam import CircularReparam
 
 from pyro_dft.experimental import grouped
@@ -77,6 +79,59 @@ def test_moments_and_tails(fit):
             mean, square = exact(f, k), exact(lambda t, f=f: f(t) ** 2, k)
             error = math.sqrt((square - mean**2) / DRAWS)
             assert abs(f(t[:, j]).mean() - mean) < 4.5 * error
+
+
+def flat_and_angle(backend):
+    """A cosine of an angle and of a flat number, of which one repeats itself and the other has no prior."""
+    dist = backend.ppl.distributions
+
+    def model(y):
+        angle = backend.ppl.sample("angle", dist.VonMises(1.0, 20.0))
+        if backend.name == "numpyro":
+            flat = backend.ppl.sample("flat", dist.ImproperUniform(dist.constraints.real, (), ()))
+        else:
+            flat = backend.ppl.sample("flat", dist.Normal(0.0, 100.0))
+        backend.ppl.sample("y", dist.Normal(flat + 0 * angle, 0.5), obs=y)
+
+    return model
+
+
+def check_flat_and_angle(samples, count):
+    """Draws of a posterior of which everything is known; they are worth half of their number at least."""
+    angle = circular.wrapped(np.asarray(samples["angle"], float) - 1.0)
+    flat = np.asarray(samples["flat"], float)
+    assert angle.shape == flat.shape == (count,)
+    error = (2 / count) ** 0.5
+    assert abs(flat.mean() - 2.0) < 4 * 0.5 * error
+    assert abs(flat.std() / 0.5 - 1) < 4 * error
+    spread = exact(lambda t: t**2, 20.0) ** 0.5
+    assert abs(angle.mean()) < 4 * spread * error
+    assert abs(angle.std() / spread - 1) < 4 * error
+
+
+@pytest.mark.filterwarnings("ignore:the fit is")
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_mcmc_serves_angles_and_flat_sites_kept_draws_and_new_ones(backend):
+    quick = {"train": "never", "restarts": 2, "num_draws": 400}
+    kernel = backend.DFTKernel(flat_and_angle(backend), **quick)
+    mcmc = backend.mcmc(kernel, 600, 2, 1, backend.array(2.0))
+    check_flat_and_angle(mcmc.get_samples(), 600)
+
+
+@pytest.mark.filterwarnings("ignore:.*nothing judges:pyro_dft.FidelityWarning")
+def test_angles_and_flat_sites_where_the_data_are_traced():
+    numpyro = BACKENDS[1]
+    kernel = numpyro.DFTKernel(
+        flat_and_angle(numpyro), train="never", num_draws=500, **grouped({"precondition_steps": 60, "refine_steps": 4})
+    )  # fmt: skip
+
+    @jax.jit
+    def drawn(y):
+        mcmc = MCMC(kernel, num_warmup=0, num_samples=500, progress_bar=False)
+        mcmc.run(jax.random.key(0), y)
+        return mcmc.get_samples()
+
+    check_flat_and_angle(drawn(jnp.asarray(2.0)), 500)
 
 
 @pytest.mark.parametrize("centre", [0.0, 2.5])

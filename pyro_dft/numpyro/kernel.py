@@ -336,11 +336,14 @@ class DFTKernel(MCMCKernel):
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[DFT, list[Problem]]:
         """The model with these arguments, in all coordinates."""
         dft = self._fitted or self._new_dft(self._start())
-        posteriors = dft.parts.backend.posteriors_of(args, kwargs)
-        if self._known and not is_traced((args, kwargs)):
-            with eval_context():
-                if _digest(posteriors[0]) not in self._known:
-                    raise messages.other_data(self._fitted is not None)
+        backend = dft.parts.backend
+        if is_traced((args, kwargs)):
+            with backend.as_pure():
+                return dft, backend.posteriors_of(args, kwargs)
+        with eval_context():  # sites that may be angles are looked at now, whatever is being traced around it
+            posteriors = backend.posteriors_of(args, kwargs)
+            if self._known and _digest(posteriors[0]) not in self._known:
+                raise messages.other_data(self._fitted is not None)
         return dft, posteriors
 
     def _start(self) -> Mapping[str, Any] | None:
