@@ -204,7 +204,10 @@ class Particles:
         worthwhile = self._worthwhile(window, judged) and not self._given_up
         self._stretched(window, judged)  # longer trajectories are expected to pay for themselves
         length = window.x.shape[2]
-        missing = 1.1 * length * (self._enough / max(judged.effective, 1.0) - 1)
+        # Gradients of longer trajectories are worth as much at least.
+        each = self.trajectories.mean(self.engine.numpy(window.step_size), length)
+        worth = min(1.0, window.gradients_each / each)
+        missing = 1.1 * worth * length * (self._enough / max(judged.effective, 1.0) - 1)
         more = min(length, BLOCK_STEPS * max(1, math.ceil(missing / BLOCK_STEPS))) if worthwhile else 0
         while more and not self._affords(window, more):
             more -= min(more, BLOCK_STEPS)
