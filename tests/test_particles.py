@@ -372,3 +372,17 @@ def test_chains_that_agree_are_served_where_going_on_costs_too_much(backend, mon
 def test_fewer_draws_are_enough_once_they_have_cost_much(each, kind, expected):
     assert enough.enough(4000, each, **{"large": False, "apart": False, **kind}) == expected
     assert enough.at_last(4000) == 600
+
+
+@pytest.mark.parametrize(
+    ("times", "before", "now", "expected"),
+    [
+        (1.5, 8.0, 8.0, 80),  # 1.1 times 64 transitions, in blocks of 16
+        (4.0, 8.0, 8.0, 128),  # as many again, and then it is looked at
+        (1.01, 8.0, 8.0, 16),
+        (1.5, 8.0, 16.0, 48),  # longer trajectories are worth twice as much
+        (1.5, 16.0, 8.0, 80),
+    ],
+)
+def test_a_window_goes_on_by_what_it_lacks(times, before, now, expected):
+    assert enough.missing(128, times, before, now) == expected

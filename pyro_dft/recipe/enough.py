@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from pyro_dft.recipe.constants import BLOCK_STEPS
+
 # A window goes on where fewer effective draws than this share of those asked for are in it; smaller shares are enough once so
 # many gradients for each draw are spent.
 ENOUGH_DRAWS = ((0, 0.6), (10, 0.3), (100, 0.15))
@@ -37,6 +41,19 @@ def enough(asked: int, each: float, *, large: bool, apart: bool) -> float:
 def at_last(asked: int) -> float:
     """Effective draws that are enough whatever they have cost."""
     return ENOUGH_DRAWS[-1][1] * asked
+
+
+def missing(length: int, times: float, before: float, now: float) -> int:
+    """Transitions by which a window goes on, in whole blocks, and no more than it has.
+
+    Args:
+        length: Transitions of the window.
+        times: How many times the effective draws in it are wanted.
+        before: Gradients of one of its transitions.
+        now: Of one to come: those of longer trajectories are worth as much at least.
+    """
+    more = 1.1 * min(1.0, before / now) * length * (times - 1)
+    return min(length, BLOCK_STEPS * max(1, math.ceil(more / BLOCK_STEPS)))
 
 
 def mixes(before: tuple[int, float], now: tuple[int, float], least: float) -> bool:

@@ -21,7 +21,7 @@ from pyro_dft.recipe.bank import Bank
 from pyro_dft.recipe.carefulness import Carefulness
 from pyro_dft.recipe.chains import Block, Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FULL_RANK_LIMIT
-from pyro_dft.recipe.enough import at_last, enough, mixes
+from pyro_dft.recipe.enough import at_last, enough, missing, mixes
 from pyro_dft.recipe.pace import Pace
 from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
@@ -204,11 +204,8 @@ class Particles:
         worthwhile = self._worthwhile(window, judged) and not self._given_up
         self._stretched(window, judged)  # longer trajectories are expected to pay for themselves
         length = window.x.shape[2]
-        # Gradients of longer trajectories are worth as much at least.
-        each = self.trajectories.mean(self.engine.numpy(window.step_size), length)
-        worth = min(1.0, window.gradients_each / each)
-        missing = 1.1 * worth * length * (self._enough / max(judged.effective, 1.0) - 1)
-        more = min(length, BLOCK_STEPS * max(1, math.ceil(missing / BLOCK_STEPS))) if worthwhile else 0
+        each = window.gradients_each, self.trajectories.mean(self.engine.numpy(window.step_size), length)
+        more = missing(length, self._enough / max(judged.effective, 1.0), *each) if worthwhile else 0
         while more and not self._affords(window, more):
             more -= min(more, BLOCK_STEPS)
         return more
