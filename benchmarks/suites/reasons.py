@@ -15,7 +15,6 @@ REASONS = {
         r"test_none_trajectory_length\[10": "ten gradients for each draw; a refined draw takes several transitions of ten",
         r"test_init_strategy_substituted": "a warning of NumPyro's own initialisation, which is not used",
         r"test_chain_jit_args": "other data than those of the warm-up, which need another training, and are refused",
-        r"test_compile_warmup_run\[\w+-vectorized-2": "one chain alone is no repetition of two that are trained together",
         r"test_fixed_num_steps": "a warning of HMC that it cannot adapt its step size; here it can",
     },
     "pyro": {
