@@ -112,9 +112,8 @@ class DFTKernel(MCMCKernel):
             self._new_dft(self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
         self._asked = Asked()  # by the present run
-        self._shared: DFT | None = (
-            None  # the fit of the present run, and how many chains are served from it so far
-        )
+        # The fit of the present run, and how many chains are served from it so far.
+        self._shared: DFT | None = None
         self._sharing = 0
         self._diagnostics: list[Diagnostics | None] = []
         self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training

@@ -109,9 +109,8 @@ class DFTKernel(MCMCKernel):
         self._loss: float | None = None
         self._served: Served | Still | None = None
         self._asked = Asked()  # by the present run
-        self._shared: DFT | None = (
-            None  # the fit of the present run, and how many chains are served from it so far
-        )
+        # The fit of the present run, and how many chains are served from it so far.
+        self._shared: DFT | None = None
         self._sharing = 0
         self._last: dict[str, Tensor] | None = None
 
