@@ -126,3 +126,34 @@ def test_what_is_beyond_the_kept_draws_is_new(served, trainings):
 def test_bad_data_are_refused_before_any_chain(served):
     with pytest.raises(ModelError, match="NaN"):
         served(3, 20, data=np.full(5, np.nan, np.float32))
+
+
+@pytest.mark.filterwarnings("ignore:the fit is")
+@pytest.mark.parametrize("backend", BACKENDS, ids=repr)
+def test_new_draws_are_made_in_partly_noncentred_coordinates_too(backend, monkeypatch):
+    """One hierarchy is known well and one hardly: each is moved by its own amount, and new draws follow the kept ones."""
+    dist, sample = backend.ppl.distributions, backend.ppl.sample
+    y = backend.array(np.random.default_rng(0).normal(size=12))
+    monkeypatch.setattr(
+        f"pyro_dft.{backend.name}.backend.fitted_amounts", lambda own, sites: {"a": 0.0, "b": 0.75}
+    )
+
+    def model(y):
+        mu, t, s = (sample(name, prior) for name, prior in (
+            ("mu", dist.Normal(0.0, 5.0)), ("t", dist.HalfNormal(2.0)), ("s", dist.HalfNormal(2.0)),
+        ))  # fmt: skip
+        with backend.ppl.plate("few", 6):
+            a = sample("a", dist.Normal(mu, t))
+            sample("y", dist.Normal(a, 0.15), obs=y[:6])
+        with backend.ppl.plate("many", 6):
+            sample("z", dist.Normal(sample("b", dist.Normal(mu, s)), 3.0), obs=y[6:])
+
+    kernel = backend.DFTKernel(
+        model, train="never", num_draws=2000, **({"seed": 0} if backend is PYRO else {})
+    )
+    samples = backend.mcmc(kernel, 4000, 2, 1, y).get_samples()
+    for name in ("mu", "t", "a", "b"):
+        kept, new = np.split(np.asarray(samples[name], float).reshape(4000, -1), 2)
+        # Kept draws are worth some 500.
+        assert np.abs(kept.mean(0) - new.mean(0)).max() < 4 * (kept.std(0) * (2 / 500) ** 0.5).max()
+        assert np.abs(np.log(kept.std(0) / new.std(0))).max() < 0.25

@@ -109,7 +109,11 @@ class Backend(ABC):
 
     def posteriors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The posterior in each set of coordinates, the model's own first: non-centred ones wholly and by fitted amounts."""
-        own, settings = self.own_posterior(args, kwargs), self.options.settings
+        return self.coordinate_sets(self.own_posterior(args, kwargs))
+
+    def coordinate_sets(self, own: Any) -> list[Any]:
+        """A posterior in its own coordinates, and in the others; `amounts` are fitted where they are None."""
+        settings = self.options.settings
         movable = own.noncentering_candidates()
         if not movable or settings.reparam != "auto" or not settings.preconditioned:
             self.amounts = {}

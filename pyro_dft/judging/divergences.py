@@ -22,8 +22,6 @@ def too_many(share: float, transitions: int) -> bool:
     if found <= expected:
         return False
     # A Poisson distribution's probability of fewer.
-    term, fewer = math.exp(-expected), 0.0
-    for count in range(found):
-        fewer += term
-        term *= expected / (count + 1)
+    log = math.log(expected)
+    fewer = sum(math.exp(count * log - expected - math.lgamma(count + 1)) for count in range(found))
     return 1 - fewer < CHANCE

@@ -116,7 +116,8 @@ class DFTKernel(MCMCKernel):
         self._shared: DFT | None = None
         self._sharing = 0
         self._diagnostics: list[Diagnostics | None] = []
-        self._known: set[bytes] = set()  # what the model and its data are recognised by, of each training
+        # What the model and its data are recognised by, of each training -> how far it non-centred sites.
+        self._known: dict[bytes, dict[str, float]] = {}
         self._template: Mapping[str, Any] | None = None
         # MCMC calls `init` again, and so trains again, in each run of a kernel whose `_sample_fn` is None.
         self._sample_fn: str | None = None
@@ -232,7 +233,8 @@ class DFTKernel(MCMCKernel):
             dft = self._train(rng_key[0] if several else rng_key, given, args, kwargs)
             self._shared = dft if self._asked.chains > 1 else None
         self._diagnostics.append(dft.diagnostics())
-        self._known.add(_digest(dft.parts.backend.posteriors_of(args, kwargs)[0]))
+        backend = dft.parts.backend
+        self._known[_digest(backend.own_posterior(args, kwargs))] = dict(backend.amounts or {})
         return dft
 
     def _train(self, rng_key: Any, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DFT:
@@ -340,10 +342,12 @@ class DFTKernel(MCMCKernel):
             with backend.as_pure():
                 return dft, backend.posteriors_of(args, kwargs)
         with eval_context():  # sites that may be angles are looked at now, whatever is being traced around it
-            posteriors = backend.posteriors_of(args, kwargs)
-            if self._known and _digest(posteriors[0]) not in self._known:
+            own = backend.own_posterior(args, kwargs)
+            digest = _digest(own) if self._known else b""
+            if self._known and digest not in self._known:
                 raise messages.other_data(self._fitted is not None)
-        return dft, posteriors
+            backend.amounts = self._known.get(digest, backend.amounts)
+            return dft, backend.coordinate_sets(own)
 
     def _start(self) -> Mapping[str, Any] | None:
         return self._template if self._given is None else self._given
