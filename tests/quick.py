@@ -6,9 +6,11 @@ import contextlib
 import math
 import signal
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from scipy import stats
 
 from pyro_dft.experimental import grouped
 
@@ -77,6 +79,17 @@ def minibatched(y):
 def mean_error(draws, mean):
     """Distance of the mean of independent draws from `mean`, in its Monte Carlo standard errors."""
     return abs(float(draws.mean()) - mean) / (float(draws.std()) / math.sqrt(len(draws)))
+
+
+def all_distinct(draws):
+    """Whether no draw of one number is another one's copy, but for ties.
+
+    Of n draws with sd s, n^2 u / (4 sqrt(pi) s) pairs are expected to round to the same float32, whose spacing is u.
+    As many are allowed as chance exceeds once in a million; a stream that is read twice repeats far more.
+    """
+    draws = np.asarray(draws, dtype=np.float32).ravel()
+    ties = draws.size**2 * np.spacing(np.abs(draws).max()) / (4 * np.pi**0.5 * draws.std(dtype=np.float64))
+    return draws.size - len(np.unique(draws)) <= stats.poisson.isf(1e-6, ties)
 
 
 @contextlib.contextmanager
