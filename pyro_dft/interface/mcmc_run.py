@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from pyro_dft.interface.backend import Backend
 from pyro_dft.settings import Settings
 
 # As many draws as a run asks for are kept, up to these many, and so many numbers: what goes beyond is drawn anew.
 MOST_KEPT, MOST_NUMBERS = 16_000, 20_000_000
+
+Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,64 @@ class Part:
         each = max(1, count // self.of)
         first = self.number * each % count
         return slice(first, first + each)
+
+    def after(self, chains: int) -> Part:
+        """That of a later chain."""
+        return replace(self, number=self.number + chains)
+
+
+class Run(Generic[Fit]):
+    """One run of `MCMC`: the fit that its chains share, and which part of its kept draws is next.
+
+    Attributes:
+        asked: Of the kernel.
+        fit: That serves its chains; None before the first one, and where each chain has a fit of its own.
+    """
+
+    def __init__(self, asked: Asked | None = None):
+        self.asked = asked or Asked()
+        self.fit: Fit | None = None
+        self._served = 0
+
+    def share(self, fit: Fit) -> None:
+        """Lets the chains that follow be served from this fit, where there are any."""
+        self.fit = fit if self.asked.chains > 1 else None
+
+    def next_part(self, chains: int = 1) -> Part:
+        """That of the next chain, or of the first of the next ones."""
+        part = Part(self._served, max(self.asked.chains, chains))
+        self._served += chains
+        return part
+
+
+def around_run(
+    mcmc: type,
+    kernel_of: Callable[[Any], Any],
+    begin: Callable[[Any, Any, Mapping[str, Any]], None],
+    end: Callable[[Any, Any], None],
+) -> None:
+    """Lets `run` of a framework's `MCMC` tell a kernel of ours when a run begins and that it has ended.
+
+    Args:
+        mcmc: The framework's class.
+        kernel_of: An instance -> its kernel, or None where that is not ours.
+        begin: Called before each run with the instance, its kernel and the keyword arguments of `run`.
+        end: Called behind each run, also where it failed, with the instance and its kernel.
+    """
+    plain = mcmc.run  # type: ignore[attr-defined]
+
+    @functools.wraps(plain)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kernel = kernel_of(self)
+        if kernel is None:
+            return plain(self, *args, **kwargs)
+        begin(self, kernel, kwargs)
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            end(self, kernel)
+
+    mcmc.run = run  # type: ignore[attr-defined]
 
 
 def kept_draws(

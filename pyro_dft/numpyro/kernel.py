@@ -19,7 +19,7 @@ from pyro_dft.engine_jax import random
 from pyro_dft.engine_jax.sharding import pieces
 from pyro_dft.errors import FidelityWarning, ModelError, warn
 from pyro_dft.interface import mcmc_verdict
-from pyro_dft.interface.mcmc_run import Asked, kept_draws
+from pyro_dft.interface.mcmc_run import Asked, Run, kept_draws
 from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.judging.verdict import Diagnostics
 from pyro_dft.numpyro.dft import DFT
@@ -111,10 +111,7 @@ class DFTKernel(MCMCKernel):
             # A wrong option must fail here. Initial values may still come from MCMC.
             self._new_dft(self._given or {"any": np.zeros(())})
         self._chains_set_up = self._trainings = 0
-        self._asked = Asked()  # by the present run
-        # The fit of the present run, and how many chains are served from it so far.
-        self._shared: DFT | None = None
-        self._sharing = 0
+        self._run: Run[DFT] = Run()  # the present one
         self._diagnostics: list[Diagnostics | None] = []
         # What the model and its data are recognised by, of each training -> how far it non-centred sites.
         self._known: dict[bytes, dict[str, float]] = {}
@@ -156,11 +153,11 @@ class DFTKernel(MCMCKernel):
         check_fields(extra_fields, refined=refined, known=has)
         gradients = any(name.split(".")[0] == "z_grad" for name in extra_fields)
         self._wanted, self._silent = replace(self._wanted, gradients=gradients), not progress_bar
-        self._asked, self._shared, self._sharing = asked, None, 0
+        self._run = Run(asked)
 
     def run_ended(self, state: DFTState | None) -> DFTState | None:
         """The last state of `MCMC.run`, from which any number of draws may follow; None where there is none."""
-        self._asked, self._shared, self._sharing = Asked(), None, 0
+        self._run = Run()
         return None if state is None else state._replace(beyond=Beyond())
 
     @property
@@ -213,16 +210,15 @@ class DFTKernel(MCMCKernel):
         count = 1 if _is_single(rng_key) else len(rng_key)
         kept = None
         if self._kept(rng_key):
-            kept = Kept(num_warmup, self._asked.draws, self._sharing, max(self._asked.chains, count))
-            self._sharing += count
+            kept = Kept(num_warmup, self._run.asked.draws, self._run.next_part(count))
         return states(dft, self._chosen(rng_key, dft), keys, data, kept=kept, wanted=self._wanted)
 
     def _fit_of_run(
         self, rng_key: Any, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DFT:
         """The fit that serves these chains: the given one, that of earlier chains of the same run, or a new one."""
-        if self._shared is not None:
-            return self._shared
+        if self._run.fit is not None:
+            return self._run.fit
         if self._fitted is not None:
             dft = self._checked_fit(args, kwargs)
         else:
@@ -231,7 +227,7 @@ class DFTKernel(MCMCKernel):
                 given = {name: np.asarray(value)[0] for name, value in given.items()}
             # The first chain stands for all.
             dft = self._train(rng_key[0] if several else rng_key, given, args, kwargs)
-            self._shared = dft if self._asked.chains > 1 else None
+            self._run.share(dft)
         self._diagnostics.append(dft.diagnostics())
         backend = dft.parts.backend
         self._known[_digest(backend.own_posterior(args, kwargs))] = dict(backend.amounts or {})
@@ -244,7 +240,7 @@ class DFTKernel(MCMCKernel):
         self._trainings += 1
         start = self._start() if given is None else given
         dft = self._new_dft(start)
-        changed = kept_draws(self._options, dft.settings, dft.parts.backend, self._asked, (args, kwargs))
+        changed = kept_draws(self._options, dft.settings, dft.parts.backend, self._run.asked, (args, kwargs))
         dft = self._new_dft(start, **changed) if changed else dft
         dft.run(rng_key, *args, **kwargs)
         return dft
@@ -395,5 +391,5 @@ def _reports_of(mcmc: Any) -> list[Diagnostics | None]:
     return mcmc.sampler.diagnostics[-1:]
 
 
-tell_kernel(MCMC, DFTKernel)
+tell_kernel(MCMC, _kernel_of)
 mcmc_verdict.show_verdict(MCMC, "print_summary", _kernel_of, _reports_of)

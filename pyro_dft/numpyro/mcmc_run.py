@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pyro_dft.interface.mcmc_run import Asked
+from pyro_dft.interface.mcmc_run import Asked, around_run
 
 # Chains that run in one process and one program after the other, or as one batch, can share what one of them has trained.
 TOGETHER = ("sequential", "vectorized")
@@ -28,26 +28,19 @@ class Prepared(Protocol):
         """Called behind each run with the last state, or None; returns it in the form in which others may go on from it."""
 
 
-def tell_kernel(mcmc: type, kernel: type[Prepared]) -> None:
+def tell_kernel(mcmc: type, kernel_of: Callable[[Any], Prepared | None]) -> None:
     """Lets `run`, and so `warmup`, of MCMC call `prepare_run` of its kernel first, where that is ours.
 
     Args:
         mcmc: NumPyro's class.
-        kernel: Ours.
+        kernel_of: An instance of it -> our kernel, or None.
     """
-    plain = mcmc.run  # type: ignore[attr-defined]
 
-    @functools.wraps(plain)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self.sampler, kernel):
-            return plain(self, *args, **kwargs)
-        fields = kwargs.get("extra_fields", ())
-        chains = self.num_chains if self.chain_method in TOGETHER else 1
-        asked = Asked(chains, self.num_samples)
-        self.sampler.prepare_run(fields, self.progress_bar, self._warmup_state, asked)
-        try:
-            return plain(self, *args, **kwargs)
-        finally:
-            self._last_state = self.sampler.run_ended(self._last_state)
+    def begin(own: Any, kernel: Prepared, kwargs: Mapping[str, Any]) -> None:
+        asked = Asked(own.num_chains if own.chain_method in TOGETHER else 1, own.num_samples)
+        kernel.prepare_run(kwargs.get("extra_fields", ()), own.progress_bar, own._warmup_state, asked)
 
-    mcmc.run = run  # type: ignore[attr-defined]
+    def end(own: Any, kernel: Prepared) -> None:
+        own._last_state = kernel.run_ended(own._last_state)
+
+    around_run(mcmc, kernel_of, begin, end)

@@ -101,21 +101,18 @@ class Kept:
     Attributes:
         warm_up: Calls before the first of them, which get some of them as well.
         draws: Calls behind these, at most; None where that is not known.
-        first: Number of the chain, of the first of several, among those that share the fit.
-        of: How many these are.
+        part: Of them, that of the first chain.
     """
 
     warm_up: int = 0
     draws: int | None = None
-    first: int = 0
-    of: int = 1
+    part: Part = Part()
 
     def shared(self, value: Any, several: bool, axis: int = 0) -> Any:
         """The rows of each chain, of (..., rows, ...); with a leading axis for chains where there are several."""
         if not several:
-            rows = Part(self.first, self.of).rows(value.shape[axis])
-            return value[(slice(None),) * axis + (rows,)]
-        each = [replace(self, first=self.first + i) for i in range(len(value))]
+            return value[(slice(None),) * axis + (self.part.rows(value.shape[axis]),)]
+        each = [replace(self, part=self.part.after(i)) for i in range(len(value))]
         return np.stack([chain.shared(own, False, axis) for chain, own in zip(each, value, strict=True)])
 
 

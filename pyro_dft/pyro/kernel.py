@@ -17,7 +17,7 @@ from torch.distributions.transforms import Transform
 from pyro_dft.errors import ModelError, NotFittedError, SettingsError
 from pyro_dft.interface import mcmc_verdict
 from pyro_dft.interface.mass_matrix import inverse_mass_matrix
-from pyro_dft.interface.mcmc_run import Asked, Part, kept_draws
+from pyro_dft.interface.mcmc_run import Asked, Run, kept_draws
 from pyro_dft.interface.nuts_options import refuse, translated
 from pyro_dft.pyro.dft import DFT
 from pyro_dft.pyro.mcmc_run import tell_kernel
@@ -108,10 +108,7 @@ class DFTKernel(MCMCKernel):
         self._accepted: list[float] = []  # acceptance probabilities on the way to these draws
         self._loss: float | None = None
         self._served: Served | Still | None = None
-        self._asked = Asked()  # by the present run
-        # The fit of the present run, and how many chains are served from it so far.
-        self._shared: DFT | None = None
-        self._sharing = 0
+        self._run: Run[DFT] = Run()  # the present one
         self._last: dict[str, Tensor] | None = None
 
     def _new_dft(self, initial_params: Mapping[str, Tensor] | None, **changed: Any) -> DFT:
@@ -126,11 +123,11 @@ class DFTKernel(MCMCKernel):
         Args:
             asked: Chains that share a training, and how many draws of each.
         """
-        self._asked, self._shared, self._sharing = asked, None, 0
+        self._run = Run(asked)
 
     def run_ended(self) -> None:
         """Chains of another run have another training."""
-        self._asked, self._shared, self._sharing = Asked(), None, 0
+        self._run = Run()
 
     @property
     def save_params(self) -> list[str]:
@@ -191,20 +188,21 @@ class DFTKernel(MCMCKernel):
         potential = self._options["potential_fn"]
         if potential is not None and self._given is not None and not self._given:
             return Still(None, (), {}, potential, **options)
-        part = Part(self._sharing, self._asked.chains)
-        self._sharing += 1
-        if self._shared is not None:
-            return Served(self._shared, 0, kept=part)
+        part = self._run.next_part()
+        if self._run.fit is not None:
+            return Served(self._run.fit, 0, kept=part)
         dft = self._new_dft(self._given, **seed)
         try:
-            changed = kept_draws(self._options, dft.settings, dft.parts.backend, self._asked, (args, kwargs))
+            changed = kept_draws(
+                self._options, dft.settings, dft.parts.backend, self._run.asked, (args, kwargs)
+            )
             dft = self._new_dft(self._given, **seed, **changed) if changed else dft
             dft.parts.training.begin(args, kwargs)
         except ModelError as error:
             if not error.nothing_to_infer or self.model is None:
                 raise
             return Still(self.model, args, kwargs, None, **options)
-        self._shared = dft if self._asked.chains > 1 else None
+        self._run.share(dft)
         return Served(dft, 0, kept=part)
 
     @property
@@ -321,7 +319,7 @@ class DFTKernel(MCMCKernel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes and files get the kernel without its training; a fitted DFT goes with it."""
-        return {**self.__dict__, "_served": None, "_shared": None, "_last": None}
+        return {**self.__dict__, "_served": None, "_run": Run(self._run.asked), "_last": None}
 
 
 def _kernel_of(mcmc: Any) -> DFTKernel | None:
@@ -333,5 +331,5 @@ def _reports_of(mcmc: Any) -> list[dict[str, Any] | None]:
 
 
 for _mcmc in (MCMC, StreamingMCMC):
-    tell_kernel(_mcmc, DFTKernel)
+    tell_kernel(_mcmc, _kernel_of)
 mcmc_verdict.show_verdict(MCMC, "summary", _kernel_of, _reports_of)

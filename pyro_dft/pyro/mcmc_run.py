@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pyro.infer.mcmc.api import _UnarySampler
 
-from pyro_dft.interface.mcmc_run import Asked
+from pyro_dft.interface.mcmc_run import Asked, around_run
 
 
 class Prepared(Protocol):
@@ -24,25 +24,17 @@ class Prepared(Protocol):
         """Called behind each run."""
 
 
-def tell_kernel(mcmc: type, kernel: type[Prepared]) -> None:
+def tell_kernel(mcmc: type, kernel_of: Callable[[Any], Prepared | None]) -> None:
     """Lets `run` call `prepare_run` of its kernel first, where that is ours.
 
     Args:
         mcmc: Pyro's class.
-        kernel: Ours.
+        kernel_of: An instance of it -> our kernel, or None.
     """
-    plain = mcmc.run  # type: ignore[attr-defined]
 
-    @functools.wraps(plain)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self.kernel, kernel):
-            return plain(self, *args, **kwargs)
+    def begin(own: Any, kernel: Prepared, _: Mapping[str, Any]) -> None:
         # Worker processes share nothing.
-        one_process = isinstance(self.sampler, _UnarySampler)
-        self.kernel.prepare_run(Asked(self.num_chains if one_process else 1, self.num_samples))
-        try:
-            return plain(self, *args, **kwargs)
-        finally:
-            self.kernel.run_ended()
+        one_process = isinstance(own.sampler, _UnarySampler)
+        kernel.prepare_run(Asked(own.num_chains if one_process else 1, own.num_samples))
 
-    mcmc.run = run  # type: ignore[attr-defined]
+    around_run(mcmc, kernel_of, begin, lambda own, kernel: kernel.run_ended())
