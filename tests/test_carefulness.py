@@ -45,6 +45,29 @@ def test_steps_get_smaller_while_that_helps(rates, acceptance, in_vain):
     assert (found.acceptance, found.in_vain) == (acceptance, in_vain)
 
 
+def test_steps_have_their_usual_size_again_once():
+    """What diverged before scales were adapted need not do so with them."""
+    found = after(0.02)
+    found.saw(0.0)
+    assert found.relent()
+    assert found.acceptance == Carefulness().acceptance
+    found.saw(0.02)
+    assert found.due(0.02, MANY)
+    found.go_on()
+    found.saw(0.0)
+    assert not found.relent()
+    assert found.acceptance == 0.95
+
+
+@pytest.mark.parametrize("rates", [(), (0.02, 0.0001), (0.02, 0.01, 0.0)])
+def test_steps_stay_as_small_as_they_are_where_it_takes_that(rates):
+    """None is smaller; some still diverge; it took the smallest ones."""
+    found = after(*rates)
+    before = found.acceptance
+    assert not found.relent()
+    assert found.acceptance == before
+
+
 def test_what_diverges_with_the_smallest_steps_is_no_hindrance():
     for rates in ((0.02, 0.01, 0.005), (0.05, 0.05)):
         found = after(*rates)

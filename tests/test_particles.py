@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from pyro_dft import DFT, FidelityWarning
 from pyro_dft.experimental import Experimental
 from pyro_dft.judging.drift import difference, drift
 from pyro_dft.judging.mixing import effective_draws, memory_at
-from pyro_dft.recipe import budget, enough, particles
+from pyro_dft.recipe import budget, enough, particles, window
 from pyro_dft.recipe.bank import Bank, Substitute, usable
 from pyro_dft.recipe.constants import BLOCK_STEPS
 from pyro_dft.recipe.trajectories import calls
@@ -104,6 +105,28 @@ def test_fresh_draws_follow_from_the_gaussian_with_the_moments_of_the_states(fit
     fresh = np.asarray(fit.get_samples(8000)["x"], float)
     assert np.abs((fresh.mean(0) - [MEAN, MEAN, 0.0]) / x.std(0)).max() < 4 / 8000**0.5 + 0.05
     assert len(np.unique(fresh[:, 2])) > 7900
+
+
+def test_a_window_that_is_judged_by_some_of_its_states(backend, monkeypatch):
+    """All of them are still served. The first coordinates are slow: the window goes on."""
+    monkeypatch.setattr(window, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(window, "LEAST_STATES", 16)
+    start = {"x": backend.array(np.zeros(3))}
+    fit = backend.potential(gamma_and_line, initial_params=start, train="never", refine_steps=None,
+                            restarts=6, num_draws=1200, experimental=Experimental(leapfrog_steps=1))  # fmt: skip
+    backend.run(fit)
+    found = fit.diagnostics()
+    assert found["status"] == "converged"
+    shape = fit.parts.training.trained().measurement.ensemble.judged.points.shape
+    assert found["ensemble"]["transitions"] >= 2 * shape[2] >= 2 * math.ceil(1200 / 64)
+    n = found["ensemble"]["ess"]
+    assert n <= 64 * shape[2]
+    x = np.asarray(fit.get_samples()["x"], float)
+    assert len(x) == 1200
+    assert np.abs(x.mean(0) - [MEAN, MEAN, 0.0]).max() < 4 * (VARIANCE + 0.04) ** 0.5 / n**0.5
+    # The standard error of a variance has the excess kurtosis of the log of a gamma variable, .85, in it.
+    sd = np.array([VARIANCE, VARIANCE + 0.04, 1.0]) ** 0.5
+    assert np.abs(x.std(0) / sd - 1).max() < 4 * ((2 + 0.85) / (4 * n)) ** 0.5
 
 
 def test_a_limit_of_gradients_ends_the_fit_and_is_said(backend):

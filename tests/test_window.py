@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from pyro_dft.recipe.window import CLIMB, climb
+from pyro_dft.judging.mixing import effective_draws
+from pyro_dft.recipe.window import CLIMB, LEAST_STATES, climb, spacing
 
 
 def chains(rng, particles, steps, memory):
@@ -40,3 +43,31 @@ def test_particles_that_are_stuck_outside_say_nothing():
     assert abs(climb(log_density)) < CLIMB
     log_density[0, 3:] = -np.inf
     assert climb(log_density) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "every"),
+    [
+        ((1, 64, 64, 1200), 4000, 1),
+        ((1, 64, 1024, 100), 4000, 1),  # few coordinates
+        ((1, 64, 800, 1200), 4000, 6),
+        ((1, 64, 800, 1200), 16_000, 3),  # as many as are asked for
+        ((1, 64, 4096, 50), 4000, 2),
+        ((4, 16, 1024, 300), 1000, 3),
+    ],
+)
+def test_long_windows_of_many_coordinates_are_judged_by_some_states(shape, asked, every):
+    assert spacing(shape, asked) == every
+    judged = math.ceil(shape[2] / every)
+    if every > 1:
+        assert judged * shape[1] >= asked
+        assert judged >= LEAST_STATES
+
+
+def test_slow_chains_are_worth_as_many_draws_by_some_of_their_states():
+    """Sixty-four chains of 1,024 states, each worth some five independent ones."""
+    slow = chains(np.random.default_rng(3), 64, 1024, 0.99)[0, :, :, None]
+    group = np.zeros(64, int)
+    whole = effective_draws(slow, group)
+    assert whole.max() < 1500
+    np.testing.assert_allclose(effective_draws(slow[:, ::8], group), whole, rtol=0.1)

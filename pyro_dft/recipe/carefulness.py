@@ -27,6 +27,7 @@ class Carefulness:
         self.acceptance = TARGET_ACCEPTANCE
         self._before: float | None = None
         self._now = 0.0
+        self._relented = False
 
     def saw(self, diverged: float) -> None:
         """Takes note of the share of a window's transitions that diverged."""
@@ -51,3 +52,14 @@ class Carefulness:
         """From now on steps are smaller."""
         if (following := self.next) is not None:
             self._before, self._now, self.acceptance = self._now, 0.0, following
+
+    def relent(self) -> bool:
+        """Whether steps have their usual size again: once, where none of a window diverged with the first smaller ones.
+
+        What diverged may have done so before scales were adapted to where the particles are.
+        """
+        smaller = self.acceptance == CAREFUL_ACCEPTANCES[0]
+        if self._relented or not smaller or self._now > 0:
+            return False
+        self._relented, self._before, self.acceptance = True, None, TARGET_ACCEPTANCE
+        return True

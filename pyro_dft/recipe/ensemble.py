@@ -89,7 +89,10 @@ class Ensemble:
         jointly = joint.agrees(SURELY)
         if not jointly:
             size = np.maximum(size, JOINTLY)
-        steps, points = min(FIRST_STEPS, most), self.judged.points
+        steps, x = min(FIRST_STEPS, most), self.window.x
+        # Successive ones, as many as those that a window is judged by, which may lie apart.
+        last = self.judged.points.shape[2]
+        points = self.particles.states_in_own_coordinates(x[:, :, -last:])
         if self.particles.modes is not None:  # which mode a draw is in does not count as memory of its start
             points = points - points.mean((1, 2), keepdims=True)
         chains = points.reshape(-1, *points.shape[2:])

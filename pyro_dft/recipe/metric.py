@@ -8,6 +8,7 @@ import numpy as np
 
 from pyro_dft import roots
 from pyro_dft.recipe.engine import Engine
+from pyro_dft.recipe.window import spacing
 
 # Successive states of a chain are correlated: each counts as this share of an independent one by default.
 SHARE = 0.25
@@ -26,10 +27,11 @@ def adapted(engine: Engine, target: Any, x: Any, score: Any, scale: Any, share: 
         scale: The present roots of the G kernels, native.
         share: What share of an independent state each of them counts as.
     """
-    states, before = engine.numpy(x), roots.without_directions(engine.numpy(scale))
-    found = _covariances(states, before, share)
+    every = spacing(x.shape)
+    states, before = engine.numpy(x)[:, :, ::every], roots.without_directions(engine.numpy(scale))
+    found = _covariances(states, before, every * share)
     if found.ndim == 2:
-        scores = engine.numpy(score)
+        scores = engine.numpy(score)[:, :, ::every]
         columns = [roots.directions(*own) for own in zip(states, scores, found, strict=True)]
         found = _with_directions(found, columns)
     return engine.native(target, found)

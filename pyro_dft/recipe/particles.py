@@ -27,7 +27,7 @@ from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.recipe.trajectories import Trajectories, calls
-from pyro_dft.recipe.window import Judged, Window, climb, joined
+from pyro_dft.recipe.window import Judged, Window, climb, joined, spacing
 
 # Particles of all chains together, and of each sampler at least.
 PARTICLES, LEAST_PARTICLES = 64, 16
@@ -159,6 +159,8 @@ class Particles:
             elif judged.restless:
                 self._stretched(window, judged)
                 length *= 2
+                if self.carefulness.relent():
+                    step_size = step_size / SMALLER
             else:
                 yield window, replace(judged, complete=True)
                 return
@@ -358,9 +360,9 @@ class Particles:
     # The verdict
 
     def _judged(self, window: Window) -> Judged:
-        g, p, t, d = window.x.shape
         log_density = self.engine.numpy(window.log_density)
-        points = self.engine.numpy(self.original(window.x.reshape(-1, d))).reshape(g, p, t, d)
+        points = self.states_in_own_coordinates(window.x[:, :, :: spacing(window.x.shape, self.each)])
+        g, p, t, d = points.shape
         half = t // 2
         chosen = self.of_chains()
         drifts, groups = [], list(chosen)
@@ -376,13 +378,17 @@ class Particles:
         least = np.min([effective_draws(flat[rows], mode) for rows, mode in chosen], 0) * self.chains
         effective = float(least.min())
         if self.subject.across and staying(
-            self.engine.numpy(window.x).reshape(-1, t, d), self.subject.origins
+            self.engine.numpy(window.x).reshape(g * p, -1, d), self.subject.origins
         ):
             effective = min(effective, float(p * g))  # each particle is worth one draw
         alone = np.zeros((g, p), bool)
         if least.min() < APART * p * g:
             alone = stranded(self.engine.numpy(window.x), log_density)
         return Judged(points, drifts, effective, float(least[0]), climb(log_density), alone)
+
+    def states_in_own_coordinates(self, x: Any) -> np.ndarray:
+        """States (G, P, T, d), native, in the model's own unconstrained coordinates."""
+        return self.engine.numpy(self.original(x.reshape(-1, x.shape[3]))).reshape(x.shape)
 
     def of_chains(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each chain, which of the G P particles it is judged by, and the modes that these are in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,9 @@ from pyro_dft.recipe.engine import Engine
 # The log density drifts where its mean has changed between the halves of a window by so many standard errors: in many dimensions
 # it shows what no coordinate does.
 CLIMB = 4.0
+# A window of more numbers is judged by some of its states, evenly spaced: it is long where successive ones hardly differ. It is
+# judged by so many states of each particle at least.
+MOST_NUMBERS, LEAST_STATES = 2**23, 128
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Judged:
     """What a window shows, in the model's own unconstrained coordinates.
 
     Attributes:
-        points: Its states, (G, P, T, d).
+        points: Its states, (G, P, T, d), or of many those that it is judged by: see `spacing`.
         drifts: From the first half to the second, of all chains together and then of each.
         effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
         of_means: The same over coordinates alone.
@@ -81,6 +85,17 @@ class Judged:
     def climbing(self) -> bool:
         """Whether the particles are still on their way up, to where the posterior is."""
         return self.climb > CLIMB
+
+
+def spacing(shape: tuple[int, ...], asked: int = 0) -> int:
+    """Of how many successive states of particles, (G, P, T, d) in all, one is looked at.
+
+    Args:
+        shape: Of the states.
+        asked: Draws of each sampler that are asked for: no fewer states are looked at where there are as many.
+    """
+    least = max(LEAST_STATES, math.ceil(asked / shape[1]))
+    return max(1, min(shape[2] // least, math.ceil(math.prod(shape) / MOST_NUMBERS)))
 
 
 def joined(engine: Engine, window: Window, following: Window) -> Window:
