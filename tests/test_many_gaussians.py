@@ -28,7 +28,7 @@ class Stack:
 class Target:
     """One of them."""
 
-    dim, minibatch, data_size, adaptive = DIM, False, 1, False
+    dim, dtype, minibatch, data_size, adaptive = DIM, "float64", False, 1, False
 
     def __init__(self, stack, row):
         self.stack, self.row = stack, row

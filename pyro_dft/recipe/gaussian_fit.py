@@ -8,6 +8,7 @@ comes from a regression of s on e, which knows that of a Gaussian target without
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ ADAPTIVE_LEAD, ADAPTIVE_STEPS = 100.0, 10
 # as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
 # matrices, or particles, go on from there sooner.
 STALL_STEPS, STALL_GAIN, WHOLE_GAIN = 20, 0.05, 0.01
+# See `lost`.
+LOST = 1000.0
 
 
 class GaussianFitter:
@@ -338,7 +341,29 @@ class GaussianFitter:
         noise = antithetic(self._noise, len(state.mean), count, self.target.dim)
         log_q, _ = self.engine.scores(self.target, state.points(noise), self.rng, minibatch=False)
         elbo, error = bound(log_q, noise, state.log_det)
+        best = -math.inf if self._known is None else self._known.best
+        elbo = np.where(lost(elbo, error, best, self.target.dtype), -np.inf, elbo)
         return self._all(Gaussians(state.mean.copy(), self._roots(state), elbo, error))
+
+
+def lost(elbo: np.ndarray, error: np.ndarray, known: float, dtype: Any) -> np.ndarray:
+    """Bounds that are what is left of a density whose terms have cancelled, (K,), where others, or a known one, are none.
+
+    As that of a normal distribution of low rank, where a variance is below what single precision resolves. Such a bound is so
+    high that the dtype has lost it by `LOST` nats, or has a larger error than that, within which it may be below the others. All
+    bounds of very many rows are large.
+
+    Args:
+        elbo: (K,).
+        error: Standard errors, (K,).
+        known: The highest bound of known optima.
+        dtype: Of the density, of any library.
+    """
+    most = LOST / np.finfo(str(dtype).removeprefix("torch.")).eps
+    usual = max(known, np.max(elbo, where=(elbo <= most) & (error <= LOST), initial=-math.inf))
+    if usual < -most:
+        return np.zeros(len(elbo), bool)
+    return (elbo > most) | ((error > LOST) & (elbo - 3 * error < usual))
 
 
 def polish(engine: Engine, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:
