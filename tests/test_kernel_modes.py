@@ -104,6 +104,22 @@ def test_mcmc_of_numpyro_draws_both_modes_by_their_weights(method, own, fitted):
     assert {report["status"] for report in kernel.diagnostics} == {"converged"}
 
 
+@pytest.mark.parametrize("method", daily(["sequential", "vectorized"], "sequential"))
+def test_chains_of_numpyro_go_on_in_both_modes(method):
+    """From their last state: draws that the first run had not, and as many from each mode."""
+    options = {"num_warmup": 0, "num_samples": BLOCK, "num_chains": 2, "progress_bar": False}
+    mcmc = NumPyroMCMC(NUMPYRO.DFTKernel(**options_of(NUMPYRO)), chain_method=method, **options)
+    mcmc.run(jax.random.key(1))
+    first = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
+    mcmc.post_warmup_state = mcmc.last_state
+    mcmc.run(mcmc.post_warmup_state.rng_key)
+    draws = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])
+    check(draws)
+    for chain in draws[..., 0]:
+        assert len(np.intersect1d(first[..., 0], chain)) < 0.02 * BLOCK
+    assert len(np.intersect1d(draws[0, :, 0], draws[1, :, 0])) < 0.02 * BLOCK
+
+
 PARALLEL = """
 import numpyro
 numpyro.set_host_device_count(2)
