@@ -102,11 +102,13 @@ def joint(difference, weights=((1.0,),), dim=1):
     return Joint.of(draws, states, np.asarray(weights), dim)
 
 
-def ensemble(memory, gradients_each=10.0):
-    states = chains(64, 256, memory, np.random.default_rng(0))
-    window = SimpleNamespace(gradients_each=gradients_each, leapfrog_steps=10)
-    particles = SimpleNamespace(count=64, modes=None, target=SimpleNamespace(dim=1))
-    return Ensemble(particles, window, SimpleNamespace(points=states[None]))  # type: ignore[arg-type]
+def ensemble(memory, gradients_each=10.0, every=1):
+    states = chains(64, 256 * every, memory, np.random.default_rng(0))[None]
+    window = SimpleNamespace(gradients_each=gradients_each, leapfrog_steps=10, x=states)
+    particles = SimpleNamespace(
+        count=64, modes=None, target=SimpleNamespace(dim=1), states_in_own_coordinates=lambda x: x
+    )
+    return Ensemble(particles, window, SimpleNamespace(points=states[:, :, ::every]))  # type: ignore[arg-type]
 
 
 def transitions(made, effect, wrong_jointly=0.0):
@@ -119,6 +121,7 @@ def test_more_transitions_where_more_is_remembered_or_more_is_wrong():
     assert transitions(ensemble(0.0), 0.02) == (2, False)
     assert transitions(ensemble(0.8), 0.02) == (8, False)
     assert transitions(ensemble(0.8), 0.5) == (16, False)
+    assert transitions(ensemble(0.8, every=4), 0.5) == (16, False)  # judged by some of its states
 
 
 def test_transitions_that_are_shorter_than_the_ensembles_are_more():
