@@ -45,8 +45,14 @@ class Carefulness:
         return self._before is not None and self._now > max(IN_VAIN * self._before, SOME)
 
     def due(self, diverged: float, transitions: int) -> bool:
-        """Whether a window of so many transitions, of which a share diverged, calls for smaller steps."""
-        return self.next is not None and too_many(diverged, transitions)
+        """Whether a window of so many transitions, of which a share diverged, calls for smaller steps.
+
+        Where steps were smaller before, any that diverged does: it was no matter of scales.
+        """
+        if self.next is None:
+            return False
+        again = self._relented and self.acceptance == TARGET_ACCEPTANCE
+        return (diverged > 0) if again else too_many(diverged, transitions)
 
     def go_on(self) -> None:
         """From now on steps are smaller."""
