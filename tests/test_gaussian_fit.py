@@ -15,7 +15,7 @@ from pyro_dft.judging.optima import distinct_optima
 from pyro_dft.recipe import constants, gaussian_fit
 from pyro_dft.recipe.constants import FULL_RANK_LIMIT, MAX_SD
 from pyro_dft.recipe.engine import Forms
-from pyro_dft.recipe.gaussian_fit import GaussianFitter, lost
+from pyro_dft.recipe.gaussian_fit import GaussianFitter
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.known_optima import KnownOptima
 from pyro_dft.recipe.natural_gradient import State
@@ -415,42 +415,3 @@ def test_scales_alone_are_compared_with_sds_given_all_other_coordinates():
 
     assert met(given_others) == 0
     assert met(np.sqrt(np.diag(covariance))) is None
-
-
-GOOD = (-2153.0, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("found", "known", "dtype", "expected"),
-    [
-        ([GOOD, (3.6e6, 4.8e6)], -np.inf, "float32", [False, True]),
-        ([(3.6e6, 4.8e6)], GOOD[0], torch.float32, [True]),
-        ([(1.8e14, 5e13), GOOD], -np.inf, torch.float32, [True, False]),
-        ([(1.8e14, 5e13), GOOD], -np.inf, "float64", [False, False]),  # which resolves it
-        ([(3.6e6, 4.8e6)], -np.inf, "float32", [False]),  # there is nothing else
-        ([(1e5, 2e3), GOOD], -np.inf, "float32", [False, False]),  # higher by far more than its error
-        ([(-2e10, 0.1), (-5e10, 1e5)], -np.inf, "float32", [False, False]),  # very many rows
-        ([(2e7, 0.1), (7e6, 0.1), (-1e9, 1e5)], -np.inf, "float32", [False, False, True]),
-        ([(-np.inf, 0.0), GOOD], -np.inf, "float32", [False, False]),
-        ([(-np.inf, 0.0)], -np.inf, "float32", [False]),
-    ],
-)
-def test_what_is_left_of_a_density_whose_terms_have_cancelled_is_no_bound(found, known, dtype, expected):
-    elbo, error = np.array(found).T
-    np.testing.assert_array_equal(lost(elbo, error, known, dtype), expected)
-
-
-def test_single_precision_loses_a_normal_of_low_rank_where_a_variance_is_tiny():
-    """So that such bounds are met at all: the density is higher by a thousand nats than in double precision."""
-    rng = np.random.default_rng(0)
-    y, loadings = rng.normal(size=(200, 10)), rng.normal(0, 0.8, (10, 2))
-
-    def density(dtype):
-        variance = torch.full((10,), 0.25, dtype=dtype)
-        variance[0] = 1e-12
-        normal = torch.distributions.LowRankMultivariateNormal(
-            torch.zeros(10, dtype=dtype), torch.tensor(loadings, dtype=dtype), variance
-        )
-        return float(normal.log_prob(torch.tensor(y, dtype=dtype)).sum())
-
-    assert density(torch.float32) > density(torch.float64) + 1000
