@@ -77,7 +77,7 @@ def run(benchmark: Case, method: str, seed: int, fresh: bool = False, framework:
     if method == "reference":
         return Outcome(references.load(benchmark.name).floor, said="independent draws of the reference")
     if method == "nuts":
-        return _nuts(benchmark, folder, framework)
+        return _nuts(benchmark, folder, framework, fresh)
     fit, kind = method.split("-")
     if fresh or not (folder / "fit.json").exists():
         _fit_and_store(benchmark, FITS[fit], seed, folder, framework)
@@ -89,8 +89,8 @@ def run(benchmark: Case, method: str, seed: int, fresh: bool = False, framework:
     return Outcome(draws, **meta[kind], said=meta["said"], flagged=meta["flagged"], notes=meta["notes"])
 
 
-def _nuts(benchmark: Case, folder: Path, framework: str) -> Outcome:
-    draws, cost = nuts.run(benchmark, folder, framework)
+def _nuts(benchmark: Case, folder: Path, framework: str, fresh: bool) -> Outcome:
+    draws, cost = nuts.run(benchmark, folder, framework, fresh=fresh)
     iterations = nuts.CHAINS * (nuts.WARMUP + nuts.DRAWS)
     return Outcome(
         draws.reshape(-1, draws.shape[-1]),

@@ -99,13 +99,16 @@ def run_numpyro(benchmark: Case) -> tuple[np.ndarray, dict[str, float]]:
     return benchmark.flat(samples), costs
 
 
-def run(benchmark: Case, folder: Path, framework: str = "pyro") -> tuple[np.ndarray, dict[str, float]]:
+def run(
+    benchmark: Case, folder: Path, framework: str = "pyro", *, fresh: bool = False
+) -> tuple[np.ndarray, dict[str, float]]:
     """All chains, from the cache where they are there.
 
     Args:
         benchmark: The model.
         folder: Where the chains are kept, one npz and one json for each run.
         framework: "pyro" or "numpyro".
+        fresh: Whether chains that are there are run again.
 
     Returns:
         Flat draws (CHAINS, DRAWS, d) and the summed costs.
@@ -113,21 +116,22 @@ def run(benchmark: Case, folder: Path, framework: str = "pyro") -> tuple[np.ndar
     folder.mkdir(parents=True, exist_ok=True)
     if framework == "pyro":
         runs = [
-            _kept(folder / f"chain{chain}", partial(run_chain, benchmark, chain)) for chain in range(CHAINS)
+            _kept(folder / f"chain{chain}", partial(run_chain, benchmark, chain), fresh)
+            for chain in range(CHAINS)
         ]
     else:
-        runs = [_kept(folder / "chains", partial(run_numpyro, benchmark))]
+        runs = [_kept(folder / "chains", partial(run_numpyro, benchmark), fresh)]
     total = {key: sum(costs[key] for _, costs in runs) for key in runs[0][1]}
     draws = np.concatenate([draws for draws, _ in runs])
     return draws.reshape(CHAINS, DRAWS, -1), total
 
 
 def _kept(
-    stem: Path, sample: Callable[[], tuple[np.ndarray, dict[str, float]]]
+    stem: Path, sample: Callable[[], tuple[np.ndarray, dict[str, float]]], fresh: bool
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """What a run gave, from the disk if it is there."""
+    """What a run gave, from the disk if it is there and need not be fresh."""
     npz, meta = stem.with_suffix(".npz"), stem.with_suffix(".json")
-    if not (npz.exists() and meta.exists()):
+    if fresh or not (npz.exists() and meta.exists()):
         draws, costs = sample()
         np.savez(npz, draws=draws.astype(np.float32))
         meta.write_text(json.dumps(costs))

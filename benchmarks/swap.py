@@ -3,7 +3,7 @@
 Prints one row for each (model, method), then the counts against the targets, and writes
 ``benchmarks/results/swap_pyro.md`` (or ``swap_numpyro.md``), ``.csv`` and ``.json``. A finished cell is not run
 again: rows are kept in the JSON file and draws below ``benchmarks/.cache``, under a key made of model, data, method
-and settings. ``--fresh`` runs the DFT cells again (after a change of the package), ``--table`` only prints,
+and settings. ``--fresh`` runs them again (after a change of the package), ``--table`` only prints,
 ``--make-references`` makes the missing reference files. NumPyro's cells start from a cold cache and include
 compilation.
 """
@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(methods.METHODS), help="comma-separated, default all")
     parser.add_argument("--backend", default="pyro", choices=("pyro", "numpyro"))
     parser.add_argument("--seed", type=int, default=0, help="of the DFT fits")
-    parser.add_argument("--fresh", action="store_true", help="run DFT cells again although they are cached")
+    parser.add_argument("--fresh", action="store_true", help="run cells again although they are cached")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     parser.add_argument("--brief", action="store_true", help="with --table: one line for each model")
     parser.add_argument("--readme", action="store_true", help="with --table: put it into the README")
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
             fitted: set[str] = set()
             for method in options.methods:
                 name, fit = f"{model}/{method}", method.split("-")[0]
-                again = options.fresh and fit in methods.FITS
+                again = options.fresh and method != "reference"
                 key = methods.key(BENCHMARKS[model], method, options.seed, options.backend)
                 stale = rows.get(name, {}).get("key") != key.name
                 if not options.table and (again or stale):
