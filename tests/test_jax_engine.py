@@ -122,6 +122,40 @@ def test_evaluate_gives_density_and_score_for_any_number_of_points():
     assert target.gradient_evaluations == 2100
 
 
+def test_scores_by_themselves_are_those_beside_the_density():
+    """And zero where they are not finite: only the first point is inside."""
+    target = Target(lambda x, data: 0.5 * (x**2).sum() + jnp.sqrt(x[0]), 2)
+    x = jnp.asarray([[1.0, 2.0], [-1.0, 0.5]])
+    np.testing.assert_array_equal(target.spec.score(x, ()), target.spec.evaluate(x, ())[1])
+    np.testing.assert_allclose(target.spec.score(x, ()), [[-1.5, -2.0], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_trajectories_of_many_data_evaluate_the_density_at_their_ends_alone():
+    """Its sum over the data, which no score needs, is not in the loop over the steps."""
+    data = np.arange(20_000, dtype=np.float32)
+
+    def potential(x, y):
+        return (x[0] + jnp.log1p(jnp.exp(x[1] * y))).sum()
+
+    position = refine.Position(jnp.zeros((1, 4, 2)), jnp.zeros((1, 4)), jnp.zeros((1, 4, 2)))
+    noise = refine.transition_noise(random.words(np.zeros(2, np.uint32)), (1, 4, 2), jnp.float32)
+
+    def compiled(y):
+        target = Target(potential, 2, data=y)
+        scale, step = jnp.ones((1, 2)), jnp.ones(1)
+        moved = jax.jit(lambda at, n: refine.transition(target.spec, y, at, scale, step, noise, n))
+        text = moved.lower(position, 5).compile().as_text()
+        return target.spec.brief, text.count(" log-plus-one("), text.count(" exponential(")
+
+    brief, sums, scores = compiled(data[:100])
+    assert brief
+    more = compiled(data)
+    assert not more[0]
+    # The program has a second copy of the score, and none of the sum.
+    assert more[1] == sums
+    assert more[2] > scores
+
+
 def test_points_that_are_not_finite_do_not_spoil_others():
     target = Target(lambda x, _: jnp.where(x[0] > 0, -jnp.log(x[0]) + x[0], jnp.nan), 1)
     log_density, score = target.evaluate(np.array([[1.0], [-1.0], [2.0]], np.float32))

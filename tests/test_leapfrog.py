@@ -9,6 +9,7 @@ import torch
 
 from pyro_dft import roots
 from pyro_dft.engine_jax import refine as jax_refine
+from pyro_dft.engine_jax import target as jax_target
 from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_torch.refine import Kernel
 from pyro_dft.engine_torch.target import Target as TorchTarget
@@ -54,7 +55,17 @@ def jax_transition(root, x):
     return noise, (reached.x, *found)
 
 
-ENGINES = {"torch": (torch_transition, 1e-9), "jax": (jax_transition, 1e-4)}
+def jax_transition_of_many_data(root, x):
+    """The same, without log densities on the way, as where they are sums over many data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax_target, "SMALL_ELEMENTS", 0)
+        return jax_transition(root, x)
+
+
+ENGINES = {
+    "torch": (torch_transition, 1e-9), "jax": (jax_transition, 1e-4),
+    "jax, many data": (jax_transition_of_many_data, 1e-4),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -168,9 +168,20 @@ def transition(
         log_y, score = spec.evaluate(y, data)
         return velocity + eps * spread(scale, score), total + score, Position(y, log_y, score)
 
-    velocity = coloured(scale, p) + 0.5 * eps * spread(scale, position.score)
-    start = (velocity, jnp.zeros_like(p), position)
-    _, total, proposal = jax.lax.fori_loop(0, leapfrogs, leap, start)
+    def hop(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        velocity, total, x = carry
+        y = x + eps * velocity
+        score = spec.score(y, data)
+        return velocity + eps * spread(scale, score), total + score, y
+
+    velocity, total = coloured(scale, p) + 0.5 * eps * spread(scale, position.score), jnp.zeros_like(p)
+    if spec.brief:
+        _, total, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (velocity, total, position))
+    else:
+        # Only the end of a trajectory needs its log density, a sum over the data that takes up to half as long as the score; for
+        # brief models a second program would take longer to compile.
+        velocity, total, x = jax.lax.fori_loop(0, leapfrogs - 1, hop, (velocity, total, position.x))
+        _, total, proposal = leap(0, (velocity, total, position._replace(x=x)))
     momentum = p + eps * projected(scale, total + 0.5 * (position.score - proposal.score))
     at_first, at_last = (0.5 * jnp.square(each).sum(-1) for each in (p, momentum))
     error = (position.log_q - at_first) - (proposal.log_q - at_last)

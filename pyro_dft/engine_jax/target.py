@@ -101,6 +101,12 @@ class TargetSpec:
         flat = x.reshape(-1, self.dim).astype(self.dtype)
         return self._finite(x, *self._rows(flat, data, key))
 
+    def score(self, x: Array, data: Any) -> Array:
+        """Score (..., d) on the full data at x (..., d), without the log density; zero where it is not finite."""
+        _, gradient = self._rows(x.reshape(-1, self.dim).astype(self.dtype), data, None)
+        good = jnp.isfinite(gradient).all(-1, keepdims=True)
+        return jnp.where(good, -gradient, 0.0).astype(x.dtype).reshape(x.shape)
+
     def smoothed(self, x: Array, sigma: Array, data: Any) -> tuple[Array, Array]:
         """As `evaluate`, of the smoothed potential at x (..., d) with noise sigma (..., 1)."""
         assert self.smoothed_potential is not None
@@ -143,8 +149,10 @@ class TargetSpec:
         return tree if self.placement is None else self.placement.whole(tree)
 
     def at_once(self, size: PointSize) -> int:
-        """Points of one call from the host, on all devices that share them."""
-        return size.at_once(on_cpu()) * (1 if self.placement is None else self.placement.points)
+        """Points of one call from the host, on all devices that share them; its program would fill its last part up."""
+        rows = size.at_once(on_cpu())
+        rows -= rows % min(rows, size.at_once(on_cpu(), compiled=True))
+        return rows * (1 if self.placement is None else self.placement.points)
 
 
 @jax.custom_vjp
@@ -339,8 +347,7 @@ class Target:
             potential, dim, self.dtype.name, drawn, differences, smoothed, size, minibatch, forward,
             placement=placement,
         )  # fmt: skip
-        self.gradient_evaluations = self.data_rows = 0
-        self.nonfinite_evaluations = 0
+        self.gradient_evaluations = self.data_rows = self.nonfinite_evaluations = 0
 
     @property
     def minibatch(self) -> bool:
