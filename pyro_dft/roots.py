@@ -139,9 +139,10 @@ def adapted(states: Array, root: Array, count: float) -> Array:
         The same kind of root; the given one where it is singular (an improper posterior: one sd so large that another is lost in
         rounding), or the covariance cannot be factored.
     """
-    dim, centred = states.shape[1], states - states.mean(0)
     if root.ndim == 1:
-        return root * np.sqrt((count * (centred / root).var(0) + 1) / (count + 1))
+        variance = states.var(0, dtype=np.float64) / np.square(root, dtype=np.float64)
+        return root * np.sqrt((count * variance + 1) / (count + 1))
+    dim, centred = states.shape[1], states - states.mean(0)
     try:
         white = np.linalg.solve(root, centred.T)
         shrunk = (count * np.cov(white) + (dim + 2) * np.eye(dim)) / (count + dim + 2)
@@ -199,12 +200,14 @@ def unstretched(columns: Array, k: int) -> Array:
 
 def _standard(values: Array, sd: Array, power: int) -> Array:
     """Centred values (P, T, d) in units of the standard deviations, or of their inverses."""
-    return np.asarray((values - values.mean((0, 1))) * sd**power, np.float32)
+    found = np.subtract(values, values.mean((0, 1)), dtype=np.float32)
+    found *= np.asarray(sd**power, np.float32)
+    return found
 
 
 def _without(vectors: Array, values: Array) -> Array:
     """Values (n, d) less their parts along orthonormal vectors (d, k)."""
-    return values - (values @ vectors) @ vectors.T
+    return values - (values @ vectors) @ vectors.T if vectors.shape[1] else values
 
 
 def _leading(values: Array, k: int) -> Array:

@@ -250,7 +250,7 @@ def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None, 
     Raises:
         ValueError: shapes differ or are not (n, d), or fewer than three independent rows.
     """
-    b, a = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    b, a = _numbers(before), _numbers(after)
     if b.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"before and after must share a shape (n, d), got {b.shape} and {a.shape}")
     n, d = b.shape
@@ -265,7 +265,7 @@ def drift(before: ArrayLike, after: ArrayLike, groups: ArrayLike | None = None, 
     start = np.zeros(n, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
     z = normal_limit(0.05, 4 * d)
     for some in column_blocks(usable):
-        x, y = np.ascontiguousarray(b[:, some]), np.ascontiguousarray(a[:, some])
+        x, y = _double(b, some), _double(a, some)
         tails = Tails.of(x, y)
         effects[:, some], errors[:, some], significance[:, some] = paired_effects(x, y, tails, together)
         found = gaps(x, y, tails, start, z, together)
@@ -290,7 +290,7 @@ def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Dri
     Raises:
         ValueError: the numbers of coordinates differ, or fewer than three independent rows.
     """
-    b, a = np.asarray(draws, dtype=np.float64), np.asarray(particles, dtype=np.float64)
+    b, a = _numbers(draws), _numbers(particles)
     if b.ndim != 2 or a.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"draws and particles must have the same coordinates, got {b.shape} and {a.shape}")
     n, d = b.shape
@@ -300,7 +300,7 @@ def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Dri
     usable = empty.usable
     effects, errors = empty.effects.copy(), np.zeros((4, d))
     for some in column_blocks(usable):
-        x, y = np.ascontiguousarray(b[:, some]), np.ascontiguousarray(a[:, some])
+        x, y = _double(b, some), _double(a, some)
         effects[:, some], errors[:, some] = two_samples(x, y, Tails.of(x, y), together)
     with np.errstate(divide="ignore", invalid="ignore"):
         significance = np.where(effects == 0.0, 0.0, effects / errors)
@@ -309,6 +309,17 @@ def difference(draws: ArrayLike, particles: ArrayLike, together: int = 1) -> Dri
         effects, errors, significance, n, effects, errors, effects - margin, effects + margin,
         np.zeros((4, d)), np.zeros((4, d)),
     )  # fmt: skip
+
+
+def _numbers(values: ArrayLike) -> Array:
+    """As an array of floating numbers, single ones as they are: all of them are not converted at once."""
+    found = np.asarray(values)
+    return found if found.dtype in (np.float32, np.float64) else found.astype(np.float64)
+
+
+def _double(values: Array, some: Any) -> Array:
+    """Some columns in double precision."""
+    return np.ascontiguousarray(values[:, some], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -325,9 +336,12 @@ class _Empty:
 
     @classmethod
     def of(cls, b: Array, a: Array) -> _Empty:
-        finite = np.isfinite(b).all(axis=0) & np.isfinite(a).all(axis=0)
-        stuck = finite & (b == b[0]).all(axis=0) & (a == b[0]).all(axis=0)
-        usable = finite & (b != b[0]).any(axis=0) & (a != a[0]).any(axis=0)
+        usable, stuck = np.empty(b.shape[1], bool), np.empty(b.shape[1], bool)
+        for some in column_blocks(np.ones(b.shape[1], bool)):
+            x, y = _double(b, some), _double(a, some)
+            finite = np.isfinite(x).all(axis=0) & np.isfinite(y).all(axis=0)
+            stuck[some] = finite & (x == x[0]).all(axis=0) & (y == x[0]).all(axis=0)
+            usable[some] = finite & (x != x[0]).any(axis=0) & (y != y[0]).any(axis=0)
         effects = np.where(stuck, 0.0, np.full((4, b.shape[1]), np.inf))
         return cls(
             usable, stuck, effects, effects.copy(), np.where(stuck, np.inf, np.zeros(effects.shape)),

@@ -21,11 +21,14 @@ LEAST_FORGOTTEN = 1e-3  # with less than this share forgotten, steps say nothing
 
 
 def quantiles(x: Array, levels: Sequence[float]) -> Array:
-    """As `numpy.quantile` over the first axis of (n, k), (levels, k); much faster for many coordinates."""
+    """As `numpy.quantile` over the first axis of (n, k), (levels, k); much faster for many coordinates.
+
+    Sorted as a whole: with vector instructions that takes less than half the time of a partition.
+    """
     place = np.asarray(levels) * (len(x) - 1)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, len(x) - 1)
-    ordered = np.partition(np.ascontiguousarray(x.T), np.union1d(low, high), axis=1)
+    ordered = np.sort(np.ascontiguousarray(x.T), axis=1)
     with np.errstate(invalid="ignore"):  # infinities
         return np.ascontiguousarray(
             (ordered[:, low] + (place - low) * (ordered[:, high] - ordered[:, low])).T
