@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_dft.judging.mixing import effective_draws
-from pyro_dft.recipe.window import CLIMB, LEAST_STATES, climb, spacing
+from pyro_dft.recipe.window import CLIMB, COMPARED_STATES, LEAST_STATES, climb, picked, spacing
 
 
 def chains(rng, particles, steps, memory):
@@ -62,6 +62,21 @@ def test_long_windows_of_many_coordinates_are_judged_by_some_states(shape, asked
     if every > 1:
         assert judged * shape[1] >= asked
         assert judged >= LEAST_STATES
+
+
+@pytest.mark.parametrize(
+    ("shape", "every"), [((1, 64, 64, 2000), 1), ((1, 64, 64, 5003), 2), ((1, 64, 130, 20_000), 4)]
+)
+def test_moments_of_many_coordinates_are_compared_by_fewer_states(shape, every):
+    assert spacing(shape, least=COMPARED_STATES) == every
+    assert spacing(shape) == 1
+
+
+def test_particles_are_copied_only_where_some_are_left_out():
+    states = np.arange(24.0).reshape(4, 3, 2)
+    assert picked(states, np.arange(4)) is states
+    for rows in ([0, 1, 2], [1, 0, 2, 3], [0, 0, 1, 2]):
+        np.testing.assert_array_equal(picked(states, np.array(rows)), states[rows])
 
 
 def test_slow_chains_are_worth_as_many_draws_by_some_of_their_states():

@@ -62,7 +62,7 @@ def fitting_pairs(dim: int, full: bool) -> int:
         dim: d.
         full: Whether whole matrices are fitted.
     """
-    return 6 + dim if full else 16
+    return 6 + dim if full else 8
 
 
 def averaging_steps(steps: int, minibatch: bool) -> int:

@@ -15,7 +15,7 @@ from pyro_dft.recipe.chains import Dynamics
 from pyro_dft.recipe.constants import BLOCK_STEPS, FIRST_STEPS, FULL_RANK_LIMIT
 from pyro_dft.recipe.metric import adapted
 from pyro_dft.recipe.particles import Particles
-from pyro_dft.recipe.window import Judged, Window
+from pyro_dft.recipe.window import LEAST_STATES, Judged, Window, picked, spacing
 
 # A new draw is refined until its memory of where it started is below the first figure, and the error that is expected to be
 # left below the second (sds).
@@ -27,6 +27,8 @@ JOINTLY = 0.7
 # Draws of a sampler that are moved to compare log densities, in units of the number of particles: the first of them alone, for as
 # long as their mean is so many standard errors away, and above `FULL_RANK_LIMIT` dimensions then the others, up to one.
 MOVED, SURELY = 4, 2.5
+# Of draws of many coordinates so many of each sampler at least are compared with the particles.
+LEAST_COMPARED = 1024
 # A new draw of the sampler is not worth more transitions, or gradients, than so many: a state that is served, moved until it has
 # forgotten most of itself, is as good a draw, and there is nothing to mend in it.
 MANY_TRANSITIONS, DEAR_DRAW = 16, 512
@@ -51,11 +53,14 @@ class Ensemble:
         particles, points = self.particles, self.judged.points
         chosen = particles.of_chains()
         served = draws if particles.modes is None else particles.modes.kept(draws)
+        served = served[:, :: spacing((served.shape[0], 1, *served.shape[1:]), least=LEAST_COMPARED)]
         c, n, d = served.shape
         own = particles.engine.numpy(particles.original(served.reshape(-1, d))).reshape(c, n, d)
         t = points.shape[2]
         flat = points.reshape(-1, t, d)
-        each = [difference(own[i], flat[rows].reshape(-1, d), t) for i, (rows, _) in enumerate(chosen)]
+        each = [
+            difference(own[i], picked(flat, rows).reshape(-1, d), t) for i, (rows, _) in enumerate(chosen)
+        ]
         if c == 1:
             return [each[0], each[0]]
         every = np.concatenate([rows for rows, _ in chosen])
@@ -91,7 +96,7 @@ class Ensemble:
             size = np.maximum(size, JOINTLY)
         steps, x = min(FIRST_STEPS, most), self.window.x
         # Successive ones, as many as those that a window is judged by, which may lie apart.
-        last = self.judged.points.shape[2]
+        last = max(LEAST_STATES, self.judged.points.shape[2])
         points = self.particles.states_in_own_coordinates(x[:, :, -last:])
         if self.particles.modes is not None:  # which mode a draw is in does not count as memory of its start
             points = points - points.mean((1, 2), keepdims=True)

@@ -32,6 +32,8 @@ class Reach:
 FAR = Reach()
 # With an adaptive target: its solver takes a hundred times as many steps where it does not belong.
 NEAR = Reach(box=2.0, candidates=400)
+# In more than `FULL_RANK_LIMIT` dimensions, where a hundred times as many would come no nearer to a mode.
+SPARSE = Reach(candidates=400)
 
 
 def further_starts(

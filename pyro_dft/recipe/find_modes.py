@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pyro_dft.recipe.constants import FULL_RANK_LIMIT
 from pyro_dft.recipe.engine import Engine
-from pyro_dft.recipe.far_starts import FAR, NEAR
+from pyro_dft.recipe.far_starts import FAR, NEAR, SPARSE
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.mode_search import Fitted, Shares, search
 from pyro_dft.recipe.modes import Modes
@@ -71,6 +72,6 @@ def find(
         chains=chains,
         data_size=target.data_size,
         rng=host,
-        reach=NEAR if target.adaptive else FAR,
+        reach=NEAR if target.adaptive else SPARSE if target.dim > FULL_RANK_LIMIT else FAR,
     )
     return gaussians, index, found, shares

@@ -27,7 +27,7 @@ from pyro_dft.recipe.starts import starting_points, staying
 from pyro_dft.recipe.stragglers import left_behind, replaced, stranded
 from pyro_dft.recipe.subject import Subject
 from pyro_dft.recipe.trajectories import Trajectories, calls
-from pyro_dft.recipe.window import Judged, Window, climb, joined, spacing
+from pyro_dft.recipe.window import COMPARED_STATES, Judged, Window, climb, joined, picked, spacing
 
 # Particles of all chains together, and of each sampler at least.
 PARTICLES, LEAST_PARTICLES = 64, 16
@@ -361,7 +361,8 @@ class Particles:
 
     def _judged(self, window: Window) -> Judged:
         log_density = self.engine.numpy(window.log_density)
-        points = self.states_in_own_coordinates(window.x[:, :, :: spacing(window.x.shape, self.each)])
+        states = self.states_in_own_coordinates(window.x[:, :, :: spacing(window.x.shape, self.each)])
+        points = states[:, :, :: spacing(states.shape, least=COMPARED_STATES)]
         g, p, t, d = points.shape
         half = t // 2
         chosen = self.of_chains()
@@ -371,11 +372,12 @@ class Particles:
             groups.insert(0, (rows, modes))
         flat = points.reshape(-1, t, d)
         for rows, modes in groups:
-            some = flat[rows]
+            some = picked(flat, rows)
             first, second = some[:, :half].reshape(-1, d), some[:, half : 2 * half].reshape(-1, d)
             drifts.append(drift(first, second, np.repeat(modes, half), half))
         drifts = drifts if self.chains > 1 else 2 * drifts
-        least = np.min([effective_draws(flat[rows], mode) for rows, mode in chosen], 0) * self.chains
+        every = states.reshape(g * p, -1, d)
+        least = np.min([effective_draws(picked(every, rows), mode) for rows, mode in chosen], 0) * self.chains
         effective = float(least.min())
         if self.subject.across and staying(
             self.engine.numpy(window.x).reshape(g * p, -1, d), self.subject.origins

@@ -15,8 +15,9 @@ from pyro_dft.recipe.engine import Engine
 # it shows what no coordinate does.
 CLIMB = 4.0
 # A window of more numbers is judged by some of its states, evenly spaced: it is long where successive ones hardly differ. It is
-# judged by so many states of each particle at least.
-MOST_NUMBERS, LEAST_STATES = 2**23, 128
+# judged by so many states of each particle at least. Moments of its halves, and of all of it, are compared by fewer: their errors
+# are those of means over particles.
+MOST_NUMBERS, LEAST_STATES, COMPARED_STATES = 2**23, 128, 32
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Judged:
     """What a window shows, in the model's own unconstrained coordinates.
 
     Attributes:
-        points: Its states, (G, P, T, d), or of many those that it is judged by: see `spacing`.
+        points: Its states, (G, P, T, d), or of many those whose moments are compared: see `spacing`.
         drifts: From the first half to the second, of all chains together and then of each.
         effective: The smallest number of effective draws over coordinates, their squares and tails, of all chains together.
         of_means: The same over coordinates alone.
@@ -87,15 +88,22 @@ class Judged:
         return self.climb > CLIMB
 
 
-def spacing(shape: tuple[int, ...], asked: int = 0) -> int:
+def spacing(shape: tuple[int, ...], asked: int = 0, least: int = LEAST_STATES) -> int:
     """Of how many successive states of particles, (G, P, T, d) in all, one is looked at.
 
     Args:
         shape: Of the states.
         asked: Draws of each sampler that are asked for: no fewer states are looked at where there are as many.
+        least: States of each particle that are looked at, at least.
     """
-    least = max(LEAST_STATES, math.ceil(asked / shape[1]))
+    least = max(least, math.ceil(asked / shape[1]))
     return max(1, min(shape[2] // least, math.ceil(math.prod(shape) / MOST_NUMBERS)))
+
+
+def picked(particles: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some particles of (G P, T, d); without a copy where they are all of them."""
+    whole = len(rows) == len(particles) and bool((rows == np.arange(len(rows))).all())
+    return particles if whole else particles[rows]
 
 
 def joined(engine: Engine, window: Window, following: Window) -> Window:
