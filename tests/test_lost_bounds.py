@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.scipy.special import log_ndtr
 
+from pyro_dft.engine_jax.engine import ENGINE as JAX
+from pyro_dft.engine_jax.target import Target as JaxTarget
 from pyro_dft.engine_torch.engine import ENGINE
 from pyro_dft.engine_torch.target import Target
 from pyro_dft.recipe import gaussian_fit
-from pyro_dft.recipe.gaussian_fit import GaussianFitter, lost
+from pyro_dft.recipe.gaussian_fit import GaussianFitter
+from pyro_dft.recipe.lost_bounds import jumps, lost, sound
 
 GOOD = (-2153.0, 0.05)
 
@@ -20,6 +25,8 @@ GOOD = (-2153.0, 0.05)
         ([GOOD, (3.6e6, 4.8e6)], -np.inf, "float32", [False, True]),
         ([(3.6e6, 4.8e6)], GOOD[0], torch.float32, [True]),
         ([(1.8e14, 5e13), GOOD], -np.inf, torch.float32, [True, False]),
+        ([(1.8e14, 5e13), (2e20, 0.0)], -np.inf, "float32", [False, False]),  # improper
+        ([(1.8e14, 5e13), (-6e26, 1e25)], -np.inf, "float32", [False, False]),  # nor here
         ([(1.8e14, 5e13), GOOD], -np.inf, "float64", [False, False]),  # which resolves it
         ([(3.6e6, 4.8e6)], -np.inf, "float32", [False]),  # there is nothing else
         ([(1e5, 2e3), GOOD], -np.inf, "float32", [False, False]),  # higher by far more than its error
@@ -67,3 +74,40 @@ def test_a_restart_that_ends_there_is_none_that_ended(dtype, expected, monkeypat
     assert np.isneginf(found.elbo[1]) == expected
     assert found.elbo[0] == GOOD[0]
     assert list(found.best_of_chains(1)) == [0 if expected else 1]
+
+
+def test_others_are_held_against_bounds_that_are_known_alone():
+    elbo = np.array([GOOD[0], 1e5, 1.8e14, 4e9, -np.inf])
+    error = np.array([GOOD[1], 2e3, 0.0, 0.0, 0.0])
+    assert list(sound(elbo, error, "float32")) == [True, False, False, True, True]
+    assert list(sound(elbo, error, torch.float64)) == [True, False, True, True, True]
+
+
+def test_a_density_jumps_where_points_next_to_each_other_are_far_apart():
+    values = np.array([[1.0, 1.5, 0.5], [1e6, -3e5, 2e6], [-np.inf, 1.0, 2.0], [-np.inf, -np.inf, -np.inf]])
+    assert list(jumps(values)) == [False, True, False, False]
+
+
+def exgaussian(x, y):
+    """Potential of a normal and an exponential variable together: mean, log sd, log rate. Terms cancel where the rate is huge."""
+    mean, sd, rate = x[0], jnp.exp(x[1]), jnp.exp(x[2])
+    z = (mean + rate * sd**2 - y) / sd
+    terms = x[2] + rate * (mean + 0.5 * rate * sd**2 - y) + log_ndtr(-z)
+    return 0.5 * jnp.square(x / 3).sum() - terms.sum()
+
+
+@pytest.mark.parametrize("wide", [[0.0, 2.0, 9.0], [0.0, 1.0, 6.0]])
+def test_a_good_restart_is_not_given_up_for_one_whose_density_is_rounding_errors(wide):
+    """Tolerances: three sds of the posterior and more, which are .03, .2 and .1 with 200 data."""
+    rng = np.random.default_rng(0)
+    y = (rng.normal(0.5, 0.1, 200) + rng.exponential(0.2, 200)).astype(np.float32)
+    target = JaxTarget(exgaussian, 3, data=y)
+    starts, sds = np.array([[[0.4, -1.5, 1.0], wide, wide]]), np.array([0.1, 1.0, 2.0])
+    fitter = GaussianFitter(JAX, target, starts, sds, steps=200, rng=rng)
+    while not fitter.done:
+        fitter.advance()
+    found = fitter.result()
+    best = found.best_of_chains(1)[0]
+    assert (np.abs(found.mean[best] - [0.5, np.log(0.1), -np.log(0.2)]) < [0.09, 0.6, 0.3]).all()
+    assert 14 < found.elbo[best] < 18
+    assert np.isneginf(np.delete(found.elbo, best)).all()

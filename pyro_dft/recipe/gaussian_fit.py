@@ -30,6 +30,7 @@ from pyro_dft.recipe.constants import (
 from pyro_dft.recipe.engine import Engine
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.known_optima import MET_DISTANCE, MET_RATIO, KnownOptima
+from pyro_dft.recipe.lost_bounds import NEARBY, jumps, lost, sound
 from pyro_dft.recipe.natural_gradient import State, antithetic, bound
 
 # Once a restart has settled, another that is so many nats below it is given up after so many times its
@@ -42,8 +43,6 @@ ADAPTIVE_LEAD, ADAPTIVE_STEPS = 100.0, 10
 # as correlations, which these cannot see, let it go on for hundreds of steps, and where whole matrices are, as noise may. Whole
 # matrices, or particles, go on from there sooner.
 STALL_STEPS, STALL_GAIN, WHOLE_GAIN = 20, 0.05, 0.01
-# See `lost`.
-LOST = 1000.0
 
 
 class GaussianFitter:
@@ -180,19 +179,27 @@ class GaussianFitter:
         """Restarts that go on far below one that has settled, or below a known optimum."""
         state, out = self._state, np.zeros(len(self._chain), bool)
         due = (self._settled_at >= 0).any() or (self.target.adaptive and self.taken >= ADAPTIVE_STEPS)
+        measure = self._sound
         for chain in np.unique(self._chain) if due else ():
             own = self._chain == chain
             if self.target.adaptive and self.taken >= ADAPTIVE_STEPS:
-                ahead = np.sort(state.best[own])[-2:].min() if self._known is None else self._known.best
+                bounds = np.where(measure, state.best, -np.inf)[own]
+                ahead = np.sort(bounds)[-2:].min() if self._known is None else self._known.best
                 out |= own & (state.best < ahead - ADAPTIVE_LEAD)
-            first = np.where(own & (self._settled_at >= 0), self._settled_at, np.iinfo(int).max).min()
+            settled = own & measure & (self._settled_at >= 0)
+            first = np.where(settled, self._settled_at, np.iinfo(int).max).min()
             if first <= self.taken:
-                best = state.best[own & (self._settled_at >= 0)].max()
+                best = state.best[settled].max()
                 out |= own & self._far_below(best, late=self.taken > TIMES * first + MORE_STEPS)
         # A bound of scales alone is lower by itself.
         if self._known is not None and state.full == self._known.full:
             out |= self._far_below(self._known.best, late=False)
         return out
+
+    @property
+    def _sound(self) -> np.ndarray:
+        """Restarts whose bounds are known well enough for others to be held against."""
+        return sound(self._state.best, self._state.best_error, self.target.dtype)
 
     def _far_below(self, best: float, *, late: bool) -> np.ndarray:
         """Restarts far below a bound that would not catch up, or should have by now."""
@@ -223,11 +230,11 @@ class GaussianFitter:
     def _best_go_first(self) -> None:
         """From scales to whole matrices, with the best restart of each chain; the others wait."""
         state = self._state
-        order = np.argsort(-state.best, kind="stable")
+        order = np.argsort(-np.where(self._sound, state.best, -np.inf), kind="stable")
         first = np.sort([order[self._chain[order] == chain][0] for chain in np.unique(self._chain)])
         for i in np.setdiff1d(order, first):
             own = state[[i]]
-            number = self._end(i, Gaussians(own.mean, self._roots(own), own.best, np.zeros(1)))
+            number = self._end(i, Gaussians(own.mean, self._roots(own), self._bounds(own), np.zeros(1)))
             self._waiting.append((number, int(self._chain[i]), own))
         self._keep(first, {})
         self._scales_first, self._state = False, self._state.whole()
@@ -240,7 +247,7 @@ class GaussianFitter:
     def _others_follow(self) -> None:
         """Those that have waited go on with whole matrices, but for those on their way to an optimum that was found."""
         found = self._state
-        settled = Gaussians(found.mean, self._roots(found), found.best, np.zeros(len(found.best)))
+        settled = Gaussians(found.mean, self._roots(found), self._bounds(found), np.zeros(len(found.best)))
         following: list[tuple[int, State]] = []
         for number, chain, own in self._waiting:
             rows = np.flatnonzero(self._chain == chain)
@@ -328,8 +335,18 @@ class GaussianFitter:
     def current(self) -> Gaussians:
         """One Gaussian for each starting point, as they stand, with the highest bounds seen, which cost nothing."""
         now = self._state
-        found = Gaussians(now.mean.copy(), self._roots(now), now.best.copy(), np.zeros(len(now.best)))
+        found = Gaussians(now.mean.copy(), self._roots(now), self._bounds(now), np.zeros(len(now.best)))
         return self._all(found)
+
+    def _bounds(self, state: State) -> np.ndarray:
+        """Highest bounds seen; -inf where they cannot be those of an optimum."""
+        known = -math.inf if self._known is None else self._known.best
+        return np.where(lost(state.best, state.best_error, known, self.target.dtype), -np.inf, state.best)
+
+    @property
+    def settled_bound(self) -> float:
+        """The highest bound, among those that others can be held against; -inf where none is."""
+        return float(np.where(self._sound, self._state.best, -np.inf).max(initial=-np.inf))
 
     def result(self) -> Gaussians:
         """One Gaussian for each starting point; those whose evidence bound is not finite have `elbo` -inf."""
@@ -342,28 +359,19 @@ class GaussianFitter:
         log_q, _ = self.engine.scores(self.target, state.points(noise), self.rng, minibatch=False)
         elbo, error = bound(log_q, noise, state.log_det)
         best = -math.inf if self._known is None else self._known.best
-        elbo = np.where(lost(elbo, error, best, self.target.dtype), -np.inf, elbo)
+        gone = lost(elbo, error, best, self.target.dtype)
+        known = sound(elbo, error, self.target.dtype) | ~np.isfinite(elbo)
+        doubtful = np.flatnonzero(
+            ~(known | gone | state.stopped)
+        )  # those that were stopped are too wide for points to be near
+        if len(doubtful):
+            near = NEARBY * antithetic(self._noise, len(doubtful), 4, self.target.dim)
+            values, _ = self.engine.scores(
+                self.target, state[doubtful].points(near), self.rng, minibatch=False
+            )
+            gone[doubtful] = jumps(values)
+        elbo = np.where(gone, -np.inf, elbo)
         return self._all(Gaussians(state.mean.copy(), self._roots(state), elbo, error))
-
-
-def lost(elbo: np.ndarray, error: np.ndarray, known: float, dtype: Any) -> np.ndarray:
-    """Bounds that are what is left of a density whose terms have cancelled, (K,), where others, or a known one, are none.
-
-    As that of a normal distribution of low rank, where a variance is below what single precision resolves. Such a bound is so
-    high that the dtype has lost it by `LOST` nats, or has a larger error than that, within which it may be below the others. All
-    bounds of very many rows are large.
-
-    Args:
-        elbo: (K,).
-        error: Standard errors, (K,).
-        known: The highest bound of known optima.
-        dtype: Of the density, of any library.
-    """
-    most = LOST / np.finfo(str(dtype).removeprefix("torch.")).eps
-    usual = max(known, np.max(elbo, where=(elbo <= most) & (error <= LOST), initial=-math.inf))
-    if usual < -most:
-        return np.zeros(len(elbo), bool)
-    return (elbo > most) | ((error > LOST) & (elbo - 3 * error < usual))
 
 
 def polish(engine: Engine, target: Any, gaussians: Gaussians, rng: Any, budget: float) -> Gaussians:

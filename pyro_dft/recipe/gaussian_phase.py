@@ -16,6 +16,7 @@ from pyro_dft.recipe.fit import Problem
 from pyro_dft.recipe.gaussian_fit import HOPELESS, MORE_STEPS, TIMES, GaussianFitter, polish
 from pyro_dft.recipe.gaussians import Gaussians
 from pyro_dft.recipe.ledger import Ledger
+from pyro_dft.recipe.lost_bounds import lost
 from pyro_dft.recipe.mode_search import Shares
 from pyro_dft.recipe.modes import Modes
 from pyro_dft.settings import Settings
@@ -119,7 +120,7 @@ class GaussianPhase:
             if other is None or not other.done or not other.settled or fitter.target.minibatch:
                 continue
             if fitter.taken > TIMES * other.taken + MORE_STEPS:
-                found = max(found, other.current().elbo.max() - fitter.current().elbo.max())
+                found = max(found, other.settled_bound - fitter.current().elbo.max())
         return float(found)
 
     def stop(self) -> None:
@@ -184,7 +185,10 @@ class GaussianPhase:
         return other
 
     def _choose(self, fitted: Sequence[Gaussians | None]) -> Chosen:
-        elbos = [-math.inf if g is None else float(g.elbo.max()) for g in fitted]
+        highest = np.array([-math.inf if g is None else float(g.elbo.max()) for g in fitted])
+        dtype = self.problems[0].target.dtype
+        gone = lost(highest, np.zeros(len(highest)), -math.inf, dtype)
+        elbos = [float(bound) for bound in np.where(gone, -math.inf, highest)]
         known = [i for i, g in enumerate(fitted) if g is not None]
         best = max(known, key=lambda i: elbos[i] - (OWN_LEAD if i == OWN and len(known) > 1 else 0.0))
         gaussians = fitted[best]

@@ -65,6 +65,7 @@ class State:
         log_det: Log determinants of the scales, (K,).
         rate: Step sizes, (K,).
         best: Highest evidence bounds seen, (K,).
+        best_error: Their standard errors, (K,).
         kept_mean, kept_scale, kept_log_det: Mean, scale and log determinant there.
         returned: Where the last step went back, (K,).
         reach: The longest step allowed, in units of 2 sqrt(d), (K,): it doubles while the optimum is far ahead.
@@ -79,6 +80,7 @@ class State:
     log_det: Array
     rate: Array
     best: Array
+    best_error: Array
     kept_mean: Array
     kept_scale: Array
     kept_log_det: Array
@@ -99,7 +101,7 @@ class State:
             scale = scale[..., None] * np.eye(d)
         log_det, one, no = d * np.log(sd), np.ones(k), np.zeros(k, bool)
         return cls(
-            mean, scale, log_det, one, -np.inf * one, mean, scale, log_det, no, one, no, np.zeros_like(mean), no,
+            mean, scale, log_det, one, -np.inf * one, 0.0 * one, mean, scale, log_det, no, one, no, np.zeros_like(mean), no,
             sd[:, None] * np.ones_like(mean),
         )  # fmt: skip
 
@@ -279,7 +281,7 @@ class State:
         dropped = np.isfinite(self.best) & (~finite | (elbo < self.best - 2 - 3 * error)) & ~again
         better = finite & (elbo > self.best) & ~again
         average = np.where(again, 0.5 * (self.best + np.where(finite, elbo, 0.0)), self.best)
-        self.best = np.where(better, elbo, average)
+        self.best, self.best_error = np.where(better, elbo, average), np.where(better, error, self.best_error)
         self.returned = dropped
         for name in ("mean", "scale", "log_det"):
             now, kept = getattr(self, name), getattr(self, f"kept_{name}")
