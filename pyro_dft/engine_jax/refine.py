@@ -178,8 +178,8 @@ def transition(
     if spec.brief:
         _, total, proposal = jax.lax.fori_loop(0, leapfrogs, leap, (velocity, total, position))
     else:
-        # Only the end of a trajectory needs its log density, a sum over the data that takes up to half as long as the score; for
-        # brief models a second program would take longer to compile.
+        # Only the end of a trajectory needs its log density, a sum over the data that may take as long as the score; for brief
+        # models a second program would take longer to compile. The way back passes the same points: it is reversible too.
         velocity, total, x = jax.lax.fori_loop(0, leapfrogs - 1, hop, (velocity, total, position.x))
         _, total, proposal = leap(0, (velocity, total, position._replace(x=x)))
     momentum = p + eps * projected(scale, total + 0.5 * (position.score - proposal.score))

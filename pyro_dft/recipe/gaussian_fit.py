@@ -360,15 +360,13 @@ class GaussianFitter:
         elbo, error = bound(log_q, noise, state.log_det)
         best = -math.inf if self._known is None else self._known.best
         gone = lost(elbo, error, best, self.target.dtype)
-        known = sound(elbo, error, self.target.dtype) | ~np.isfinite(elbo)
-        doubtful = np.flatnonzero(
-            ~(known | gone | state.stopped)
-        )  # those that were stopped are too wide for points to be near
+        # Not those that were stopped, which are so wide that no points are near to each other.
+        known = sound(elbo, error, self.target.dtype) | ~np.isfinite(elbo) | state.stopped
+        doubtful = np.flatnonzero(~(known | gone))
         if len(doubtful):
             near = NEARBY * antithetic(self._noise, len(doubtful), 4, self.target.dim)
-            values, _ = self.engine.scores(
-                self.target, state[doubtful].points(near), self.rng, minibatch=False
-            )
+            points = state[doubtful].points(near)
+            values, _ = self.engine.scores(self.target, points, self.rng, minibatch=False)
             gone[doubtful] = jumps(values)
         elbo = np.where(gone, -np.inf, elbo)
         return self._all(Gaussians(state.mean.copy(), self._roots(state), elbo, error))

@@ -1,8 +1,8 @@
 """Evidence bounds that are what is left of a density whose terms have cancelled, and not those of an optimum.
 
 As that of a normal distribution of low rank where a variance is below what single precision resolves, or of a normal and an
-exponential variable together where the rate is huge: sums of terms that are each 1e14 nats high, of which nothing but rounding
-errors is left, up to 1e6 nats and of either sign.
+exponential variable together where the rate is huge: of terms that are each 1e14 nats high, or far higher, nothing but rounding
+errors is left, of millions of nats and either sign.
 """
 
 from __future__ import annotations
