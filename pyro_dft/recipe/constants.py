@@ -62,7 +62,9 @@ def fitting_pairs(dim: int, full: bool) -> int:
         dim: d.
         full: Whether whole matrices are fitted.
     """
-    return 6 + dim if full else 8
+    if full:
+        return 6 + dim
+    return 16 if dim <= FULL_RANK_LIMIT else 8
 
 
 def averaging_steps(steps: int, minibatch: bool) -> int:
