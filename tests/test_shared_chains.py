@@ -6,6 +6,7 @@ import warnings
 
 import jax
 import numpy as np
+import pyro
 import pytest
 import torch
 from backends import BACKENDS, Y
@@ -157,3 +158,32 @@ def test_new_draws_are_made_in_partly_noncentred_coordinates_too(backend, monkey
         # Kept draws are worth some 500.
         assert np.abs(kept.mean(0) - new.mean(0)).max() < 4 * (kept.std(0) * (2 / 500) ** 0.5).max()
         assert np.abs(np.log(kept.std(0) / new.std(0))).max() < 0.25
+
+
+def test_a_chain_that_is_seeded_by_itself_is_what_its_seed_says(monkeypatch, trainings):
+    """As Pyro's own tests ask of kernels: whichever chain comes first, and whatever ran before it."""
+    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 1)
+
+    def run(*seeds):
+        left = list(seeds)
+
+        class Seeded(PYRO.DFTKernel):
+            def setup(self, *args, **kwargs):
+                pyro.set_rng_seed(left.pop(0))
+                super().setup(*args, **kwargs)
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="num_chains=.* is more than available_cpu")
+            kernel = Seeded(PYRO.models.known_mean, **OPTIONS)
+            mcmc = PyroMCMC(kernel, 100, 3, num_chains=len(seeds), disable_progbar=True)
+            mcmc.run(torch.as_tensor(Y))
+        return np.asarray(mcmc.get_samples(group_by_chain=True)["mu"])
+
+    first, second = run(1, 2), run(2, 1)
+    assert len(trainings) == 4
+    np.testing.assert_array_equal(first, second[::-1])
+    assert (first[0] != first[1]).all()
+    # Chains that follow one of these without a seed of their own share its training.
+    third = run(2, 2, 1)
+    assert len(trainings) == 6
+    assert (third[0] != third[1]).any()

@@ -66,11 +66,16 @@ class Run(Generic[Fit]):
     def __init__(self, asked: Asked | None = None):
         self.asked = asked or Asked()
         self.fit: Fit | None = None
-        self._served = 0
+        self._served, self._seed = 0, None
 
     def share(self, fit: Fit) -> None:
         """Lets the chains that follow be served from this fit, where there are any."""
         self.fit = fit if self.asked.chains > 1 else None
+
+    def seeded(self, seed: Any) -> None:
+        """Tells what the framework's generator was last seeded with: where that is new, a chain has a training of its own."""
+        if seed != self._seed:
+            self.fit, self._served, self._seed = None, 0, seed
 
     def next_part(self, chains: int = 1) -> Part:
         """That of the next chain, or of the first of the next ones."""

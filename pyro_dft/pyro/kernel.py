@@ -32,7 +32,8 @@ class DFTKernel(MCMCKernel):
 
     The warm-up iterations of the first chain are the training: each of the `warmup_steps` makes its share of it. Their number
     does not change its length; `warmup_steps=0` trains at the first draw. One training in each `MCMC.run` serves all chains that
-    run one after the other; chains in worker processes train one each. The draws that the fit keeps are served first, each once:
+    run one after the other, but for those before which the generator is seeded anew, and chains in worker processes, which train
+    one each. The draws that the fit keeps are served first, each once:
     states of an ensemble of exact chains, of which each chain of `MCMC` has others, so that R-hat between them compares chains
     that have run apart. Those of a run are all kept, up to 16,000 (`num_draws` of the settings, where given); behind them new
     draws follow, refined as `DFT.get_samples` does by default.
@@ -188,6 +189,7 @@ class DFTKernel(MCMCKernel):
         potential = self._options["potential_fn"]
         if potential is not None and self._given is not None and not self._given:
             return Still(None, (), {}, potential, **options)
+        self._run.seeded(torch.initial_seed())
         part = self._run.next_part()
         if self._run.fit is not None:
             return Served(self._run.fit, 0, kept=part)
