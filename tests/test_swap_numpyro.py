@@ -199,7 +199,7 @@ def test_kept_draws_follow_the_warm_up_each_once_and_new_ones_follow_them(method
     assert bool(jnp.isnan(after(last._replace(beyond=Beyond(False)))).all())
     fresh = np.asarray(after(last))
     assert np.isfinite(fresh).all()
-    assert not (fresh[:, None] == kept).all(-1).any()
+    assert not (fresh[..., None, :] == kept).all(-1).any()
 
 
 def test_fields_of_traced_data():
