@@ -111,3 +111,45 @@ def test_a_good_restart_is_not_given_up_for_one_whose_density_is_rounding_errors
     assert (np.abs(found.mean[best] - [0.5, np.log(0.1), -np.log(0.2)]) < [0.09, 0.6, 0.3]).all()
     assert 14 < found.elbo[best] < 18
     assert np.isneginf(np.delete(found.elbo, best)).all()
+
+
+@pytest.mark.parametrize(("jumping", "expected"), [(False, 1e5), (True, -np.inf)])
+def test_a_high_bound_that_is_badly_known_counts_where_the_density_does_not_jump(
+    jumping, expected, monkeypatch
+):
+    """Looked at next to the mean of that restart alone: its error is above 1,000 nats."""
+    target = Target(
+        lambda x: -torch.logaddexp(-2 * (x - 5) ** 2, -2 * (x + 5) ** 2).sum(), 1, dtype=torch.float32
+    )
+    rng = torch.Generator().manual_seed(0)
+    fitter = GaussianFitter(ENGINE, target, np.array([[[5.0], [-5.0]]]), np.ones(2), steps=100, rng=rng)
+    while not fitter.done:
+        fitter.advance()
+    looked = []
+
+    def noted(values):
+        looked.append(values)
+        return np.full(len(values), True) if jumping else jumps(values)
+
+    monkeypatch.setattr(gaussian_fit, "jumps", noted)
+    monkeypatch.setattr(
+        gaussian_fit, "bound", lambda *_: (np.array([GOOD[0], 1e5]), np.array([GOOD[1], 2e3]))
+    )
+    assert list(fitter.result().elbo) == [GOOD[0], expected]
+    [values] = looked
+    assert values.shape == (1, 8)
+    assert np.ptp(values) < 1e-3
+
+
+def test_rounding_errors_do_not_go_first_with_whole_matrices():
+    """Of two restarts in more than fifty dimensions, where scales are fitted first."""
+    dim = 60
+    target = Target(lambda x: 0.5 * (x**2).sum(), dim, dtype=torch.float32)
+    starts = np.stack([np.full(dim, 3.0), np.full(dim, -3.0)])[None]
+    fitter = GaussianFitter(
+        ENGINE, target, starts, np.ones(2), steps=100, rng=torch.Generator().manual_seed(0)
+    )
+    fitter._state.best = np.array([-50.0, 1e20])
+    fitter._best_go_first()
+    assert list(fitter._member) == [0, -1]
+    assert list(fitter.current().elbo) == [-50.0, -np.inf]

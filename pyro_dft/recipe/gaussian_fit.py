@@ -232,9 +232,10 @@ class GaussianFitter:
         state = self._state
         order = np.argsort(-np.where(self._sound, state.best, -np.inf), kind="stable")
         first = np.sort([order[self._chain[order] == chain][0] for chain in np.unique(self._chain)])
+        bounds = self._bounds(state)
         for i in np.setdiff1d(order, first):
             own = state[[i]]
-            number = self._end(i, Gaussians(own.mean, self._roots(own), self._bounds(own), np.zeros(1)))
+            number = self._end(i, Gaussians(own.mean, self._roots(own), bounds[[i]], np.zeros(1)))
             self._waiting.append((number, int(self._chain[i]), own))
         self._keep(first, {})
         self._scales_first, self._state = False, self._state.whole()
